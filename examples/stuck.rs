@@ -1,0 +1,56 @@
+//! How to find out what keeps a service from stopping: the tree, the warning, and the error that names the culprit.
+//!
+//! ```sh
+//! cargo run --features tracing --example stuck
+//! ```
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use aiodrive::{Pool, cancellation_token};
+
+#[tokio::main]
+async fn main() {
+    // Warnings of the crate go to stderr.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    let (release, released) = mpsc::channel();
+
+    let service: Pool = Pool::builder()
+        .name("service")
+        .grace(Duration::from_millis(100))
+        .warn_every(Duration::from_millis(200))
+        .abandon_after(Duration::from_millis(500))
+        .build();
+
+    // This one stops when it is asked to.
+    service.build_task().name("requests").spawn(async {
+        cancellation_token().cancelled().await;
+    });
+    // This one does not: a blocking call cannot be aborted.
+    service.build_task().name("reports").spawn(async {
+        Pool::open(async |pool: Pool| {
+            pool.build_task().name("old printer").spawn_blocking(move || {
+                let _: Result<(), _> = released.recv();
+            });
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    });
+
+    // What an operator would see who asks, a moment after the shutdown has begun.
+    let asked = service.clone();
+    let operator = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        asked.cancel_with("shutdown");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        println!("{:#}", asked.tree());
+    });
+
+    let error = service.run().await.unwrap_err();
+    operator.await.unwrap();
+    println!("{error}");
+    assert_eq!(error.stuck().last().unwrap().name(), Some("old printer"));
+    // A runtime waits for its blocking threads.
+    drop(release);
+}

@@ -1,0 +1,44 @@
+//! How a task hears that it is to stop.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::scope::Scope;
+
+/// The token that asks the calling task to stop.
+///
+/// It is cancelled when the [`depth`](crate::TaskBuilder::depth) of the task is asked to stop, which is the
+/// [`grace`](crate::PoolBuilder::grace) before the abort; without a grace the abort comes at once. In a body it is the
+/// token of depth 0. In a pool with a
+/// grace, pools that are opened in the task listen to it by themselves and close. A pool that is opened when
+/// it *has* been cancelled is cleanup work: it runs as ever, and is cut off by the abort only.
+///
+/// It is tokio-util's own token, for everything that takes one: a task can wait for it, give clones of it away, and make
+/// children of it. When the pool has ended, it is cancelled in any case. To cancel it by hand asks all that hold it, and
+/// the nested pools that listen, but does not close the pool; nor is there a second request after that.
+///
+/// Outside of a pool, in [`shield`](crate::shield())ed work and in the exit handler of [`with_exit`](crate::with_exit())
+/// the token is one that nobody ever cancels.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::{Pool, cancellation_token};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let pool: Pool = Pool::builder().grace(Duration::from_secs(5)).build();
+/// let stop = pool.clone();
+/// let last_words = pool.spawn_with_handle(async move {
+///     stop.cancel();
+///     cancellation_token().cancelled().await;
+///     Ok("I have tidied up")
+/// });
+/// pool.run().await.unwrap();
+/// assert_eq!(last_words.await, Ok("I have tidied up"));
+/// # }
+/// ```
+#[must_use]
+pub fn cancellation_token() -> CancellationToken {
+    Scope::current().and_then(|scope| scope.token()).unwrap_or_default()
+}

@@ -1,0 +1,57 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(missing_docs, clippy::missing_errors_doc, clippy::missing_panics_doc, clippy::unwrap_used)]
+
+mod cancel_task;
+mod cancellation_token;
+mod closing_reason;
+mod error;
+mod group;
+mod inside;
+mod latch_event;
+mod node_state;
+mod pool;
+mod prime;
+mod race;
+mod scope;
+mod shield;
+#[cfg(feature = "signal")]
+mod shutdown_signal;
+mod slots;
+mod timeout;
+mod timeout_at;
+mod try_all;
+mod untold;
+mod wait_all;
+mod with_exit;
+
+pub use pool::{OnFailure, Pool, PoolBuilder, Started, TaskBuilder, TaskHandle, TaskOutput};
+
+pub use closing_reason::ClosingReason;
+pub use node_state::NodeState;
+pub use pool::{NodeKind, PoolTree, TreeNode};
+
+pub use cancellation_token::cancellation_token;
+#[cfg(feature = "signal")]
+pub use shutdown_signal::shutdown_signal;
+
+pub use latch_event::LatchEvent;
+
+pub use cancel_task::cancel_task;
+pub use prime::{Primed, prime};
+pub use race::{Race, race};
+pub use shield::{Shield, shield};
+pub use timeout::timeout;
+pub use timeout_at::timeout_at;
+pub use try_all::{TryAll, try_all};
+pub use wait_all::{WaitAll, wait_all};
+pub use with_exit::{Exit, with_exit};
+
+pub use error::{BoxError, ExitError, Failure, PanicPayload, PoolError, SpawnError, TaskError, TaskInfo, TaskStopped};
+
+/// The futures of the functions, under their own names.
+pub mod futures {
+    pub use crate::race::RaceFuture;
+    pub use crate::try_all::TryAllFuture;
+    pub use crate::wait_all::WaitAllFuture;
+}

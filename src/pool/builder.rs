@@ -1,0 +1,291 @@
+//! How a pool is set up before it runs.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Pool;
+use super::driver::{Body, Owner, drive};
+use super::on_failure::OnFailure;
+use super::state::{Options, Shared};
+use crate::error::{BoxError, PoolError, TaskError};
+
+/// Sets up a [`Pool`]; made by [`Pool::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::Pool;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let error = Pool::builder()
+///     .name("web")
+///     .open(async |_: Pool| Err::<(), _>("no port left".into()))
+///     .await
+///     .unwrap_err();
+/// assert_eq!(error.to_string(), r#"pool "web": body failed: no port left"#);
+/// # }
+/// ```
+#[must_use = "a builder does nothing until `build` or `open` is called"]
+pub struct PoolBuilder<E = BoxError> {
+    name: Option<Arc<str>>,
+    /// Made by the first setting that costs its users something.
+    options: Option<Box<Options<E>>>,
+}
+
+impl<E: Send + 'static> PoolBuilder<E> {
+    pub(super) fn new() -> Self {
+        Self { name: None, options: None }
+    }
+
+    fn options(&mut self) -> &mut Options<E> {
+        self.options.get_or_insert_default()
+    }
+
+    /// Names the pool: in its errors, and in `Debug`.
+    ///
+    /// # Examples
+    ///
+    /// See [`PoolBuilder`].
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(shared_str(name.into()));
+        self
+    }
+
+    /// Sets how long tasks and body have to end by themselves when the pool closes, before they are aborted. The default
+    /// is no time at all.
+    ///
+    /// When the pool closes, for whatever reason, the [`cancellation_token`](crate::cancellation_token()) of the tasks is
+    /// cancelled, and pools that are nested in them close. The tasks and the body run on, and can still spawn. Each
+    /// [depth](crate::TaskBuilder::depth) has `grace` for itself, and takes only as much of it as it needs.
+    /// `Duration::MAX` is for ever. A nested pool has its own grace, and is waited for if that is longer.
+    ///
+    /// # Panics
+    ///
+    /// This method does not panic, but the pool does when it closes in a runtime without timers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::{Pool, cancellation_token};
+    /// use tokio::time::{Instant, sleep};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
+    /// pool.spawn(async {
+    ///     cancellation_token().cancelled().await;
+    ///     sleep(Duration::from_secs(2)).await; // to finish what it is at
+    /// });
+    /// pool.cancel_on(sleep(Duration::from_secs(60)));
+    ///
+    /// let begin = Instant::now();
+    /// pool.run().await.unwrap();
+    /// assert_eq!(begin.elapsed(), Duration::from_secs(62));
+    /// # }
+    /// ```
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.options().grace = grace;
+        self
+    }
+
+    /// Lets at most `tasks` run at a time; the others wait, first come, first served.
+    ///
+    /// [`spawn`](Pool::spawn) does not wait: [`ready`](Pool::ready) does. Tasks that wait are members of the pool, and
+    /// hold it open; they are dropped, never polled, when their depth is aborted. Daemons and the body are not counted.
+    /// A task that spawns into its own full pool and goes on is fine; one that *waits* for what it has spawned keeps its
+    /// own slot meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// If `tasks` is 0, since nothing would ever run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    /// use tokio::time::{Instant, sleep};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let begin = Instant::now();
+    /// let pool: Pool = Pool::builder().limit(2).build();
+    /// for _ in 0..6 {
+    ///     pool.spawn(async { sleep(Duration::from_secs(1)).await });
+    /// }
+    /// pool.run().await.unwrap();
+    /// assert_eq!(begin.elapsed(), Duration::from_secs(3));
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn limit(mut self, tasks: usize) -> Self {
+        assert!(tasks > 0, "a pool with a limit of 0 would never run a task");
+        self.options().limit = Some(tasks);
+        self
+    }
+
+    /// Keeps the pool open when it has no task left and its body has returned, until it is cancelled or something fails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().keep_open(true).build();
+    /// let running = tokio::spawn(pool.clone().run());
+    /// tokio::task::yield_now().await;
+    /// pool.spawn(async { println!("there is always somebody to run this") });
+    /// pool.cancel();
+    /// running.await.unwrap().unwrap();
+    /// # }
+    /// ```
+    pub fn keep_open(mut self, keep_open: bool) -> Self {
+        self.options().keep_open = keep_open;
+        self
+    }
+
+    /// Decides what the failure of a task does: close the pool, which is the default, or not.
+    ///
+    /// `policy` is called in the failing task, before anybody is told that it has ended. If it panics, the failure closes
+    /// the pool, and the panic is reported after it. It is not asked about the body, whose failures always close the
+    /// pool, nor about tasks that were cut off by their runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, OnFailure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder()
+    ///     .on_failure(|failed| match failed.failure() {
+    ///         Failure::Error(_) => OnFailure::Collect,
+    ///         _ => OnFailure::Cancel,
+    ///     })
+    ///     .build();
+    /// for n in 0..3 {
+    ///     pool.spawn(async move { if n == 2 { Ok(()) } else { Err("no such host".into()) } });
+    /// }
+    /// assert_eq!(pool.run().await.unwrap_err().failures().len(), 2);
+    /// # }
+    /// ```
+    pub fn on_failure(mut self, policy: impl Fn(&TaskError<E>) -> OnFailure + Send + Sync + 'static) -> Self {
+        self.options().on_failure = Some(Box::new(policy));
+        self
+    }
+
+    /// Sets how long the pool waits for what it has aborted; then it gives up, and returns an error that
+    /// [names](PoolError::stuck) every task that has not ended. The default is to wait as long as it takes.
+    ///
+    /// It is for work that cannot be aborted: a blocking closure that never ends, a future that never gets to an `.await`.
+    /// Each [depth](crate::TaskBuilder::depth) has the time for itself. What was given up on runs on, and an enclosing
+    /// pool waits for it, unless it gives up too: this is the one way in which something outlives its pool. The time is
+    /// counted from the abort, after the [`grace`](Self::grace). Tasks that were aborted need a moment to end, so that zero
+    /// gives up on most.
+    ///
+    /// # Panics
+    ///
+    /// This method does not panic, but the pool does when it has to wait in a runtime without timers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() {
+    /// let (release, blocked) = std::sync::mpsc::channel::<()>();
+    /// let (started, running) = tokio::sync::oneshot::channel();
+    /// let pool: Pool = Pool::builder().abandon_after(Duration::from_millis(1)).build();
+    /// pool.build_task().name("culprit").spawn_blocking(move || {
+    ///     drop(started.send(()));
+    ///     drop(blocked.recv());
+    /// });
+    /// pool.cancel_on(running); // a closure that has not begun would be dropped
+    ///
+    /// let error = pool.run().await.unwrap_err();
+    /// assert_eq!(error.stuck()[0].name(), Some("culprit"));
+    /// # drop(release);
+    /// # }
+    /// ```
+    pub fn abandon_after(mut self, wait: Duration) -> Self {
+        self.options().abandon_after = Some(wait);
+        self
+    }
+
+    /// Sets how often the pool warns while it closes and waits for tasks: it records an event that names them, at the level
+    /// `WARN`. The default is 5 seconds, counted from the first time that it has to wait; zero is taken for a
+    /// millisecond. See [tracing](crate#tracing).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::builder().name("web").warn_every(Duration::from_secs(30)).build();
+    /// # drop(pool);
+    /// ```
+    #[cfg(feature = "tracing")]
+    pub fn warn_every(mut self, interval: Duration) -> Self {
+        self.options().warn_every = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// A pool that is planned: tasks can be spawned in it, and start with [`Pool::run`].
+    #[must_use]
+    pub fn build(self) -> Pool<E> {
+        Pool { shared: Shared::new(self.name, self.options, false) }
+    }
+
+    /// Opens the pool; like [`Pool::open`] in everything else.
+    ///
+    /// # Errors
+    ///
+    /// See [`Pool::open`].
+    ///
+    /// # Panics
+    ///
+    /// See [`Pool::open`].
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`Pool::open`].
+    #[track_caller]
+    pub fn open<T, B, F>(self, body: B) -> impl Future<Output = Result<T, PoolError<E>>>
+    where
+        B: FnOnce(Pool<E>) -> F,
+        F: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        let pool = Pool { shared: Shared::new(self.name, self.options, true) };
+        let owner = Owner::new(Arc::clone(&pool.shared), "Pool::open");
+        drive(owner, Body::new(async move { body(pool).await }))
+    }
+}
+
+impl<E> fmt::Debug for PoolBuilder<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("PoolBuilder");
+        shown.field("name", &self.name);
+        if let Some(Options { grace, keep_open, limit, abandon_after, on_failure, .. }) = self.options.as_deref() {
+            shown.field("grace", grace).field("keep_open", keep_open).field("limit", limit);
+            shown.field("abandon_after", abandon_after).field("has_on_failure", &on_failure.is_some());
+        }
+        shown.finish()
+    }
+}
+
+pub(super) fn shared_str(text: Cow<'static, str>) -> Arc<str> {
+    match text {
+        Cow::Borrowed(text) => Arc::from(text),
+        Cow::Owned(text) => Arc::from(text),
+    }
+}

@@ -1,0 +1,198 @@
+//! The steps by which a pool closes, without its body, so that a dropped owner can hand them on.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::stage::Stage;
+use super::state::Shared;
+use super::trace::Watch;
+use crate::error::{BoxError, Report, TaskError};
+use crate::scope::Scope;
+
+/// Closes one depth after the other, from the highest to the lowest.
+pub(super) struct Closing {
+    runtime: Handle,
+    step: Step,
+    /// Whether it is the turn of depth 0, to which the body belongs, or past that.
+    cuts_body: bool,
+    /// Depths that are done: nothing of the user's is left of them. They are freed while others are waited for.
+    done: Vec<Stage>,
+    watch: Watch,
+}
+
+enum Step {
+    /// On to the highest depth that is left.
+    Next,
+    /// The tasks of a depth have been asked to stop.
+    Asked { depth: i32, grace: Deadline },
+    /// They have been aborted, or had all ended.
+    Aborted { depth: i32, patience: Option<Deadline> },
+    /// Nothing is left.
+    Over,
+}
+
+/// How long to wait, from the first time that this is polled.
+enum Deadline {
+    /// Not polled yet.
+    After(Duration),
+    At(Pin<Box<Sleep>>),
+    /// Further off than a clock can tell.
+    Never,
+}
+
+/// What has happened.
+pub(super) enum Progress {
+    /// Nothing yet; the driver will be woken.
+    Waiting,
+    /// A depth has been aborted, and what is left of it is to be waited for: poll again.
+    Aborted,
+    /// Everything has ended.
+    Over,
+}
+
+impl Closing {
+    pub(super) fn new(runtime: Handle) -> Self {
+        Self { runtime, step: Step::Next, cuts_body: false, done: Vec::new(), watch: Watch::default() }
+    }
+
+    /// Whether the body is to be dropped, if it has not ended. Until then it is polled.
+    pub(super) fn cuts_body(&self) -> bool {
+        self.cuts_body
+    }
+
+    /// Goes as far as it can. Cooperative: it frees a batch of tasks at a time.
+    pub(super) fn poll<E: Send + 'static>(&mut self, pool: &Shared<E>, cx: &mut Context<'_>) -> Progress {
+        loop {
+            match &mut self.step {
+                Step::Next => match pool.ask_next() {
+                    Some(depth) => self.step = Step::Asked { depth, grace: Deadline::After(pool.grace()) },
+                    None => self.step = Step::Over,
+                },
+                Step::Asked { depth, grace } => {
+                    if !pool.wait_settled(cx, *depth) && grace.poll(cx).is_pending() {
+                        return self.wait(pool, cx);
+                    }
+                    let depth = *depth;
+                    self.abort(pool, depth);
+                    return Progress::Aborted;
+                }
+                Step::Aborted { depth, patience } => {
+                    if !pool.wait_settled(cx, *depth) {
+                        if patience.as_mut().is_none_or(|patience| patience.poll(cx).is_pending()) {
+                            return self.wait(pool, cx);
+                        }
+                        pool.give_up(*depth);
+                    }
+                    self.done.extend(pool.take_stage(*depth));
+                    self.step = Step::Next;
+                }
+                Step::Over => {
+                    let more = self.free_some(cx);
+                    return if more { Progress::Waiting } else { Progress::Over };
+                }
+            }
+        }
+    }
+
+    /// Aborts a depth that was asked to stop.
+    fn abort<E: Send + 'static>(&mut self, pool: &Shared<E>, depth: i32) {
+        pool.abort(depth);
+        self.cuts_body |= depth <= 0;
+        self.step = Step::Aborted { depth, patience: pool.abandon_after().map(Deadline::After) };
+    }
+
+    /// Makes use of the time until the driver is woken.
+    fn wait<E: Send + 'static>(&mut self, pool: &Shared<E>, cx: &mut Context<'_>) -> Progress {
+        self.free_some(cx);
+        pool.watch(&mut self.watch, cx);
+        Progress::Waiting
+    }
+
+    /// Frees some tasks of the depths that are done. If there are more, the driver is woken to go on.
+    fn free_some(&mut self, cx: &Context<'_>) -> bool {
+        if self.done.last_mut().is_some_and(|stage| !stage.free_some()) {
+            self.done.pop();
+        }
+        let more = !self.done.is_empty();
+        if more {
+            cx.waker().wake_by_ref();
+        }
+        more
+    }
+
+    /// Has the rest done by the runtime, and what fails reported to the enclosing scope, which waits for it.
+    pub(super) fn hand_on<E>(mut self, pool: Arc<Shared<E>>, enclosing: Option<Arc<Scope>>)
+    where
+        E: Into<BoxError> + Send + 'static,
+    {
+        let runtime = self.runtime.clone();
+        // What has no time to end by itself does not wait for the runtime to take over.
+        if let (Step::Next, true) = (&self.step, pool.grace().is_zero()) {
+            if let Some(depth) = pool.ask_next() {
+                self.abort(&pool, depth);
+            }
+        }
+        let over = self.cuts_body && pool.is_over();
+        let mut remains = Remains { closing: self, pool, enclosing };
+        if !over {
+            drop(runtime.spawn(async move { std::future::poll_fn(|cx| remains.poll(cx)).await }));
+        }
+    }
+}
+
+impl Deadline {
+    /// # Panics
+    ///
+    /// In a runtime without timers.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Self::After(duration) = self {
+            *self = match Instant::now().checked_add(*duration) {
+                _ if duration.is_zero() => return Poll::Ready(()),
+                Some(deadline) => Self::At(Box::pin(sleep_until(deadline))),
+                None => Self::Never,
+            };
+        }
+        match self {
+            Self::At(sleep) => sleep.as_mut().poll(cx),
+            _ => Poll::Pending,
+        }
+    }
+}
+
+/// What is left of a pool whose owner was dropped. Its end is reported even if the runtime cuts it off.
+struct Remains<E: Into<BoxError> + Send + 'static> {
+    closing: Closing,
+    pool: Arc<Shared<E>>,
+    /// Waits until it has been told.
+    enclosing: Option<Arc<Scope>>,
+}
+
+impl<E: Into<BoxError> + Send + 'static> Remains<E> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.closing.poll(&self.pool, cx) {
+                Progress::Waiting => return Poll::Pending,
+                Progress::Aborted => {}
+                Progress::Over => return Poll::Ready(()),
+            }
+        }
+    }
+}
+
+impl<E: Into<BoxError> + Send + 'static> Drop for Remains<E> {
+    fn drop(&mut self) {
+        // What the runtime kept from being closed in its turn: all of it is being dropped.
+        self.pool.abort_all();
+        // What was given up on needs no word: the enclosing scope waits for it still.
+        let Report { failures, cleanup_failures, .. } = self.pool.take_report();
+        if let Some(scope) = self.enclosing.take() {
+            let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
+            failures.for_each(|failure| scope.report(failure));
+        }
+    }
+}

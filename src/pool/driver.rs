@@ -1,0 +1,273 @@
+//! Polls the body, frees the tasks, closes the pool; and hands the closing on if its own future is dropped.
+
+use std::panic::Location;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pin_project::pin_project;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::closing::{Closing, Progress};
+use super::stage::Stages;
+use super::state::{Look, Shared};
+use crate::closing_reason::ClosingReason;
+use crate::error::{BoxError, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch, is_echo};
+use crate::inside::Inside;
+use crate::scope::Scope;
+
+/// Runs a pool to its end: the future behind `open` and `run`.
+pub(super) async fn drive<E, T, F>(mut owner: Owner<E>, body: Body<T, F>) -> Result<T, PoolError<E>>
+where
+    E: Into<BoxError> + Send + 'static,
+    F: Future<Output = Result<T, E>>,
+{
+    // Dropped before `owner`, so that a body that is dropped halfway is gone when the closing is handed on.
+    let mut body = pin!(body);
+    body.as_mut().enter(owner.start());
+    std::future::poll_fn(|cx| owner.poll_running(body.as_mut(), cx)).await;
+    std::future::poll_fn(|cx| owner.poll_closing(body.as_mut(), cx)).await;
+    owner.finish(body)
+}
+
+/// The side of the pool that must see it to its end.
+pub(super) struct Owner<E: Into<BoxError> + Send + 'static> {
+    pool: Arc<Shared<E>>,
+    /// Where failures go if the future is dropped; held, so that it waits until they have been told.
+    enclosing: Option<Arc<Scope>>,
+    /// The name and the place of the call that made it.
+    call: (&'static str, &'static Location<'static>),
+    step: Step,
+    /// What the body panicked with, to be resumed when all has ended.
+    panic: Option<PanicPayload>,
+    /// Ready when the enclosing task is asked to stop, if this has to listen to that.
+    asked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+/// How far the owner has come.
+enum Step {
+    /// Not polled yet.
+    Unpolled,
+    /// The pool runs.
+    Running,
+    /// The pool closes, by these steps.
+    Closing(Closing),
+    /// Everything has ended well.
+    Over,
+    /// Everything has ended, or was handed on.
+    Done,
+}
+
+impl<E: Into<BoxError> + Send + 'static> Owner<E> {
+    /// The owner of a pool that was made to have one.
+    #[track_caller]
+    pub(super) fn new(pool: Arc<Shared<E>>, call: &'static str) -> Self {
+        Self { pool, enclosing: None, call: (call, Location::caller()), step: Step::Unpolled, panic: None, asked: None }
+    }
+
+    /// The owner of a planned pool.
+    ///
+    /// # Panics
+    ///
+    /// If the pool has an owner already, or had one.
+    #[track_caller]
+    pub(super) fn claim(pool: Arc<Shared<E>>, call: &'static str) -> Self {
+        assert!(pool.claim(), "`{call}` was called on a pool that already ran");
+        Self::new(pool, call)
+    }
+
+    /// Lets the planned tasks run.
+    fn start(&mut self) -> Arc<Scope> {
+        let (call, site) = self.call;
+        let enclosing = Scope::current();
+        let stages = Stages::here(call, site, enclosing.clone());
+        // Before the first task begins: a request that comes after this is for this pool too.
+        self.asked = enclosing.as_ref().and_then(|scope| scope.token_to_heed()).and_then(listen);
+        let scope = self.pool.start(stages);
+        self.enclosing = enclosing;
+        self.step = Step::Running;
+        scope
+    }
+
+    /// Ready once closing has begun, or nothing is left.
+    fn poll_running<T, F>(&mut self, mut body: Pin<&mut Body<T, F>>, cx: &mut Context<'_>) -> Poll<()>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        if self.asked.as_mut().is_some_and(|asked| asked.as_mut().poll(cx).is_ready()) {
+            self.asked = None;
+            self.pool.close(ClosingReason::ParentClosing);
+        }
+        if !self.pool.is_closed() {
+            body.as_mut().poll(self, cx);
+        }
+        self.look(cx)
+    }
+
+    // A function of its own, so that its variables take no room on the stack while the body is polled.
+    fn look(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match self.pool.look(cx) {
+            Look::Waiting => Poll::Pending,
+            Look::Close(closing) => {
+                self.step = Step::Closing(closing);
+                Poll::Ready(())
+            }
+            Look::Over => {
+                self.step = Step::Over;
+                Poll::Ready(())
+            }
+        }
+    }
+
+    /// Ready once nothing is left of the pool. The body is polled as long as its depth is not aborted.
+    fn poll_closing<T, F>(&mut self, mut body: Pin<&mut Body<T, F>>, cx: &mut Context<'_>) -> Poll<()>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        while let Step::Closing(closing) = &mut self.step {
+            match closing.poll(&self.pool, cx) {
+                Progress::Over => break,
+                // It may be waiting, in a blocking call, for something that the body holds: first the abort, then the
+                // body's end, then the wait.
+                Progress::Aborted if closing.cuts_body() => body.as_mut().cut_short(self),
+                Progress::Aborted => {}
+                Progress::Waiting if body.has_ended() => return Poll::Pending,
+                Progress::Waiting => {
+                    body.as_mut().poll(self, cx);
+                    if !body.has_ended() {
+                        return Poll::Pending;
+                    }
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// What the pool has come to.
+    ///
+    /// A panic of the body outranks everything, as in `std::thread::scope`: the caller expects to unwind, and an error
+    /// in its place would hide the bug. That is the one case in which failures are not returned.
+    fn finish<T, F: Future>(&mut self, body: Pin<&mut Body<T, F>>) -> Result<T, PoolError<E>> {
+        let well = matches!(std::mem::replace(&mut self.step, Step::Done), Step::Over);
+        if let Some(payload) = self.panic.take() {
+            self.pool.retire();
+            payload.resume();
+        }
+        match body.take_value() {
+            Some(value) if well || !self.pool.has_failed() => return Ok(value),
+            value => self.body_failed(catch(|| drop(value)).err().map(Failure::Panic)),
+        }
+        self.pool.name_stuck(self.body_info());
+        Err(PoolError::new(self.pool.take_report()))
+    }
+
+    fn body_failed(&self, failure: Option<Failure<E>>) {
+        if let Some(failure) = failure {
+            self.pool.fail(TaskError::new(self.body_info(), failure));
+        }
+    }
+
+    fn body_info(&self) -> TaskInfo {
+        TaskInfo { name: None, spawned_at: self.call.1, body: true }
+    }
+}
+
+impl<E: Into<BoxError> + Send + 'static> Drop for Owner<E> {
+    /// The future was dropped halfway, the body with it. The tasks get the same closing as ever, carried on by the
+    /// runtime; the enclosing scope waits for it, since it holds this pool's scope.
+    fn drop(&mut self) {
+        let closing = match std::mem::replace(&mut self.step, Step::Done) {
+            Step::Unpolled => return self.pool.close(ClosingReason::Dropped),
+            Step::Running => self.pool.abandon(),
+            Step::Closing(closing) => closing,
+            Step::Over | Step::Done => return,
+        };
+        self.pool.hand_over();
+        let panic = self.panic.take();
+        self.body_failed(panic.map(Failure::Panic));
+        closing.hand_on(Arc::clone(&self.pool), self.enclosing.take());
+    }
+}
+
+/// Listens to a token, unless it has been cancelled: what is begun then is cleanup work, and has its time.
+fn listen(token: CancellationToken) -> Option<Pin<Box<WaitForCancellationFutureOwned>>> {
+    (!token.is_cancelled()).then(|| Box::pin(token.cancelled_owned()))
+}
+
+/// The body of a pool.
+#[pin_project]
+pub(super) struct Body<T, F> {
+    #[pin]
+    state: BodyState<F>,
+    value: Option<T>,
+}
+
+#[pin_project(project = BodyProjection, project_replace = BodyReplaced)]
+enum BodyState<F> {
+    /// Not in the pool's scope yet.
+    Unpolled(F),
+    Running(#[pin] Inside<F>),
+    /// It has returned, panicked, or been dropped.
+    Ended,
+}
+
+impl<T, F: Future> Body<T, F> {
+    pub(super) fn new(future: F) -> Self {
+        Self { state: BodyState::Unpolled(future), value: None }
+    }
+
+    /// A body that has returned already, for a pool that is run without one.
+    pub(super) fn returned(value: T) -> Self {
+        Self { state: BodyState::Ended, value: Some(value) }
+    }
+
+    fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
+        let mut state = self.project().state;
+        if let BodyReplaced::Unpolled(future) = state.as_mut().project_replace(BodyState::Ended) {
+            state.set(BodyState::Running(Inside::new(scope, future)));
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(self.state, BodyState::Ended)
+    }
+
+    fn take_value(self: Pin<&mut Self>) -> Option<T> {
+        self.project().value.take()
+    }
+
+    /// Drops the body if it has not ended; a panic of its destructors is a failure.
+    fn cut_short<E: Into<BoxError> + Send + 'static>(self: Pin<&mut Self>, owner: &Owner<E>) {
+        let mut state = self.project().state;
+        if let BodyProjection::Running(future) = state.as_mut().project() {
+            let dropped = future.end();
+            state.set(BodyState::Ended);
+            owner.body_failed(dropped.map(Failure::Panic));
+        }
+    }
+}
+
+impl<T, F: Future> Body<T, F> {
+    /// Polls the body, unless it has ended, and records how it ends.
+    fn poll<E>(self: Pin<&mut Self>, owner: &mut Owner<E>, cx: &mut Context<'_>)
+    where
+        E: Into<BoxError> + Send + 'static,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut this = self.project();
+        let BodyProjection::Running(future) = this.state.as_mut().project() else { return };
+        let Poll::Ready(ended) = future.poll(cx) else { return };
+        this.state.set(BodyState::Ended);
+        match ended.output {
+            Ok(Ok(value)) => *this.value = Some(value),
+            // It only says that something in it has heard the request to stop, or that a task has ended.
+            Ok(Err(error)) if is_echo(&error) && owner.pool.is_asked(0) => {}
+            Ok(Err(error)) => owner.body_failed(Some(Failure::Error(error))),
+            Err(payload) => {
+                owner.panic = Some(payload);
+                owner.pool.close(ClosingReason::Failed);
+            }
+        }
+        owner.body_failed(ended.dropped.map(Failure::Panic));
+    }
+}

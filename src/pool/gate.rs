@@ -1,0 +1,234 @@
+//! The limit on how many tasks of a pool run, and the tasks that wait for their turn.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::oneshot;
+
+use super::handle::Control;
+use super::stage::{Launch, Launched, Stages};
+use super::state::Shared;
+use crate::error::TaskInfo;
+use crate::scope::{Place, PoolState, Resident, Scope};
+
+/// A task that waits for its pool to run, or for its turn.
+pub(super) trait Waiting<E>: Send {
+    fn place(&self) -> Place;
+
+    /// What its handle cancels it by, if it has one.
+    fn control(&self) -> Option<Arc<Control>>;
+
+    /// Whether it is spawned already.
+    fn is_spawned(&self) -> bool {
+        false
+    }
+
+    /// Spawns it under the pool's lock; a task that its handle has cancelled meanwhile is given back, to be dropped
+    /// elsewhere.
+    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, stages: &mut Stages) -> Result<Launched, Box<dyn Waiting<E>>>;
+
+    /// Which task it is, unless it is spawned already.
+    fn info(&self) -> Option<TaskInfo>;
+
+    /// What there is to be seen of it; a task that is spawned is seen among the others.
+    fn resident(&self) -> Option<Resident> {
+        Some(Resident { info: self.info()?, id: None, place: self.place() })
+    }
+
+    /// Whether its handle has cancelled it.
+    fn is_cancelled(&self) -> bool {
+        self.control().is_some_and(|control| control.is_cancelled())
+    }
+}
+
+/// A task with its place.
+pub(super) struct Kept<L> {
+    pub(super) place: Place,
+    pub(super) task: L,
+}
+
+impl<E: Send + 'static, L: Launch + Send> Waiting<E> for Kept<L> {
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn control(&self) -> Option<Arc<Control>> {
+        self.task.control()
+    }
+
+    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, stages: &mut Stages) -> Result<Launched, Box<dyn Waiting<E>>> {
+        if Waiting::<E>::is_cancelled(&*self) {
+            return Err(self);
+        }
+        Ok(stages.launch(pool, self.place, self.task))
+    }
+
+    fn info(&self) -> Option<TaskInfo> {
+        Some(self.task.info())
+    }
+}
+
+/// How many tasks run, and those that wait for one of them to end. Daemons are not counted.
+pub(super) struct Gate<E> {
+    limit: usize,
+    running: usize,
+    /// In the order of their coming, by which their handles know them.
+    queue: BTreeMap<u64, Queued<E>>,
+    next: u64,
+    /// Somebody is launching queued tasks; whoever frees a slot leaves it to them.
+    pub(super) draining: bool,
+}
+
+/// A task that waits for its turn. It is a member of its pool already, and so holds its scope.
+pub(super) struct Queued<E> {
+    pub(super) task: Box<dyn Waiting<E>>,
+    pub(super) scope: Arc<Scope>,
+}
+
+impl<E> Gate<E> {
+    /// The tasks that wait, but for those that are spawned.
+    pub(super) fn residents(&self) -> impl Iterator<Item = Resident> {
+        self.queue.values().filter_map(|queued| queued.task.resident())
+    }
+
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, running: 0, queue: BTreeMap::new(), next: 0, draining: false }
+    }
+
+    pub(super) fn is_free(&self) -> bool {
+        self.running < self.limit && self.queue.is_empty()
+    }
+
+    /// Whether `planned` tasks would leave a slot free.
+    pub(super) fn has_room_for_more_than(&self, planned: usize) -> bool {
+        planned < self.limit
+    }
+
+    /// Takes a slot, if one is free.
+    pub(super) fn enter(&mut self) -> bool {
+        let free = self.is_free();
+        self.running += usize::from(free);
+        free
+    }
+
+    /// Gives a slot back.
+    pub(super) fn leave(&mut self) {
+        self.running -= 1;
+    }
+
+    /// Puts a task into the queue of `pool`, whose handle can take it out again by cancelling it.
+    pub(super) fn push(&mut self, queued: Queued<E>, pool: &Arc<Shared<E>>)
+    where
+        E: Send + 'static,
+    {
+        if let Some(control) = queued.task.control() {
+            control.queued(pool, self.next);
+        }
+        self.queue.insert(self.next, queued);
+        self.next += 1;
+    }
+
+    /// The next task to launch, which takes a slot.
+    pub(super) fn pop(&mut self) -> Option<Queued<E>> {
+        if self.running >= self.limit {
+            return None;
+        }
+        let (_, next) = self.queue.pop_first()?;
+        self.running += 1;
+        Some(next)
+    }
+
+    /// Takes out a task that its handle has cancelled.
+    pub(super) fn remove(&mut self, key: u64) -> Option<Queued<E>> {
+        self.queue.remove(&key)
+    }
+
+    /// Takes out all tasks from a depth on up, which will not run any more.
+    pub(super) fn remove_from(&mut self, depth: i32) -> BTreeMap<u64, Queued<E>> {
+        let (removed, kept) =
+            std::mem::take(&mut self.queue).into_iter().partition(|(_, queued)| queued.task.place().depth >= depth);
+        self.queue = kept;
+        removed
+    }
+
+    /// How many tasks wait that are not spawned.
+    pub(super) fn len(&self) -> usize {
+        self.queue.values().filter(|queued| !queued.task.is_spawned()).count()
+    }
+}
+
+// ===== tasks that cannot leave their thread =====
+
+/// When a task may begin that is spawned at once, since it cannot be sent to whoever frees a slot.
+pub(super) enum Turn {
+    /// Now, in its slot, if the pool has any.
+    Now(Option<Slot>),
+    /// When it is given a slot.
+    Later(oneshot::Receiver<Slot>),
+}
+
+impl Turn {
+    /// Waits for the slot, and puts it into `held`. Without one the pool is closing, and has aborted the task.
+    pub(super) async fn come(self, held: Arc<OnceLock<Slot>>) {
+        let slot = match self {
+            Self::Now(None) => return,
+            Self::Now(Some(slot)) => slot,
+            Self::Later(slot) => match slot.await {
+                Ok(slot) => slot,
+                Err(_) => std::future::pending().await,
+            },
+        };
+        drop(held.set(slot));
+    }
+}
+
+/// A slot of a task that gives it back itself, by dropping it.
+pub(super) struct Slot(Arc<dyn PoolState>);
+
+impl Slot {
+    pub(super) fn new(pool: &Arc<impl PoolState>) -> Self {
+        Self(Arc::clone(pool) as Arc<dyn PoolState>)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        Arc::clone(&self.0).slot_freed();
+    }
+}
+
+/// What stands in the queue for a task that has been spawned.
+pub(super) struct Ticket {
+    place: Place,
+    turn: oneshot::Sender<Slot>,
+}
+
+impl Ticket {
+    pub(super) fn new(place: Place) -> (Self, oneshot::Receiver<Slot>) {
+        let (turn, receiver) = oneshot::channel();
+        (Self { place, turn }, receiver)
+    }
+}
+
+impl<E: Send + 'static> Waiting<E> for Ticket {
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn control(&self) -> Option<Arc<Control>> {
+        None
+    }
+
+    fn is_spawned(&self) -> bool {
+        true
+    }
+
+    /// The task is told after unlocking, since that wakes its `LocalSet`. If it is gone, the slot is given back.
+    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, _: &mut Stages) -> Result<Launched, Box<dyn Waiting<E>>> {
+        Ok(Launched::turn(self.turn, Slot::new(pool)))
+    }
+
+    fn info(&self) -> Option<TaskInfo> {
+        None
+    }
+}

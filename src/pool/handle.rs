@@ -1,0 +1,178 @@
+//! A task's value, and the means to cancel it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::oneshot;
+use tokio::task::{self, AbortHandle};
+
+use super::task::Observer;
+use crate::error::TaskStopped;
+use crate::scope::PoolState;
+
+/// A task that was spawned with [`Pool::spawn_with_handle`](crate::Pool::spawn_with_handle): a future of its value.
+///
+/// The handle yields the value, or a [`TaskStopped`] that only marks what happened. The error or panic itself is
+/// reported by the pool, exactly once, whether or not anybody looks at the handle.
+///
+/// Unlike with tokio's `JoinHandle`, dropping it loses nothing: the pool still owns the task. It can outlive the pool
+/// and never holds it open.
+///
+/// # Cancel safety
+///
+/// Awaiting a `TaskHandle` by reference is cancel safe. If another branch of a `tokio::select!` completes first, it is
+/// guaranteed that the value has not been taken.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::Pool;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// let sum = Pool::open(async |pool: Pool| {
+///     let left = pool.spawn_with_handle(async { Ok(40) });
+///     let right = pool.spawn_with_handle(async { Ok(2) });
+///     Ok(left.await? + right.await?)
+/// })
+/// .await?;
+/// assert_eq!(sum, 42);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "without its value, `spawn` is enough"]
+pub struct TaskHandle<T> {
+    value: oneshot::Receiver<Result<T, TaskStopped>>,
+    control: Arc<Control>,
+}
+
+/// What a handle and its task share.
+#[derive(Default)]
+pub(super) struct Control {
+    /// The handle has asked for the task's end.
+    cancelled: AtomicBool,
+    ended: AtomicBool,
+    /// Set when the task is spawned; until then it is planned, or was refused.
+    abort: OnceLock<AbortHandle>,
+    /// The pool in whose queue the task waits, or has waited, for its turn, and its key there.
+    queue: OnceLock<(Weak<dyn PoolState>, u64)>,
+}
+
+impl Control {
+    /// The task has been spawned, maybe after it was cancelled.
+    pub(super) fn spawned(&self, abort: AbortHandle) {
+        let abort = self.abort.get_or_init(|| abort);
+        if self.is_cancelled() {
+            abort.abort();
+        }
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// The task is about to wait in a queue.
+    pub(super) fn queued(&self, pool: &Arc<impl PoolState>, key: u64) {
+        self.queue.get_or_init(|| (Arc::downgrade(pool) as Weak<dyn PoolState>, key));
+    }
+
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        if let Some(abort) = self.abort.get() {
+            return abort.abort();
+        }
+        let queue = self.queue.get();
+        if let Some((pool, key)) = queue.and_then(|(pool, key)| Some((pool.upgrade()?, *key))) {
+            pool.drop_queued(key);
+        }
+    }
+}
+
+impl<T> TaskHandle<T> {
+    /// A handle, and what its task answers to.
+    pub(super) fn new() -> (Self, Reply<T>) {
+        let (sender, receiver) = oneshot::channel();
+        let control = Arc::new(Control::default());
+        let reply = Reply { value: None, sender, control: Ended(Arc::clone(&control)) };
+        (Self { value: receiver, control }, reply)
+    }
+
+    /// Cancels the task: it ends at its next `.await`, or before it begins, and that is no failure.
+    ///
+    /// It does not wait for that: await the handle to do so. A task that has ended stays as it is, and a blocking
+    /// closure that has begun runs to its end.
+    pub fn cancel(&self) {
+        self.control.cancel();
+    }
+
+    /// Whether the task has ended, in whatever way; the handle is ready then.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        // The value is there a moment before the task is marked; a task that never ran leaves only the mark.
+        !self.value.is_empty() || self.value.is_terminated() || self.control.ended.load(Ordering::Acquire)
+    }
+
+    /// The task's id, as tokio shows it; `None` while it is planned, or if the pool refused it.
+    #[must_use]
+    pub fn id(&self) -> Option<task::Id> {
+        self.control.abort.get().map(AbortHandle::id)
+    }
+}
+
+impl<T> Future for TaskHandle<T> {
+    type Output = Result<T, TaskStopped>;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let sent = ready!(Pin::new(&mut self.value).poll(cx));
+        Poll::Ready(sent.unwrap_or(Err(TaskStopped::Cancelled)))
+    }
+}
+
+impl<T> fmt::Debug for TaskHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskHandle").field("id", &self.id()).field("is_finished", &self.is_finished()).finish()
+    }
+}
+
+/// The task's side of a handle. One that is dropped unused belongs to a task that never ran: the handle says
+/// `Cancelled`.
+pub(super) struct Reply<T> {
+    value: Option<T>,
+    sender: oneshot::Sender<Result<T, TaskStopped>>,
+    control: Ended,
+}
+
+impl<T: Send + 'static, E> Observer<Result<T, E>, E> for Reply<T> {
+    fn output(&mut self, output: Result<T, E>) -> Result<(), E> {
+        self.value = Some(output?);
+        Ok(())
+    }
+
+    fn ended(self, how: Result<(), TaskStopped>) {
+        let Self { value, sender, control } = self;
+        let answer = how.and_then(|()| value.ok_or(TaskStopped::Cancelled));
+        let unwanted = sender.send(answer);
+        drop(control);
+        // Without a handle nobody wants the value.
+        drop(unwanted);
+    }
+
+    fn control(&self) -> Option<Arc<Control>> {
+        Some(Arc::clone(&self.control.0))
+    }
+}
+
+/// Marks the task as ended when it is dropped, once the handle is ready.
+struct Ended(Arc<Control>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+    }
+}

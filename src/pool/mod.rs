@@ -1,0 +1,839 @@
+//! The pool: an owner for tasks.
+//!
+//! | what happens | what becomes of the siblings and the body | where it is tested |
+//! | --- | --- | --- |
+//! | a task returns `Err` or panics | aborted, joined; all failures are returned | `tests/it/closing.rs`, `errors.rs` |
+//! | the body returns `Err` | aborted, joined; its error is among the failures | `tests/it/closing.rs` |
+//! | the body panics | aborted, joined; then the panic is resumed | `tests/it/closing.rs` |
+//! | `cancel` | aborted, joined; no failure | `tests/it/closing.rs` |
+//! | any of these, with a grace | asked to stop first | `tests/it/grace.rs` |
+//! | any of these, with depths, daemons | one depth after the other; daemons with theirs | `tests/it/depths.rs`, `daemons.rs` |
+//! | the future of `open` or `run` is dropped | the body is dropped; the rest is closed by the same steps, carried on by the runtime; the enclosing pool waits for it | `tests/it/nesting.rs` |
+//! | a destructor, a payload or a waker misbehaves | as above | `tests/it/faults.rs` |
+//!
+//! # The parts
+//!
+//! [`state`] is what handles, tasks and driver share, under one lock; its head has the invariants. A [`task`] records
+//! its own failure there, which begins the closing. The [`driver`] polls the body until then, and has [`closing`] go
+//! through the [`stage`]s, of which each depth has one: ask, wait for the grace, abort, wait, free. If it is dropped
+//! itself, it hands that on. The [`gate`] holds back what exceeds a limit, and [`start`] tells when a task
+//! is ready.
+//!
+//! # Panics
+//!
+//! A panic of a task is caught, recorded and returned, as an error is: it can be a bug of one request of many, and a
+//! payload that unwinds through the pool could take only one of several failures along. A panic of the *body* is
+//! resumed, once everything has been joined: the body is the caller's own code, and its caller expects to unwind.
+
+mod builder;
+mod closing;
+mod driver;
+mod gate;
+mod handle;
+mod on_failure;
+mod output;
+mod quiet;
+mod stage;
+mod start;
+mod state;
+mod task;
+mod task_builder;
+mod trace;
+mod tree;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use self::builder::shared_str;
+use self::driver::{Body, Owner, drive};
+use self::state::Shared;
+use crate::cancellation_token::cancellation_token;
+use crate::closing_reason::ClosingReason;
+use crate::error::{BoxError, PoolError, SpawnError, TaskStopped};
+use crate::scope::{Place, PoolState, Scope};
+
+pub use self::builder::PoolBuilder;
+pub use self::handle::TaskHandle;
+pub use self::on_failure::OnFailure;
+pub use self::output::TaskOutput;
+pub use self::start::Started;
+pub use self::task_builder::TaskBuilder;
+pub use self::tree::{NodeKind, PoolTree, TreeNode};
+
+/// Owns the tasks that are spawned in it: runs them, aborts the others at the first failure, joins them all, and returns
+/// every error.
+///
+/// A pool is opened around a body, with [`open`](Self::open), or built first and [`run`](Self::run) later. Either way:
+///
+/// - **Nothing outlives its pool.** When `open` or `run` returns, every task spawned in the pool has ended and its
+///   future has been dropped; so has every task of every pool, race, group, shield and exit handler below it, at any
+///   depth, also of those whose owner was aborted or dropped halfway.
+/// - **Nothing is lost.** Every error and every panic of every task is in the returned [`PoolError`], in order of
+///   occurrence, with the task's name, the place where it was spawned and, for a panic, its payload.
+///
+/// `Pool` itself is a handle, cheap to clone and to send: tasks spawn further tasks with it, from any thread. It never
+/// holds the pool open. Inside a task, [`Pool::current`] gets one.
+///
+/// # How a pool closes
+///
+/// | it closes when | then | and returns |
+/// | --- | --- | --- |
+/// | the body has returned `Ok` and no task is left but [daemons](TaskBuilder::daemon), unless it is [kept open](PoolBuilder::keep_open) | daemons are cut off and joined | `Ok(value)` |
+/// | a task returned `Err` or panicked, and [`on_failure`](PoolBuilder::on_failure) lets that close the pool | all tasks and the body are cut off and joined | `Err` with all failures |
+/// | the body returned `Err` | all tasks are cut off and joined | `Err` with its error among the failures |
+/// | the body panicked | all tasks are cut off and joined | the panic is resumed |
+/// | [`cancel`](Self::cancel) was called, or the enclosing task was asked to stop | all tasks and the body are cut off and joined | `run`: `Ok(())`. `open`: `Ok(value)` if the body had returned, else `Err`, with [`is_cancelled`](PoolError::is_cancelled). In both cases `Err` if something failed meanwhile |
+/// | the future of `open` or `run` is dropped | the body is dropped, all tasks are cut off | – ; the enclosing pool waits until they are joined |
+///
+/// To be cut off is done in steps, for one [depth](TaskBuilder::depth) after the other, from the highest to the lowest.
+/// Most pools have only depth 0, to which the body belongs too:
+///
+/// 1. The [`cancellation_token`](crate::cancellation_token()) of its tasks is cancelled, and pools that are nested in them
+///    begin to close.
+/// 2. For as long as the [`grace`](PoolBuilder::grace) lasts, the tasks and the body have time to end by themselves. They
+///    can still spawn. Without a grace, which is the default, this step takes no time.
+/// 3. What is left is aborted. From here on the depth takes no tasks: a future that is spawned is dropped, unpolled.
+/// 4. Everything is joined, with all that is below it. Only then comes the next depth.
+///
+/// A failure on the way is recorded, and changes no step.
+///
+/// To be aborted is tokio's abort: the future is dropped at its next `.await`. A task that never gets to one, and a
+/// blocking closure that has begun, cannot be cut off; the pool waits for them, as long as it takes. The body is
+/// dropped before the tasks are joined, so that a task which waits for something that the body holds can end.
+///
+/// Being cancelled is no failure. What a task returns when it is cut off in the same moment counts if it got as far as
+/// returning it. If a task or a body that was asked to stop returns an error that tells nothing new, that is no failure
+/// either: one of a nested pool which says only that *it* was cancelled, or one of a handle which marks what another task
+/// has reported. That is seen of a [`PoolError`] and a [`TaskStopped`], boxed or not, and not of an error around them.
+///
+/// Rust has no async destructors. Dropping the *outermost* `open` or `run` therefore cannot wait: its tasks are told to
+/// stop, and the runtime carries the closing on by itself.
+///
+/// # Comparison with `JoinSet`
+///
+/// A hand-written loop around [`JoinSet`](tokio::task::JoinSet) can do what a single pool does, and a `JoinSet` is the
+/// right thing if you want each result as it comes. A pool differs from it in that
+///
+/// 1. it ends by itself, when all tasks have, and cannot be forgotten: the tasks live inside a call;
+/// 2. tasks can be spawned from other tasks, and from any thread, without a lock around the set;
+/// 3. it collects *all* failures, and knows which task each is from;
+/// 4. it waits for what is below it. `JoinSet::shutdown` returns when its own tasks have ended; tasks of a `JoinSet`
+///    that one of *them* owned are only on their way.
+///
+/// It takes the idea from trio's nursery, and the name from the Python package of the same name as this crate.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Pool, PoolError};
+///
+/// async fn fetch(page: u32) -> std::io::Result<u32> {
+///     Ok(page * 10)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), PoolError> {
+/// let sum = Pool::open(async |pool: Pool| {
+///     let pages: Vec<_> = (1..=3).map(|n| pool.spawn_with_handle(async move { Ok(fetch(n).await?) })).collect();
+///     let mut sum = 0;
+///     for page in pages {
+///         sum += page.await?;
+///     }
+///     Ok(sum)
+/// })
+/// .await?;
+/// assert_eq!(sum, 60);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The first failure ends the others, and names itself:
+///
+/// ```
+/// use aiodrive::Pool;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let outcome = Pool::open(async |pool: Pool| {
+///     pool.spawn(std::future::pending::<()>());
+///     pool.build_task().name("lookup").spawn(async { Err("no such host".into()) });
+///     Ok(())
+/// })
+/// .await;
+/// let text = outcome.unwrap_err().to_string(); // task "lookup" (src/main.rs:6:42) failed: no such host
+/// assert!(text.starts_with(r#"task "lookup" ("#) && text.ends_with(") failed: no such host"));
+/// # }
+/// ```
+///
+/// A task cannot borrow from the body, since it may run on another thread and be dropped later:
+///
+/// ```compile_fail,E0597
+/// # async fn example() -> Result<(), aiodrive::PoolError> {
+/// aiodrive::Pool::open(async |pool: aiodrive::Pool| {
+///     let name = String::from("local");
+///     let borrowed = &name;
+///     pool.spawn(async move { println!("{borrowed}") });
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
+pub struct Pool<E = BoxError> {
+    shared: Arc<Shared<E>>,
+}
+
+impl<E: Send + 'static> Pool<E> {
+    /// A pool that is planned: tasks that are spawned in it wait until it [runs](Self::run).
+    ///
+    /// It needs no runtime. A pool that never runs drops its tasks unpolled, with its last handle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { println!("running") });
+    ///
+    /// let runtime = tokio::runtime::Runtime::new().unwrap();
+    /// runtime.block_on(pool.run()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Sets up a pool with a name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::builder().name("web").build();
+    /// assert_eq!(pool.name(), Some("web"));
+    /// ```
+    pub fn builder() -> PoolBuilder<E> {
+        PoolBuilder::new()
+    }
+
+    /// Opens a pool around a body, and returns the body's value when both the body and all tasks have ended.
+    ///
+    /// The body runs in the calling task and can borrow from it; the tasks run on the runtime. See
+    /// [how a pool closes](Self#how-a-pool-closes).
+    ///
+    /// # Errors
+    ///
+    /// If a task or the body failed, with all failures; if something failed below that had lost its owner; or if the
+    /// pool was [cancelled](Self::cancel) before the body had returned.
+    ///
+    /// # Panics
+    ///
+    /// - When polled outside of a tokio runtime; the message names the line of this call.
+    /// - With the panic of the body, after all tasks have ended. Failures of tasks are lost then, as in
+    ///   [`std::thread::scope`].
+    ///
+    /// # Cancel safety
+    ///
+    /// This function is not cancel safe: the body and the tasks are cut off where they are, and what they had returned
+    /// is lost. Nothing is left running: dropping the returned future drops the body and cuts off the tasks, and the
+    /// enclosing pool waits for their end. What fails meanwhile is in *its* error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let greeting = String::from("hello");
+    /// let length = Pool::open(async |pool: Pool| {
+    ///     pool.spawn(async { println!("from a task") });
+    ///     Ok(greeting.len())
+    /// })
+    /// .await;
+    /// assert_eq!(length.unwrap(), 5);
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn open<T, B, F>(body: B) -> impl Future<Output = Result<T, PoolError<E>>>
+    where
+        B: FnOnce(Pool<E>) -> F,
+        F: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        Self::builder().open(body)
+    }
+
+    /// Runs a planned pool until all its tasks have ended.
+    ///
+    /// The tasks start when the returned future is first polled, in the order in which they were spawned.
+    ///
+    /// # Errors
+    ///
+    /// If a task failed, with all failures, or if something failed below that had lost its owner. To be
+    /// [cancelled](Self::cancel) is no error.
+    ///
+    /// # Panics
+    ///
+    /// - If the pool runs, or has run, already, also through another handle.
+    /// - When polled outside of a tokio runtime; the message names the line of this call.
+    ///
+    /// # Cancel safety
+    ///
+    /// This function is not cancel safe: the tasks are cut off where they are. Nothing is left running: dropping the
+    /// returned future aborts the tasks, or drops them unpolled if it was not polled itself, and the enclosing pool
+    /// waits for their end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// let answer = pool.spawn_with_handle(async { Ok(42) });
+    /// pool.run().await.unwrap();
+    /// assert_eq!(answer.await, Ok(42));
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn run(self) -> impl Future<Output = Result<(), PoolError<E>>> + Send
+    where
+        E: Into<BoxError>,
+    {
+        let owner = Owner::claim(self.shared, "Pool::run");
+        drive(owner, Body::<(), std::future::Pending<Result<(), E>>>::returned(()))
+    }
+
+    /// The innermost pool with this error type that the calling task, body or destructor is in.
+    ///
+    /// # Panics
+    ///
+    /// Outside of such a pool. A bare [`tokio::spawn`] is outside.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// async fn log(line: &'static str) {
+    ///     let pool: Pool = Pool::current();
+    ///     pool.spawn(async move { println!("{line}") });
+    /// }
+    ///
+    /// Pool::open(async |_: Pool| {
+    ///     log("written by a task of this pool").await;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn current() -> Self {
+        Self::try_current().expect("`Pool::current` was called outside of a pool with this error type")
+    }
+
+    /// The innermost pool with this error type that the calling task, body or destructor is in, if there is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(aiodrive::Pool::<std::io::Error>::try_current().is_none());
+    /// ```
+    #[must_use]
+    pub fn try_current() -> Option<Self> {
+        Scope::current()?.nearest_pool().map(|shared| Self { shared })
+    }
+
+    /// Spawns a task in the pool.
+    ///
+    /// The task may return `()`, `!` or `Result<(), E>`. Its first failure closes the pool; see
+    /// [how a pool closes](Self#how-a-pool-closes). In a planned pool it waits until the pool runs. It can be called
+    /// from any thread.
+    ///
+    /// It never waits: a task that exceeds the pool's [`limit`](PoolBuilder::limit) does, for its turn. If the pool is
+    /// closed, the future is dropped, never polled; [`try_spawn`](Self::try_spawn) gives it back.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// async fn job() -> std::io::Result<()> {
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     pool.spawn(async {
+    ///         job().await?;
+    ///         Ok(())
+    ///     });
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        drop(self.spawn_as(Place::default(), (), task));
+    }
+
+    /// Spawns a task, or gives its future back if the pool is closed.
+    ///
+    /// # Errors
+    ///
+    /// With the future, never polled, if the pool is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::new();
+    /// pool.cancel();
+    /// let refused = pool.try_spawn(async { println!("late") }).unwrap_err();
+    /// let future = refused.into_inner(); // to be run elsewhere
+    /// # drop(future);
+    /// ```
+    #[track_caller]
+    pub fn try_spawn<F>(&self, task: F) -> Result<(), SpawnError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.spawn_as(Place::default(), (), task)
+    }
+
+    /// Spawns a task with a handle to the value that it returns.
+    ///
+    /// An error of the task closes the pool, as with [`spawn`](Self::spawn), whether or not anybody looks at the handle,
+    /// which only says that there was one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     let answer = pool.spawn_with_handle(async { Ok(42) });
+    ///     assert_eq!(answer.await?, 42);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_with_handle<T, F>(&self, task: F) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.spawn_with_handle_as(Place::default(), (), task)
+    }
+
+    /// Runs a closure on the runtime's threads for blocking work, as a task of the pool.
+    ///
+    /// A closure that has begun cannot be aborted, and the pool waits for it; one that runs long should look at
+    /// [`is_closed`](Self::is_closed) now and then. A closure that has not begun when the pool closes is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     pool.spawn_blocking(|| {
+    ///         std::fs::read_to_string("Cargo.toml")?;
+    ///         Ok(())
+    ///     });
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<O, C>(&self, task: C)
+    where
+        C: FnOnce() -> O + Send + 'static,
+        O: TaskOutput<E> + 'static,
+    {
+        self.spawn_blocking_as(Place::default(), (), task);
+    }
+
+    /// Spawns a task that cannot leave its thread.
+    ///
+    /// # Panics
+    ///
+    /// - Outside of a tokio `LocalSet`.
+    /// - If the pool does not run yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let local = tokio::task::LocalSet::new();
+    /// let opened = local.run_until(Pool::open(async |pool: Pool| {
+    ///     let shared = Rc::new(42);
+    ///     pool.spawn_local(async move { assert_eq!(*shared, 42) });
+    ///     Ok(())
+    /// }));
+    /// opened.await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_local<F>(&self, task: F)
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.spawn_local_as(Place::default(), (), task);
+    }
+
+    /// Spawns a task, and waits until it says that it is ready.
+    ///
+    /// `task` gets a [`Started`], and calls [`ready`](Started::ready) on it when it has set up what others need, for
+    /// example bound a port. It is spawned at the call, before the returned future is polled, and belongs to the pool
+    /// from then on: dropping the future does nothing to it. It may return what any task may.
+    ///
+    /// The idea is that of trio's `nursery.start`.
+    ///
+    /// # Errors
+    ///
+    /// If the task will not be ready any more. It does not wait longer than that:
+    ///
+    /// - [`Cancelled`](TaskStopped::Cancelled), [`Failed`](TaskStopped::Failed) or [`Panicked`](TaskStopped::Panicked) if
+    ///   the task has ended in that way. The error itself is the pool's.
+    /// - [`NotReady`](TaskStopped::NotReady) if it has ended well, or has dropped its `Started`, without saying that it
+    ///   is ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the returned future leaves the task as it is, but the value that it is ready with is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    /// use tokio::net::TcpListener;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     let address = pool
+    ///         .start(|started| async move {
+    ///             let listener = TcpListener::bind("127.0.0.1:0").await?;
+    ///             started.ready(listener.local_addr()?);
+    ///             listener.accept().await?;
+    ///             Ok(())
+    ///         })
+    ///         .await?;
+    ///     tokio::net::TcpStream::connect(address).await?;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn start<V, S, F>(&self, task: S) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
+    where
+        V: Send + 'static,
+        S: FnOnce(Started<V>) -> F,
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.start_as(Place::default(), (), task)
+    }
+
+    /// Sets up a task with a name, a depth, or as a daemon.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// pool.build_task().name("heartbeat").spawn(async { println!("beat") });
+    /// ```
+    pub fn build_task(&self) -> TaskBuilder<'_, E> {
+        TaskBuilder::new(self)
+    }
+
+    /// Closes the pool: all tasks and the body are [cut off and joined](Self#how-a-pool-closes). That is no failure.
+    ///
+    /// It only begins to: `open` or `run` returns when it is done. To cancel a pool twice is to cancel it once, and to
+    /// cancel a planned pool drops its tasks unpolled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(std::future::pending::<()>());
+    /// let stop = pool.clone();
+    /// pool.spawn(async move { stop.cancel() });
+    /// pool.run().await.unwrap();
+    /// # }
+    /// ```
+    pub fn cancel(&self) {
+        self.shared.close(ClosingReason::Cancelled(None));
+    }
+
+    /// Like [`cancel`](Self::cancel), with a reason for the error that [`open`](Self::open) may return.
+    ///
+    /// The first reason stays.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = Pool::open(async |pool: Pool| {
+    ///     pool.cancel_with("deployment");
+    ///     std::future::pending::<()>().await;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// .unwrap_err();
+    /// assert_eq!(error.to_string(), "pool cancelled: deployment");
+    /// # }
+    /// ```
+    pub fn cancel_with(&self, reason: impl Into<Cow<'static, str>>) {
+        self.shared.close(ClosingReason::Cancelled(Some(shared_str(reason.into()))));
+    }
+
+    /// Cancels the pool when `signal` is ready; its output is dropped.
+    ///
+    /// The signal is awaited in a daemon, and no longer than until the pool closes. It is first polled when that daemon
+    /// first runs; for one that must not miss anything from this call on, give it a [`prime`](crate::prime())d future.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(std::future::pending::<()>());
+    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(60))); // or `shutdown_signal()`
+    /// pool.run().await.unwrap();
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn cancel_on<F: Future + Send + 'static>(&self, signal: F) {
+        // No handle of the pool is kept in the task, which in a planned pool would be kept in the pool.
+        self.build_task().daemon().spawn(async {
+            let asked = cancellation_token();
+            if asked.run_until_cancelled(signal).await.is_some() {
+                Self::current().cancel();
+            }
+        });
+    }
+
+    /// Waits until a task that is spawned would run at once under the pool's [`limit`](PoolBuilder::limit), or until the
+    /// pool closes. Without a limit it is ready at once.
+    ///
+    /// It reserves nothing: what others spawn meanwhile may be quicker, and then the task waits for its turn.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let opened = Pool::builder().limit(8).open(async |pool: Pool| {
+    ///     for job in 0..100 { // more than fit into memory, say
+    ///         pool.ready().await;
+    ///         pool.spawn(async move { println!("{job}") });
+    ///     }
+    ///     Ok(())
+    /// });
+    /// opened.await
+    /// # }
+    /// ```
+    pub async fn ready(&self) {
+        self.shared.ready().await;
+    }
+
+    /// Waits until the pool has begun to close, for whatever reason.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that the
+    /// pool is as it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.cancel();
+    /// pool.cancelled().await;
+    /// # }
+    /// ```
+    pub async fn cancelled(&self) {
+        self.shared.closing().await;
+    }
+
+    /// Whether the pool has begun to close, or has closed. It takes no tasks any more, or only for the time of its
+    /// [`grace`](PoolBuilder::grace) and for depths whose turn is still to come.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// assert!(!pool.is_closed());
+    /// ```
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed()
+    }
+
+    /// How many tasks the pool has: planned, waiting for their turn, or running. The body is not
+    /// counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// pool.spawn(async {});
+    /// assert_eq!(pool.len(), 1);
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.len()
+    }
+
+    /// Whether the pool has no task: see [`len`](Self::len).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert!(aiodrive::Pool::<std::io::Error>::new().is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Why the pool closes, or has closed; `None` while it does not.
+    ///
+    /// # Examples
+    ///
+    /// See [`ClosingReason`].
+    #[must_use]
+    pub fn closing_reason(&self) -> Option<ClosingReason> {
+        self.shared.closing_reason()
+    }
+
+    /// Who is alive in the pool and below it, at any depth, as data and as a drawing: tasks, with the place where each was
+    /// spawned, nested pools, and the functions that run tasks of their own. It answers who keeps a service from
+    /// stopping.
+    ///
+    /// It can be called at any time and from anywhere: in a task, in a destructor, from another thread, on a pool that was
+    /// not run yet or has ended. It waits for no task, and calls nobody's code under a lock. What it costs is its own time, which is
+    /// that of a walk along all that is alive; to be able to tell costs the tasks next to nothing.
+    ///
+    /// A nested pool is found below the task in which it was first polled, or directly below the pool if that task is
+    /// gone.
+    ///
+    /// # Examples
+    ///
+    /// See [`PoolTree`].
+    #[must_use]
+    pub fn tree(&self) -> PoolTree {
+        let pool: Arc<dyn PoolState> = self.shared.clone();
+        PoolTree::new(Arc::clone(&pool), &pool)
+    }
+
+    /// The same for the outermost pool around this one, in which this one is marked.
+    ///
+    /// It is [`tree`](Self::tree) if there is none, or if this pool does not run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::builder().name("service").open(async |_: Pool| {
+    ///     let nested = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
+    ///     let tree = nested.await?;
+    ///     assert_eq!(tree.root().name(), Some("service"));
+    ///     assert_eq!(tree.asked().name(), Some("request"));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn root_tree(&self) -> PoolTree {
+        let pool: Arc<dyn PoolState> = self.shared.clone();
+        PoolTree::new(self.shared.outermost().unwrap_or_else(|| Arc::clone(&pool)), &pool)
+    }
+
+    /// The name that the pool was built with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(aiodrive::Pool::<std::io::Error>::new().name(), None);
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.shared.name.as_deref()
+    }
+}
+
+impl<E: Send + 'static> Default for Pool<E> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<E> Clone for Pool<E> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<E: Send + 'static> fmt::Debug for Pool<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("name", &self.name())
+            .field("state", &format_args!("{}", self.shared.phase()))
+            .field("len", &self.len())
+            .finish()
+    }
+}

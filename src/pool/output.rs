@@ -1,0 +1,134 @@
+//! What a task of a pool may return.
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+
+use super::gate::Slot;
+use super::handle::Control;
+use super::task::Observer;
+use crate::error::TaskStopped;
+
+/// What a task of a `Pool<E>` may return: `()`, `!`, [`Infallible`], or `Result<(), E>`.
+///
+/// There is no other `Result` among them, and that is what lets the compiler infer the error type of an async block.
+/// This trait is sealed.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::Pool;
+///
+/// async fn job() -> std::io::Result<()> {
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let outcome: Result<(), aiodrive::PoolError> = Pool::open(async |pool| {
+///     pool.spawn(async {});
+///     pool.spawn(async {
+///         job().await?;
+///         Ok(())
+///     });
+///     Ok(())
+/// })
+/// .await;
+/// outcome.unwrap();
+/// # }
+/// ```
+///
+/// A value has nowhere to go:
+///
+/// ```compile_fail,E0277
+/// let pool: aiodrive::Pool = aiodrive::Pool::new();
+/// pool.spawn(async { 42 });
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a task of a `Pool<{E}>` cannot return `{Self}`",
+    label = "returns `{Self}`",
+    note = "a task returns `()`, `!` or `Result<(), {E}>`; to get a value out of it, use `spawn_with_handle`"
+)]
+pub trait TaskOutput<E>: sealed::Sealed<E> {}
+
+impl<E> TaskOutput<E> for () {}
+impl<E> TaskOutput<E> for Never {}
+impl<E> TaskOutput<E> for Infallible {}
+impl<E> TaskOutput<E> for Result<(), E> {}
+
+mod sealed {
+    /// Not part of the interface.
+    pub trait Sealed<E> {
+        fn into_result(self) -> Result<(), E>;
+    }
+
+    /// What a function pointer returns.
+    pub trait Returns {
+        type Type;
+    }
+}
+
+impl<E> sealed::Sealed<E> for () {
+    fn into_result(self) -> Result<(), E> {
+        Ok(self)
+    }
+}
+
+impl<E> sealed::Sealed<E> for Never {
+    fn into_result(self) -> Result<(), E> {
+        self
+    }
+}
+
+impl<E> sealed::Sealed<E> for Infallible {
+    fn into_result(self) -> Result<(), E> {
+        match self {}
+    }
+}
+
+impl<E> sealed::Sealed<E> for Result<(), E> {
+    fn into_result(self) -> Result<(), E> {
+        self
+    }
+}
+
+/// `!`, which stable Rust can name only as what a function pointer returns.
+type Never = <fn() -> ! as sealed::Returns>::Type;
+
+impl<T> sealed::Returns for fn() -> T {
+    type Type = T;
+}
+
+/// Nobody but the pool wants to know.
+pub(super) struct Unobserved;
+
+impl<O: TaskOutput<E>, E> Observer<O, E> for Unobserved {
+    fn output(&mut self, output: O) -> Result<(), E> {
+        output.into_result()
+    }
+
+    fn ended(self, _: Result<(), TaskStopped>) {}
+
+    fn control(&self) -> Option<Arc<Control>> {
+        None
+    }
+}
+
+/// The same, for a task that holds its slot itself, if it needs one and has got it, until its end has been recorded.
+pub(super) struct Uncounted(pub(super) Arc<OnceLock<Slot>>);
+
+impl<O: TaskOutput<E>, E: 'static> Observer<O, E> for Uncounted {
+    const COUNTED: bool = false;
+
+    fn output(&mut self, output: O) -> Result<(), E> {
+        output.into_result()
+    }
+
+    fn ended(self, _: Result<(), TaskStopped>) {
+        // The future, which had the slot as well, is gone: it goes free here.
+        drop(self.0);
+    }
+
+    fn control(&self) -> Option<Arc<Control>> {
+        None
+    }
+}

@@ -1,0 +1,142 @@
+//! Two-phase start: a task that says when it is ready.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::handle::Control;
+use super::output::TaskOutput;
+use super::task::Observer;
+use crate::error::TaskStopped;
+
+/// What a task that was [started](crate::Pool::start) says by that it is ready.
+///
+/// Dropping it unused says that the task will never be: whoever waits is told [`TaskStopped::NotReady`] at once. If the
+/// task itself drops it in its last moment, as its error or panic does, the answer is how the task ended.
+///
+/// # Examples
+///
+/// See [`Pool::start`](crate::Pool::start).
+#[must_use = "to drop it says that the task will never be ready"]
+pub struct Started<V>(Arc<Start<V>>);
+
+/// What the task, its [`Started`] and whoever waits share.
+struct Start<V>(Mutex<State<V>>);
+
+struct State<V> {
+    /// `None` once the answer has been given.
+    reply: Option<Reply<V>>,
+    /// How many calls into the task are going on, after which it may have ended: until then, a `Started` that is
+    /// dropped says nothing yet. The time before the task's first poll counts as one.
+    busy: usize,
+    /// The `Started` was dropped unused.
+    dropped: bool,
+}
+
+type Reply<V> = oneshot::Sender<Result<V, TaskStopped>>;
+
+impl<V> Start<V> {
+    /// Nothing of the user's runs under the lock.
+    fn lock(&self) -> MutexGuard<'_, State<V>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_reply(&self) -> Option<Reply<V>> {
+        self.lock().reply.take()
+    }
+}
+
+impl<V> State<V> {
+    /// Whom to tell that the task will never be ready, if that is certain now.
+    fn not_ready(&mut self) -> Option<Reply<V>> {
+        if self.dropped && self.busy == 0 { self.reply.take() } else { None }
+    }
+}
+
+/// Gives an answer, after unlocking.
+fn answer<V>(reply: Option<Reply<V>>, answer: Result<V, TaskStopped>) {
+    if let Some(reply) = reply {
+        // Nobody may be waiting any more.
+        drop(reply.send(answer));
+    }
+}
+
+impl<V> Started<V> {
+    /// A new one, with its task's side and where the answer arrives.
+    pub(super) fn new() -> (Self, Starting<V>, oneshot::Receiver<Result<V, TaskStopped>>) {
+        let (reply, receiver) = oneshot::channel();
+        let start = Arc::new(Start(Mutex::new(State { reply: Some(reply), busy: 1, dropped: false })));
+        (Self(Arc::clone(&start)), Starting { start, polled: false }, receiver)
+    }
+
+    /// Says that the task is ready, and gives `value` to whoever has started it.
+    ///
+    /// If nobody waits for it any more, the value is dropped.
+    ///
+    /// # Examples
+    ///
+    /// See [`Pool::start`](crate::Pool::start).
+    pub fn ready(self, value: V) {
+        answer(self.0.take_reply(), Ok(value));
+    }
+}
+
+impl<V> Drop for Started<V> {
+    fn drop(&mut self) {
+        let reply = {
+            let mut state = self.0.lock();
+            state.dropped = true;
+            state.not_ready()
+        };
+        answer(reply, Err(TaskStopped::NotReady));
+    }
+}
+
+impl<V> fmt::Debug for Started<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Started")
+    }
+}
+
+/// The task's side. One that is dropped unused belongs to a task that never ran.
+pub(super) struct Starting<V> {
+    start: Arc<Start<V>>,
+    polled: bool,
+}
+
+impl<V> Drop for Starting<V> {
+    /// Without an answer by now the task never ran; its `Started` may be kept elsewhere.
+    fn drop(&mut self) {
+        drop(self.start.take_reply());
+    }
+}
+
+impl<O: TaskOutput<E>, V: Send + 'static, E> Observer<O, E> for Starting<V> {
+    fn enter(&mut self) {
+        if std::mem::replace(&mut self.polled, true) {
+            self.start.lock().busy += 1;
+        }
+    }
+
+    fn leave(&mut self) {
+        let reply = {
+            let mut state = self.start.lock();
+            state.busy -= 1;
+            state.not_ready()
+        };
+        answer(reply, Err(TaskStopped::NotReady));
+    }
+
+    fn output(&mut self, output: O) -> Result<(), E> {
+        output.into_result()
+    }
+
+    fn ended(self, how: Result<(), TaskStopped>) {
+        answer(self.start.take_reply(), Err(how.err().unwrap_or(TaskStopped::NotReady)));
+    }
+
+    fn control(&self) -> Option<Arc<Control>> {
+        None
+    }
+}

@@ -1,0 +1,395 @@
+//! What is spawned: the user's future or closure, with what the pool must know when it ends.
+
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pin_project::{pin_project, pinned_drop};
+use tokio::runtime::Handle;
+use tokio::task::{self, JoinHandle};
+
+use super::handle::Control;
+use super::quiet;
+use super::stage::Launch;
+use super::state::Shared;
+use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch, is_echo};
+use crate::inside::{Ended, Inside};
+use crate::scope::{Owner, Scope};
+
+/// Who, besides the pool, wants to know how a task ends.
+pub(super) trait Observer<O, E>: Send + 'static {
+    /// Whether the task counts towards its pool's limit; if not, it sees to that itself.
+    const COUNTED: bool = true;
+
+    /// The task is about to be polled, or to be dropped.
+    fn enter(&mut self) {}
+
+    /// The poll is over, and the task is not.
+    fn leave(&mut self) {}
+
+    /// Takes the output: keeps a value, gives an error on to the pool.
+    fn output(&mut self, output: O) -> Result<(), E>;
+
+    /// The task has ended, and a failure of it has been recorded.
+    fn ended(self, how: Result<(), TaskStopped>);
+
+    /// What the observer aborts the task by, if it can.
+    fn control(&self) -> Option<Arc<Control>>;
+}
+
+/// What goes with a task: who it is, and who waits for it.
+///
+/// Both are types of their own, so that a task without a name or without a handle has no room for one: tokio gives
+/// tasks memory in steps of 128 bytes.
+pub(super) struct Badge<N, S> {
+    pub(super) name: N,
+    pub(super) spawned_at: &'static Location<'static>,
+    pub(super) observer: S,
+}
+
+/// A task's name, or the certainty that it has none.
+pub(super) trait Name: Clone + Send + 'static {
+    fn to_name(&self) -> Option<Arc<str>>;
+}
+
+impl Name for () {
+    fn to_name(&self) -> Option<Arc<str>> {
+        None
+    }
+}
+
+impl Name for Option<Arc<str>> {
+    fn to_name(&self) -> Option<Arc<str>> {
+        self.clone()
+    }
+}
+
+impl<N: Name, S> Badge<N, S> {
+    /// Records how a task ended that came to its end.
+    fn ended<O, E>(mut self, scope: &Arc<Scope>, ended: Ended<O>)
+    where
+        S: Observer<O, E>,
+        E: Send + 'static,
+    {
+        let Ended { output, dropped } = ended;
+        let how = match (output.map(|output| self.observer.output(output)), dropped) {
+            (Ok(Ok(())), None) => Ok(()),
+            (output, dropped) => Err(self.failed(scope, output, dropped)),
+        };
+        self.dismiss::<O, E>(scope, how);
+    }
+
+    /// Records what has gone wrong, `dropped` being the panic of a destructor, and says how that ended the task.
+    #[cold]
+    fn failed<E: Send + 'static>(
+        &self,
+        scope: &Arc<Scope>,
+        output: Result<Result<(), E>, PanicPayload>,
+        dropped: Option<PanicPayload>,
+    ) -> TaskStopped {
+        let (failure, how) = match output {
+            Ok(Ok(())) => (None, TaskStopped::Panicked),
+            // It only says that something in the task has heard the request to stop, or that another task has ended.
+            Ok(Err(error)) if is_echo(&error) && pool_of::<E>(scope).is_asked(scope.place().depth) => {
+                (None, TaskStopped::Cancelled)
+            }
+            Ok(Err(error)) => (Some(Failure::Error(error)), TaskStopped::Failed),
+            Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
+        };
+        let how = if dropped.is_some() { TaskStopped::Panicked } else { how };
+        for failure in failure.into_iter().chain(dropped.map(Failure::Panic)) {
+            self.record::<E>(scope, failure);
+        }
+        how
+    }
+
+    /// Records how a task ended that was cut off, `dropped` being the panic of its destructor.
+    fn cut_off<O, E>(self, scope: &Arc<Scope>, dropped: Option<PanicPayload>)
+    where
+        S: Observer<O, E>,
+        E: Send + 'static,
+    {
+        let how = if dropped.is_some() { TaskStopped::Panicked } else { TaskStopped::Cancelled };
+        if !self.is_cancelled() && !quiet::is_refusing() {
+            pool_of::<E>(scope).cut_off(scope.place().depth, || TaskError::new(self.info(), Failure::Cancelled));
+        }
+        if let Some(payload) = dropped {
+            self.record::<E>(scope, Failure::Panic(payload));
+        }
+        self.dismiss::<O, E>(scope, Err(how));
+    }
+
+    fn record<E: Send + 'static>(&self, scope: &Arc<Scope>, failure: Failure<E>) {
+        let untold = pool_of(scope).fail_task(TaskError::new(self.info(), failure));
+        if let Some(enclosing) = scope.parent() {
+            untold.into_iter().for_each(|failure| enclosing.report(failure));
+        }
+    }
+
+    /// Tells the observer, whose value may have a destructor that panics.
+    fn dismiss<O, E>(self, scope: &Arc<Scope>, how: Result<(), TaskStopped>)
+    where
+        S: Observer<O, E>,
+        E: Send + 'static,
+    {
+        let Self { name, spawned_at, observer } = self;
+        if let Err(payload) = catch(|| observer.ended(how)) {
+            let badge = Badge { name, spawned_at, observer: () };
+            badge.record::<E>(scope, Failure::Panic(payload));
+        }
+        scope.task_ended(S::COUNTED);
+    }
+
+    /// Whether the task's handle has cancelled it.
+    fn is_cancelled<O, E>(&self) -> bool
+    where
+        S: Observer<O, E>,
+    {
+        self.observer.control().is_some_and(|control| control.is_cancelled())
+    }
+
+    pub(super) fn info(&self) -> TaskInfo {
+        TaskInfo { name: self.name.to_name(), spawned_at: self.spawned_at, body: false }
+    }
+}
+
+fn pool_of<E: Send + 'static>(scope: &Arc<Scope>) -> &Shared<E> {
+    scope.pool().expect("a task runs in the scope of its pool")
+}
+
+// ===== async tasks =====
+
+/// A future on its way into a pool.
+pub(super) struct Seed<F, N, S, E> {
+    pub(super) future: F,
+    pub(super) badge: Badge<N, S>,
+    pub(super) error: PhantomData<fn() -> E>,
+}
+
+impl<F, N, S, E> Launch for Seed<F, N, S, E>
+where
+    N: Name,
+    F: Future + Send + 'static,
+    S: Observer<F::Output, E>,
+    E: Send + 'static,
+{
+    fn control(&self) -> Option<Arc<Control>> {
+        self.badge.observer.control()
+    }
+
+    fn info(&self) -> TaskInfo {
+        self.badge.info()
+    }
+
+    fn launch(self, scope: Arc<Scope>, runtime: &Handle) -> JoinHandle<()> {
+        let future = Inside::new(scope, self.future);
+        runtime.spawn(Task { future, badge: Some(self.badge), error: PhantomData })
+    }
+}
+
+/// A future on its way into a pool, and not to another thread.
+pub(super) struct LocalSeed<F, N, S, E>(pub(super) Seed<F, N, S, E>);
+
+impl<F, N, S, E> Launch for LocalSeed<F, N, S, E>
+where
+    N: Name,
+    F: Future + 'static,
+    S: Observer<F::Output, E>,
+    E: Send + 'static,
+{
+    fn control(&self) -> Option<Arc<Control>> {
+        self.0.badge.observer.control()
+    }
+
+    fn info(&self) -> TaskInfo {
+        self.0.badge.info()
+    }
+
+    /// # Panics
+    ///
+    /// Outside of a `LocalSet`.
+    fn launch(self, scope: Arc<Scope>, _: &Handle) -> JoinHandle<()> {
+        let Seed { future, badge, .. } = self.0;
+        task::spawn_local(Task { future: Inside::new(scope, future), badge: Some(badge), error: PhantomData })
+    }
+}
+
+/// A user's future as tokio runs it.
+#[pin_project(PinnedDrop)]
+struct Task<F, N, S, E>
+where
+    N: Name,
+    F: Future + 'static,
+    S: Observer<F::Output, E>,
+    E: Send + 'static,
+{
+    #[pin]
+    future: Inside<F>,
+    /// `None` once the end has been recorded.
+    badge: Option<Badge<N, S>>,
+    error: PhantomData<fn() -> E>,
+}
+
+impl<F, N, S, E> Task<F, N, S, E>
+where
+    N: Name,
+    F: Future,
+    S: Observer<F::Output, E>,
+    E: Send + 'static,
+{
+    /// Drops the future, if it has not ended, and records that.
+    fn cut_off(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if let Some(badge) = this.badge {
+            badge.observer.enter();
+        }
+        let dropped = this.future.as_mut().end();
+        if let (Some(badge), Some(scope)) = (this.badge.take(), this.future.take_scope()) {
+            badge.cut_off(&scope, dropped);
+        }
+    }
+}
+
+impl<F, N, S, E> Future for Task<F, N, S, E>
+where
+    N: Name,
+    F: Future,
+    S: Observer<F::Output, E>,
+    E: Send + 'static,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.badge.as_ref().is_some_and(Badge::is_cancelled) {
+            // Its handle was quicker than the one that spawned it, and the abort is still to come.
+            self.cut_off();
+            return Poll::Ready(());
+        }
+        let mut this = self.project();
+        if let Some(badge) = this.badge {
+            badge.observer.enter();
+        }
+        let Poll::Ready(ended) = this.future.as_mut().poll(cx) else {
+            if let Some(badge) = this.badge {
+                badge.observer.leave();
+            }
+            return Poll::Pending;
+        };
+        if let (Some(badge), Some(scope)) = (this.badge.take(), this.future.take_scope()) {
+            badge.ended(&scope, ended);
+        }
+        Poll::Ready(())
+    }
+}
+
+#[pinned_drop]
+impl<F, N, S, E> PinnedDrop for Task<F, N, S, E>
+where
+    N: Name,
+    F: Future + 'static,
+    S: Observer<F::Output, E>,
+    E: Send + 'static,
+{
+    /// A task that has not ended was aborted, or its runtime is shutting down.
+    fn drop(self: Pin<&mut Self>) {
+        if self.badge.is_none() {
+            return;
+        }
+        if !quiet::is_quiet() {
+            return self.cut_off();
+        }
+        let this = self.project();
+        if let Some(future) = this.future.take_unpolled() {
+            let task: Self = Task { future, badge: this.badge.take(), error: PhantomData };
+            quiet::keep(Box::new(task));
+        }
+    }
+}
+
+// ===== blocking tasks =====
+
+/// A closure on its way into a pool.
+pub(super) struct BlockingSeed<C, N, S, E> {
+    pub(super) closure: C,
+    pub(super) badge: Badge<N, S>,
+    pub(super) error: PhantomData<fn() -> E>,
+}
+
+impl<C, O, N, S, E> Launch for BlockingSeed<C, N, S, E>
+where
+    N: Name,
+    C: FnOnce() -> O + Send + 'static,
+    O: 'static,
+    S: Observer<O, E>,
+    E: Send + 'static,
+{
+    fn control(&self) -> Option<Arc<Control>> {
+        self.badge.observer.control()
+    }
+
+    fn info(&self) -> TaskInfo {
+        self.badge.info()
+    }
+
+    fn launch(self, scope: Arc<Scope>, runtime: &Handle) -> JoinHandle<()> {
+        let task = Blocking { seed: Some(self), scope: Some(scope) };
+        runtime.spawn_blocking(move || task.run())
+    }
+}
+
+/// A user's closure as tokio runs it.
+struct Blocking<C, O, N, S, E>
+where
+    N: Name,
+    C: FnOnce() -> O + 'static,
+    O: 'static,
+    S: Observer<O, E>,
+    E: Send + 'static,
+{
+    /// `None` once it has been called, or dropped.
+    seed: Option<BlockingSeed<C, N, S, E>>,
+    scope: Option<Arc<Scope>>,
+}
+
+impl<C, O, N, S, E> Blocking<C, O, N, S, E>
+where
+    N: Name,
+    C: FnOnce() -> O,
+    S: Observer<O, E>,
+    E: Send + 'static,
+{
+    fn run(mut self) {
+        let Some(BlockingSeed { closure, badge, .. }) = self.seed.take() else { return };
+        // In a scope of its own, so that pools that are opened in it know that an abort does not reach them.
+        let mut inside = Some(Scope::within(self.scope.clone(), Owner::Blocking));
+        let output = catch(|| Scope::enter_with(&mut inside, closure));
+        drop(inside);
+        if let Some(scope) = &self.scope {
+            badge.ended(scope, Ended { output, dropped: None });
+        }
+    }
+}
+
+impl<C, O, N, S, E> Drop for Blocking<C, O, N, S, E>
+where
+    N: Name,
+    C: FnOnce() -> O + 'static,
+    O: 'static,
+    S: Observer<O, E>,
+    E: Send + 'static,
+{
+    /// A closure that was not called was aborted in time, or its runtime is shutting down.
+    fn drop(&mut self) {
+        let Some(seed) = self.seed.take() else { return };
+        if quiet::is_quiet() {
+            return quiet::keep(Box::new(Blocking { seed: Some(seed), scope: self.scope.take() }));
+        }
+        let BlockingSeed { closure, badge, .. } = seed;
+        let dropped = catch(|| Scope::enter_with(&mut self.scope, || drop(closure))).err();
+        if let Some(scope) = &self.scope {
+            badge.cut_off(scope, dropped);
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! How a task is set up before it is spawned, and the one way in which every task is.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::sync::Arc;
+
+use super::Pool;
+use super::builder::shared_str;
+use super::handle::TaskHandle;
+use super::output::{TaskOutput, Uncounted, Unobserved};
+use super::start::Started;
+use super::state::NotLocal;
+use super::task::{Badge, BlockingSeed, LocalSeed, Name, Seed};
+use crate::error::{BoxError, SpawnError, TaskStopped};
+use crate::scope::Place;
+
+/// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::Pool;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let error = Pool::open(async |pool: Pool| {
+///     for part in 0..3 {
+///         pool.build_task().name(format!("part {part}")).spawn(async move {
+///             if part == 1 { Err("checksum differs".into()) } else { Ok(()) }
+///         });
+///     }
+///     Ok(())
+/// })
+/// .await
+/// .unwrap_err();
+/// assert_eq!(error.first().unwrap().task().name(), Some("part 1"));
+/// # }
+/// ```
+#[must_use = "a builder does nothing until one of its spawning methods is called"]
+pub struct TaskBuilder<'a, E = BoxError> {
+    pool: &'a Pool<E>,
+    name: Option<Arc<str>>,
+    place: Place,
+}
+
+impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
+    pub(super) fn new(pool: &'a Pool<E>) -> Self {
+        Self { pool, name: None, place: Place::default() }
+    }
+
+    /// Names the task: in the errors of its pool.
+    ///
+    /// # Examples
+    ///
+    /// See [`TaskBuilder`].
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(shared_str(name.into()));
+        self
+    }
+
+    /// Puts the task at a depth, in the order in which the pool closes: from the highest to the lowest, and each is
+    /// joined, with all that is below it, before the next is touched. The default is 0, to which the body belongs too.
+    ///
+    /// While one depth is being closed, those below it still take tasks. Only a pool that has depth 0 alone, and no grace,
+    /// takes none at all as soon as it closes.
+    ///
+    /// So what others rely on goes deep down: an accept loop at 1, the connections at 0, their storage at -1.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use std::time::Duration;
+    /// use aiodrive::{Pool, cancellation_token};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let ended = Arc::new(Mutex::new(Vec::new()));
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(1)).build();
+    /// for depth in [-1, 1, 0] {
+    ///     let ended = Arc::clone(&ended);
+    ///     pool.build_task().depth(depth).spawn(async move {
+    ///         cancellation_token().cancelled().await;
+    ///         ended.lock().unwrap().push(depth);
+    ///     });
+    /// }
+    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(1)));
+    /// pool.run().await.unwrap();
+    /// assert_eq!(*ended.lock().unwrap(), [1, 0, -1]);
+    /// # }
+    /// ```
+    pub fn depth(mut self, depth: i32) -> Self {
+        self.place.depth = depth;
+        self
+    }
+
+    /// Makes the task a daemon: it does not hold the pool open, and does not count towards its
+    /// [`limit`](crate::PoolBuilder::limit).
+    ///
+    /// When the body and all other tasks have ended, daemons are cancelled: asked to stop, and aborted after the
+    /// [`grace`](crate::PoolBuilder::grace), so that in a pool with a grace a daemon should listen to its
+    /// [`cancellation_token`](crate::cancellation_token()). A daemon's failure is a failure like any other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     pool.build_task().daemon().spawn(async {
+    ///         loop {
+    ///             tokio::time::sleep(Duration::from_secs(1)).await;
+    ///             println!("still working");
+    ///         }
+    ///     });
+    ///     pool.spawn(tokio::time::sleep(Duration::from_secs(3)));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    pub fn daemon(mut self) -> Self {
+        self.place.daemon = true;
+        self
+    }
+
+    /// Spawns the task; see [`Pool::spawn`].
+    ///
+    /// # Examples
+    ///
+    /// See [`TaskBuilder`].
+    #[track_caller]
+    pub fn spawn<F>(self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        drop(self.pool.spawn_as(self.place, self.name, task));
+    }
+
+    /// Spawns the task, or gives its future back; see [`Pool::try_spawn`].
+    ///
+    /// # Errors
+    ///
+    /// With the future, never polled, if the pool is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// pool.cancel();
+    /// assert!(pool.build_task().name("late").try_spawn(async {}).is_err());
+    /// ```
+    #[track_caller]
+    pub fn try_spawn<F>(self, task: F) -> Result<(), SpawnError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.pool.spawn_as(self.place, self.name, task)
+    }
+
+    /// Spawns the task with a handle to its value; see [`Pool::spawn_with_handle`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// let answer = pool.build_task().name("answer").spawn_with_handle(async { Ok(42) });
+    /// pool.run().await.unwrap();
+    /// assert_eq!(answer.await, Ok(42));
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_with_handle<T, F>(self, task: F) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.pool.spawn_with_handle_as(self.place, self.name, task)
+    }
+
+    /// Runs a closure on the runtime's threads for blocking work; see [`Pool::spawn_blocking`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// pool.build_task().name("hash").spawn_blocking(|| assert_eq!(b"abc".len(), 3));
+    /// pool.run().await.unwrap();
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<O, C>(self, task: C)
+    where
+        C: FnOnce() -> O + Send + 'static,
+        O: TaskOutput<E> + 'static,
+    {
+        self.pool.spawn_blocking_as(self.place, self.name, task);
+    }
+
+    /// Spawns a task that cannot leave its thread; see [`Pool::spawn_local`].
+    ///
+    /// # Panics
+    ///
+    /// See [`Pool::spawn_local`].
+    ///
+    /// # Examples
+    ///
+    /// See [`Pool::spawn_local`].
+    #[track_caller]
+    pub fn spawn_local<F>(self, task: F)
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.pool.spawn_local_as(self.place, self.name, task);
+    }
+
+    /// Spawns a task and waits until it is ready; see [`Pool::start`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Pool::start`].
+    ///
+    /// # Cancel safety
+    ///
+    /// See [`Pool::start`].
+    ///
+    /// # Examples
+    ///
+    /// See [`Pool::start`].
+    #[track_caller]
+    pub fn start<V, S, F>(self, task: S) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
+    where
+        V: Send + 'static,
+        S: FnOnce(Started<V>) -> F,
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.pool.start_as(self.place, self.name, task)
+    }
+}
+
+// Every task is spawned by one of these, with a name or without.
+impl<E: Send + 'static> Pool<E> {
+    #[track_caller]
+    pub(super) fn spawn_as<F>(&self, place: Place, name: impl Name, task: F) -> Result<(), SpawnError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        let badge = Badge { name, spawned_at: Location::caller(), observer: Unobserved };
+        match self.shared.admit(place, Seed { future: task, badge, error: PhantomData }) {
+            Ok(()) => Ok(()),
+            Err(seed) => Err(SpawnError(seed.future)),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn spawn_with_handle_as<T, F>(&self, place: Place, name: impl Name, task: F) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (handle, reply) = TaskHandle::new();
+        let badge = Badge { name, spawned_at: Location::caller(), observer: reply };
+        // A refused task is dropped here, and with it what the handle waits for.
+        drop(self.shared.admit(place, Seed { future: task, badge, error: PhantomData }));
+        handle
+    }
+
+    #[track_caller]
+    pub(super) fn spawn_blocking_as<O, C>(&self, place: Place, name: impl Name, task: C)
+    where
+        C: FnOnce() -> O + Send + 'static,
+        O: TaskOutput<E> + 'static,
+    {
+        let badge = Badge { name, spawned_at: Location::caller(), observer: Unobserved };
+        drop(self.shared.admit(place, BlockingSeed { closure: task, badge, error: PhantomData }));
+    }
+
+    #[track_caller]
+    pub(super) fn spawn_local_as<F>(&self, place: Place, name: impl Name, task: F)
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        let slot = Arc::default();
+        let badge = Badge { name, spawned_at: Location::caller(), observer: Uncounted(Arc::clone(&slot)) };
+        let outcome = self.shared.admit_local(place, |turn| {
+            let future = async move {
+                turn.come(slot).await;
+                task.await
+            };
+            LocalSeed(Seed { future, badge, error: PhantomData })
+        });
+        match outcome {
+            Ok(_) => {}
+            Err(NotLocal::Planned) => panic!("`spawn_local` was called on a pool that does not run yet"),
+            Err(NotLocal::Outside) => panic!("`spawn_local` was called outside of a `LocalSet`"),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn start_as<N, V, S, F>(
+        &self,
+        place: Place,
+        name: N,
+        task: S,
+    ) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<N, V, S, F, E>
+    where
+        N: Name,
+        V: Send + 'static,
+        S: FnOnce(Started<V>) -> F,
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        let (started, starting, answer) = Started::new();
+        let badge = Badge { name, spawned_at: Location::caller(), observer: starting };
+        drop(self.shared.admit(place, Seed { future: task(started), badge, error: PhantomData }));
+        async move { answer.await.unwrap_or(Err(TaskStopped::Cancelled)) }
+    }
+}
+
+impl<E> fmt::Debug for TaskBuilder<'_, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskBuilder")
+            .field("name", &self.name)
+            .field("depth", &self.place.depth)
+            .field("daemon", &self.place.daemon)
+            .finish()
+    }
+}

@@ -1,0 +1,172 @@
+//! What a pool tells `tracing`, with the feature of that name; without it, nothing of this costs anything.
+//!
+//! A subscriber is somebody's code: nothing in here is called under a lock.
+
+#[cfg(feature = "tracing")]
+pub(super) use self::on::{Trace, Watch};
+
+#[cfg(not(feature = "tracing"))]
+pub(super) use self::off::{Trace, Watch};
+
+#[cfg(feature = "tracing")]
+mod on {
+    use std::any::{Any, type_name};
+    use std::pin::Pin;
+    use std::sync::{Arc, OnceLock};
+    use std::task::Context;
+    use std::time::Duration;
+
+    use tokio::time::{Instant, Sleep, sleep};
+    use tracing::{Level, Span, debug, error, error_span, event_enabled, warn};
+
+    use crate::closing_reason::ClosingReason;
+    use crate::error::{BoxError, Failure, TaskError, TaskInfo, catch};
+
+    /// The span of a pool that has a name.
+    #[derive(Default)]
+    pub(in crate::pool) struct Trace(OnceLock<Span>);
+
+    impl Trace {
+        /// Records something in the span of the pool, or, without one, in whatever span this is called from. A
+        /// subscriber that panics does not take the pool along.
+        fn record(&self, record: impl FnOnce()) {
+            drop(catch(|| match self.0.get() {
+                Some(span) => span.in_scope(record),
+                None => record(),
+            }));
+        }
+
+        pub(in crate::pool) fn opened(&self, name: Option<&Arc<str>>) {
+            if let Some(name) = name {
+                // At the highest level, so that no filter takes the name away from a warning.
+                let span = catch(|| error_span!(target: "aiodrive", "pool", name = &**name));
+                self.0.get_or_init(|| span.unwrap_or_else(|_| Span::none()));
+            }
+            self.record(|| debug!(target: "aiodrive", "pool opened"));
+        }
+
+        pub(in crate::pool) fn closing(&self, reason: &ClosingReason) {
+            self.record(|| debug!(target: "aiodrive", %reason, "pool closing"));
+        }
+
+        pub(in crate::pool) fn failed<E: 'static>(&self, failure: &TaskError<E>) {
+            self.record(|| {
+                if event_enabled!(target: "aiodrive", Level::ERROR) {
+                    let (task, error) = (failure.task(), text_of(failure.failure()));
+                    let (name, body, spawned_at) = (task.name(), task.is_body(), task.spawned_at());
+                    error!(target: "aiodrive", task = name, body, %spawned_at, error, "task failed");
+                }
+            });
+        }
+
+        pub(in crate::pool) fn handed_over(&self) {
+            self.record(|| debug!(target: "aiodrive", "pool handed over"));
+        }
+
+        pub(in crate::pool) fn abandoned(&self, stuck: &[TaskInfo]) {
+            self.record(|| warn!(target: "aiodrive", tasks = listed(stuck), "pool gave up on tasks"));
+        }
+
+        fn waits(&self, tasks: &[TaskInfo]) {
+            self.record(|| warn!(target: "aiodrive", tasks = listed(tasks), "closing pool still waits for tasks"));
+        }
+    }
+
+    fn text_of<E: 'static>(failure: &Failure<E>) -> String {
+        match failure {
+            Failure::Error(error) => match (error as &dyn Any).downcast_ref::<BoxError>() {
+                Some(error) => {
+                    catch(|| error.to_string()).unwrap_or_else(|panic| format!("its text panicked: {panic}"))
+                }
+                None => format!("an error of the type `{}`", type_name::<E>()),
+            },
+            Failure::Panic(payload) => format!("panicked: {payload}"),
+            Failure::Cancelled => "cut off by its runtime shutting down".to_owned(),
+        }
+    }
+
+    fn listed(tasks: &[TaskInfo]) -> String {
+        tasks.iter().map(TaskInfo::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Warns from time to time while a pool closes.
+    #[derive(Default)]
+    pub(in crate::pool) enum Watch {
+        /// Nothing was waited for yet.
+        #[default]
+        Idle,
+        Ticking(Pin<Box<Sleep>>),
+        /// Nobody listens, or the runtime has no timers.
+        Off,
+    }
+
+    impl Watch {
+        /// Warns if it is time for that; `cx` is woken when it is the next time.
+        pub(in crate::pool) fn poll(
+            &mut self,
+            cx: &mut Context<'_>,
+            every: Duration,
+            trace: &Trace,
+            tasks: impl Fn() -> Vec<TaskInfo>,
+        ) {
+            if matches!(self, Self::Idle) {
+                let heard = event_enabled!(target: "aiodrive", Level::WARN);
+                // In a runtime without timers this panics.
+                let sleep = heard.then(|| catch(|| Box::pin(sleep(every)))).and_then(Result::ok);
+                *self = sleep.map_or(Self::Off, Self::Ticking);
+            }
+            let Self::Ticking(sleep) = self else { return };
+            if sleep.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            trace.waits(&tasks());
+            match Instant::now().checked_add(every) {
+                // Woken at once if that is over already: the others have their turn first.
+                Some(next) => sleep.as_mut().reset(next),
+                None => return *self = Self::Off,
+            }
+            if sleep.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod off {
+    use std::sync::Arc;
+    use std::task::Context;
+    use std::time::Duration;
+
+    use crate::closing_reason::ClosingReason;
+    use crate::error::{TaskError, TaskInfo};
+
+    #[derive(Default)]
+    pub(in crate::pool) struct Trace;
+
+    impl Trace {
+        pub(in crate::pool) fn opened(&self, _: Option<&Arc<str>>) {}
+
+        pub(in crate::pool) fn closing(&self, _: &ClosingReason) {}
+
+        pub(in crate::pool) fn failed<E>(&self, _: &TaskError<E>) {}
+
+        pub(in crate::pool) fn handed_over(&self) {}
+
+        pub(in crate::pool) fn abandoned(&self, _: &[TaskInfo]) {}
+    }
+
+    #[derive(Default)]
+    pub(in crate::pool) struct Watch;
+
+    impl Watch {
+        pub(in crate::pool) fn poll(
+            &mut self,
+            _: &mut Context<'_>,
+            _: Duration,
+            _: &Trace,
+            _: impl Fn() -> Vec<TaskInfo>,
+        ) {
+        }
+    }
+}

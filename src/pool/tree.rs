@@ -1,0 +1,417 @@
+//! Who is alive, and below whom.
+//!
+//! A pool knows its own tasks; a scope knows what began in it, and in which task. The tree is put together from both
+//! when somebody asks. One pool is looked at after the other, each under its lock for a moment, so that a tree of a
+//! busy pool is no single point in time.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+use tokio::task;
+
+use crate::closing_reason::ClosingReason;
+use crate::error::TaskInfo;
+use crate::node_state::NodeState;
+use crate::scope::{Call, Census, Child, ChildOwner, Place, PoolState, Resident, Scope};
+
+/// Who was alive below a pool at one moment, and where each was spawned; made by [`Pool::tree`](crate::Pool::tree).
+///
+/// Its `Display` draws it, a line each:
+///
+/// ```text
+/// web (running, 3 tasks)
+/// ├── accept  src/main.rs:31:14
+/// ├── conn 7  src/main.rs:52:18
+/// │   └── <pool> (closing, 1 task)
+/// │       └── read  src/conn.rs:20:9
+/// └── metrics  src/main.rs:60:10  daemon
+/// ```
+///
+/// `{:#}` adds why a pool closes. The same can be had as data: the tree is a list of nodes, each before those below it.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{NodeKind, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// Pool::builder().name("web").open(async |pool: Pool| {
+///     pool.build_task().name("accept").spawn(async {});
+///     let tree = pool.tree();
+///     assert!(tree.to_string().starts_with("web (running, 1 task)\n└── accept  "));
+///
+///     let names: Vec<_> = tree.nodes().filter(|node| node.kind() == NodeKind::Task).map(|node| node.name()).collect();
+///     assert_eq!(names, [Some("accept")]);
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PoolTree {
+    /// Each before those below it.
+    nodes: Vec<Node>,
+}
+
+/// One pool, task or function in a [`PoolTree`].
+#[derive(Clone, Copy)]
+pub struct TreeNode<'a> {
+    tree: &'a PoolTree,
+    index: usize,
+}
+
+/// What a [`TreeNode`] is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum NodeKind {
+    /// A pool.
+    Pool,
+    /// A task of the pool above it.
+    Task,
+    /// A call of a function that runs tasks of its own: `race`, `try_all`, `wait_all`, `shield`, or the handler of
+    /// `with_exit`.
+    Function,
+}
+
+#[derive(Clone)]
+struct Node {
+    level: usize,
+    kind: NodeKind,
+    name: Option<Arc<str>>,
+    location: Option<&'static Location<'static>>,
+    state: NodeState,
+    reason: Option<ClosingReason>,
+    tasks: usize,
+    place: Place,
+    handed_over: bool,
+    asked: bool,
+}
+
+impl PoolTree {
+    /// The tree below `top`, in which `asked` is marked.
+    pub(super) fn new(top: Arc<dyn PoolState>, asked: &Arc<dyn PoolState>) -> Self {
+        let mut nodes = Vec::new();
+        walk(vec![Part::Pool(top)], |level, seen| {
+            let node = match seen {
+                Seen::Pool(pool, census) => Node::of_pool(census, Arc::ptr_eq(pool, asked)),
+                Seen::Task(task, pool) => Node::of_task(task, pool),
+                Seen::Call(call) => Node::of_call(call),
+            };
+            nodes.push(Node { level, ..node });
+        });
+        Self { nodes }
+    }
+
+    /// The pool at the top.
+    #[must_use]
+    pub fn root(&self) -> TreeNode<'_> {
+        self.node(0)
+    }
+
+    /// The pool that was asked for the tree: the [`root`](Self::root), unless that was
+    /// [`root_tree`](crate::Pool::root_tree).
+    #[must_use]
+    pub fn asked(&self) -> TreeNode<'_> {
+        self.nodes().find(|node| node.get().asked).unwrap_or_else(|| self.root())
+    }
+
+    /// Everything in the tree, each before what is below it. The tasks of a pool are in the order in which they close, and
+    /// those of one depth in the order in which they were spawned; daemons and queued tasks come after the others.
+    pub fn nodes(&self) -> impl Iterator<Item = TreeNode<'_>> {
+        (0..self.nodes.len()).map(|index| self.node(index))
+    }
+
+    fn node(&self, index: usize) -> TreeNode<'_> {
+        TreeNode { tree: self, index }
+    }
+
+    /// For each node, whether another follows at its level below the same node.
+    fn followed(&self) -> Vec<bool> {
+        let mut open: Vec<bool> = Vec::new();
+        let mut followed: Vec<_> = self
+            .nodes
+            .iter()
+            .rev()
+            .map(|node| {
+                open.resize(node.level + 1, false);
+                std::mem::replace(&mut open[node.level], true)
+            })
+            .collect();
+        followed.reverse();
+        followed
+    }
+}
+
+impl<'a> TreeNode<'a> {
+    fn get(&self) -> &'a Node {
+        &self.tree.nodes[self.index]
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> NodeKind {
+        self.get().kind
+    }
+
+    /// The name that the pool or the task was given; that of the function.
+    #[must_use]
+    pub fn name(&self) -> Option<&'a str> {
+        self.get().name.as_deref()
+    }
+
+    /// Where the task was spawned, or the function called; `None` for a pool.
+    #[must_use]
+    pub fn spawned_at(&self) -> Option<&'static Location<'static>> {
+        self.get().location
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn state(&self) -> NodeState {
+        self.get().state
+    }
+
+    /// Why the pool closes, if it does.
+    #[must_use]
+    pub fn closing_reason(&self) -> Option<&'a ClosingReason> {
+        self.get().reason.as_ref()
+    }
+
+    /// How many tasks the pool or the function has that have not ended; those below them are not counted.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.get().tasks
+    }
+
+    /// The [depth](crate::TaskBuilder::depth) of the task in its pool.
+    #[must_use]
+    pub fn depth(&self) -> i32 {
+        self.get().place.depth
+    }
+
+    /// Whether the task is a [daemon](crate::TaskBuilder::daemon).
+    #[must_use]
+    pub fn is_daemon(&self) -> bool {
+        self.get().place.daemon
+    }
+
+    /// Whether the future of the pool or function was dropped, and its end is seen to by the runtime. If the task that it
+    /// began in is gone, it is found directly below the pool that waits for it.
+    #[must_use]
+    pub fn is_handed_over(&self) -> bool {
+        self.get().handed_over
+    }
+
+    /// How far it is below the root, which is at 0.
+    #[must_use]
+    pub fn level(&self) -> usize {
+        self.get().level
+    }
+
+    /// What is directly below it.
+    pub fn children(&self) -> impl Iterator<Item = TreeNode<'a>> + use<'a> {
+        let (tree, level) = (self.tree, self.level());
+        let below = (self.index + 1..tree.nodes.len()).map(|index| tree.node(index));
+        below.take_while(move |node| node.level() > level).filter(move |node| node.level() == level + 1)
+    }
+}
+
+impl Node {
+    fn of_pool(census: &Census, asked: bool) -> Self {
+        Self {
+            level: 0,
+            kind: NodeKind::Pool,
+            name: census.name.clone(),
+            location: None,
+            state: census.state,
+            reason: census.reason.clone(),
+            tasks: census.tasks.len(),
+            place: Place::default(),
+            handed_over: census.handed_over,
+            asked,
+        }
+    }
+
+    fn of_task(task: &Resident, pool: NodeState) -> Self {
+        let state = match (task.id, pool) {
+            (Some(_), _) => NodeState::Running,
+            (None, NodeState::Planned) => NodeState::Planned,
+            (None, _) => NodeState::Queued,
+        };
+        Self {
+            level: 0,
+            kind: NodeKind::Task,
+            name: task.info.name.clone(),
+            location: Some(task.info.spawned_at),
+            state,
+            reason: None,
+            tasks: 0,
+            place: task.place,
+            handed_over: false,
+            asked: false,
+        }
+    }
+
+    fn of_call(call: &Call) -> Self {
+        let handed_over = call.is_handed_over();
+        Self {
+            level: 0,
+            kind: NodeKind::Function,
+            name: Some(Arc::from(call.function)),
+            location: Some(call.called_at),
+            state: if handed_over { NodeState::Closing } else { NodeState::Running },
+            reason: None,
+            tasks: call.alive(),
+            place: Place::default(),
+            handed_over,
+            asked: false,
+        }
+    }
+}
+
+impl fmt::Display for PoolTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let followed = self.followed();
+        // Whether a line runs on beside what is drawn, at each level above it.
+        let mut lines: Vec<bool> = Vec::new();
+        for (node, followed) in self.nodes().zip(followed) {
+            lines.truncate(node.level().saturating_sub(1));
+            if node.level() > 0 {
+                lines.iter().try_for_each(|line| f.write_str(if *line { "│   " } else { "    " }))?;
+                f.write_str(if followed { "├── " } else { "└── " })?;
+                lines.push(followed);
+            }
+            fmt::Display::fmt(&node, f)?;
+            if node.index + 1 < self.nodes.len() {
+                f.write_str("\n")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Its line in the drawing.
+impl fmt::Display for TreeNode<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = self.get();
+        match (node.kind, self.name()) {
+            (NodeKind::Function, name) => write!(f, "<{}>", name.unwrap_or_default())?,
+            (_, Some(name)) => f.write_str(name)?,
+            (NodeKind::Pool, None) => f.write_str("<pool>")?,
+            (NodeKind::Task, None) => f.write_str("<task>")?,
+        }
+        if node.kind != NodeKind::Task {
+            write!(f, " ({}", node.state)?;
+            if let (Some(reason), true) = (&node.reason, f.alternate()) {
+                write!(f, ": {reason}")?;
+            }
+            write!(f, ", {} task{}", node.tasks, if node.tasks == 1 { "" } else { "s" })?;
+            f.write_str(if node.handed_over { ", handed over)" } else { ")" })?;
+        }
+        if let Some(location) = node.location {
+            write!(f, "  {location}")?;
+        }
+        if node.place.depth != 0 {
+            write!(f, "  depth {}", node.place.depth)?;
+        }
+        f.write_str(if node.place.daemon { "  daemon" } else { "" })?;
+        f.write_str(if node.state == NodeState::Queued { "  queued" } else { "" })?;
+        f.write_str(if node.asked && node.level > 0 { "  ← asked" } else { "" })
+    }
+}
+
+impl fmt::Debug for PoolTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.nodes()).finish()
+    }
+}
+
+impl fmt::Debug for TreeNode<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {self:#}", self.level())
+    }
+}
+
+// ===== how it is put together =====
+
+/// The tasks that are alive in what `census` has found, each followed by those below it.
+pub(super) fn tasks_of(census: Census) -> Vec<TaskInfo> {
+    let mut tasks = Vec::new();
+    walk(parts_of(census), |_, seen| match seen {
+        Seen::Pool(..) => {}
+        Seen::Task(task, _) => tasks.push(task.info.clone()),
+        Seen::Call(call) => tasks.extend(std::iter::repeat_n(TaskInfo::unnamed(call.called_at), call.alive())),
+    });
+    tasks
+}
+
+/// Something that can be seen. No lock is held while one is, nor while it is dropped.
+enum Part {
+    Pool(Arc<dyn PoolState>),
+    /// With how its pool stands, and what is below it.
+    Task(Resident, NodeState, Vec<Part>),
+    Call(Arc<Scope>),
+}
+
+/// The same, while it is visited.
+enum Seen<'a> {
+    Pool(&'a Arc<dyn PoolState>, &'a Census),
+    Task(&'a Resident, NodeState),
+    Call(&'a Call),
+}
+
+/// Visits all parts and what is below them, each before those below it, with its level. Not by recursion, since a tree
+/// can be as deep as there is memory for.
+fn walk(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
+    let mut stack: Vec<_> = parts.into_iter().rev().map(|part| (0, part)).collect();
+    while let Some((level, part)) = stack.pop() {
+        let below = match part {
+            Part::Pool(pool) => {
+                let census = pool.census();
+                if level > 0 && census.is_over() {
+                    continue;
+                }
+                visit(level, Seen::Pool(&pool, &census));
+                parts_of(census)
+            }
+            Part::Task(task, pool, below) => {
+                visit(level, Seen::Task(&task, pool));
+                below
+            }
+            Part::Call(scope) => {
+                if let Some(call) = scope.call() {
+                    visit(level, Seen::Call(call));
+                }
+                scope.children().iter().filter_map(part_of).collect()
+            }
+        };
+        stack.extend(below.into_iter().rev().map(|part| (level + 1, part)));
+    }
+}
+
+/// The tasks of a pool, each with what began in it; then what began in none of them that is alive.
+fn parts_of(census: Census) -> Vec<Part> {
+    let mut below: HashMap<task::Id, Vec<Part>> =
+        census.tasks.iter().filter_map(|task| task.id).map(|id| (id, Vec::new())).collect();
+    let mut others = Vec::new();
+    for child in census.scopes.iter().flat_map(|scope| scope.children()) {
+        let home = child.task.and_then(|id| below.get_mut(&id)).unwrap_or(&mut others);
+        home.extend(part_of(&child));
+    }
+    let state = census.state;
+    let take = |task: Resident| {
+        let below = task.id.and_then(|id| below.remove(&id)).unwrap_or_default();
+        Part::Task(task, state, below)
+    };
+    census.tasks.into_iter().map(take).chain(others).collect()
+}
+
+fn part_of(child: &Child) -> Option<Part> {
+    match &child.owner {
+        ChildOwner::Pool(pool) => pool.upgrade().map(Part::Pool),
+        ChildOwner::Call(scope) => scope.upgrade().map(Part::Call),
+    }
+}

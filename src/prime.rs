@@ -1,0 +1,100 @@
+//! A future that has begun before it is awaited.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use tokio::task::coop::unconstrained;
+
+/// Polls a future once, now, and gives it back to be awaited later.
+///
+/// What the future does up to its first `.await` that has to wait has happened when `prime` returns: a request is sent,
+/// a place in a queue is taken. After that nothing goes on until it is awaited, and no wake-up is lost: the first poll
+/// of the returned [`Primed`] polls the future again. It has not spent any of the task's coop budget, so that many
+/// futures can be primed in a row.
+///
+/// Unlike with [`tokio::spawn`], the future stays in its caller and can borrow from it.
+///
+/// # Panics
+///
+/// With the panic of the future's first poll. An `Err` is a value, and comes when it is awaited.
+///
+/// # Cancel safety
+///
+/// Dropping the returned [`Primed`] drops the future, in the middle of what it has begun.
+///
+/// # Examples
+///
+/// ```
+/// use std::cell::Cell;
+/// use aiodrive::prime;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let begun = Cell::new(false);
+/// let work = prime(async {
+///     begun.set(true);
+///     tokio::task::yield_now().await;
+///     42
+/// });
+/// assert!(begun.get());
+/// assert_eq!(work.await, 42);
+/// # }
+/// ```
+pub fn prime<F: Future>(future: F) -> Primed<F> {
+    let mut future = Box::pin(future);
+    let first = Pin::new(&mut unconstrained(future.as_mut())).poll(&mut Context::from_waker(Waker::noop()));
+    let state = match first {
+        Poll::Ready(output) => State::Ready(output),
+        Poll::Pending => State::Pending(future),
+    };
+    Primed { state }
+}
+
+/// The future of [`prime`].
+#[must_use = "only the first poll of the future has been made"]
+pub struct Primed<F: Future> {
+    state: State<F>,
+}
+
+enum State<F: Future> {
+    /// It was ready at once, and its output waits here.
+    Ready(F::Output),
+    Pending(Pin<Box<F>>),
+    /// Its output has been yielded.
+    Done,
+}
+
+impl<F: Future> Unpin for Primed<F> {}
+
+impl<F: Future> Future for Primed<F> {
+    type Output = F::Output;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if let State::Pending(future) = &mut self.state {
+            let polled = future.as_mut().poll(cx);
+            if polled.is_ready() {
+                self.state = State::Done;
+            }
+            return polled;
+        }
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Ready(output) => Poll::Ready(output),
+            _ => panic!("a `Primed` was polled after it was ready"),
+        }
+    }
+}
+
+impl<F: Future> fmt::Debug for Primed<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Ready(_) => "ready",
+            State::Pending(_) => "pending",
+            State::Done => "done",
+        };
+        f.debug_struct("Primed").field("state", &state).finish()
+    }
+}

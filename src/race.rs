@@ -1,0 +1,212 @@
+//! The first of several futures to finish.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use crate::error::{Failure, PanicPayload};
+use crate::group::Group;
+use crate::slots::for_tuples;
+
+/// Runs futures at the same time, as tasks, and yields the index and the output of the first to finish.
+///
+/// The others are aborted, and `race` is ready only when they have ended, with everything below them. To finish is to
+/// return, with whatever output: an `Err` wins as an `Ok` does.
+///
+/// The futures are spawned when `race` is called, on the runtime that it is called from. They come as a `Vec`, an array
+/// or a tuple of up to eight, all with the same output type.
+///
+/// Unlike [`tokio::select!`](https://docs.rs/tokio/latest/tokio/macro.select.html), it runs its branches as tasks of their own, which may use several processors, and waits
+/// for those that it has cut off. Unlike `JoinSet::join_next`, it leaves nothing behind.
+///
+/// # Fairness
+///
+/// Of the futures that have finished by the time `race` is polled, the one with the lowest index wins.
+///
+/// # Panics
+///
+/// - If there is no future to wait for.
+/// - Outside of a tokio runtime.
+/// - When polled, with the panic of the winner, after the others have ended. The panic of another future is a
+///   [cleanup failure](crate::PoolError::cleanup_failures) of the enclosing pool.
+/// - When polled, if the runtime of the futures has shut down before one could finish.
+///
+/// # Cancel safety
+///
+/// Cancel safe if the futures are. Dropping the returned future aborts all of them; the enclosing pool waits for their
+/// end.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::race;
+/// use tokio::time::sleep;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// async fn mirror(answer: &'static str, latency: u64) -> &'static str {
+///     sleep(Duration::from_millis(latency)).await;
+///     answer
+/// }
+///
+/// let (index, answer) = race([mirror("far", 80), mirror("near", 5)]).await;
+/// assert_eq!((index, answer), (1, "near"));
+/// # }
+/// ```
+///
+/// Nothing can win a race without participants:
+///
+/// ```should_panic
+/// let nobody: Vec<std::future::Ready<()>> = Vec::new();
+/// let _ = aiodrive::race(nobody);
+/// ```
+#[track_caller]
+pub fn race<S: Race>(futures: S) -> RaceFuture<S::Output> {
+    let mut group = Group::new("race", None, |item: Result<_, PanicPayload>| item.err().map(Failure::Panic));
+    let count = futures.spawn(&mut group);
+    assert!(count > 0, "`race` was called without a future to wait for");
+    RaceFuture { group, decided: false }
+}
+
+/// What [`race`] accepts: a `Vec`, an array or a tuple of up to eight futures with one output type.
+///
+/// This trait is sealed.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::future::{pending, ready};
+///
+/// assert_eq!(aiodrive::race((pending(), ready(3))).await, (1, 3));
+/// assert_eq!(aiodrive::race(vec![ready("a")]).await, (0, "a"));
+/// # }
+/// ```
+pub trait Race: sealed::Sealed<Self::Output> {
+    /// What each of the futures yields.
+    type Output: Send + 'static;
+}
+
+mod sealed {
+    use crate::error::PanicPayload;
+    use crate::group::Group;
+
+    pub trait Sealed<T: Send + 'static> {
+        /// Says how many there were.
+        fn spawn(self, group: &mut Group<Result<T, PanicPayload>>) -> usize;
+    }
+}
+
+fn spawn_each<F>(futures: impl IntoIterator<Item = F>, group: &mut Group<Result<F::Output, PanicPayload>>) -> usize
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    futures.into_iter().map(|future| group.spawn(future, |output| output)).count()
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Race for Vec<F> {
+    type Output = F::Output;
+}
+
+impl<F: Future<Output: Send> + Send + 'static> sealed::Sealed<F::Output> for Vec<F> {
+    fn spawn(self, group: &mut Group<Result<F::Output, PanicPayload>>) -> usize {
+        spawn_each(self, group)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static, const N: usize> Race for [F; N] {
+    type Output = F::Output;
+}
+
+impl<F: Future<Output: Send> + Send + 'static, const N: usize> sealed::Sealed<F::Output> for [F; N] {
+    fn spawn(self, group: &mut Group<Result<F::Output, PanicPayload>>) -> usize {
+        spawn_each(self, group)
+    }
+}
+
+macro_rules! race_tuple {
+    ($($F:ident $n:tt),+) => {
+        impl<T: Send + 'static, $($F: Future<Output = T> + Send + 'static),+> Race for ($($F,)+) {
+            type Output = T;
+        }
+
+        impl<T: Send + 'static, $($F: Future<Output = T> + Send + 'static),+> sealed::Sealed<T> for ($($F,)+) {
+            fn spawn(self, group: &mut Group<Result<T, PanicPayload>>) -> usize {
+                $(group.spawn(self.$n, |output| output);)+
+                [$($n),+].len()
+            }
+        }
+    };
+}
+
+for_tuples!(race_tuple);
+
+/// The future of [`race`].
+#[must_use = "the futures are aborted when this is dropped"]
+pub struct RaceFuture<T: Send + 'static> {
+    /// Keeps the winner as its only item that has ended.
+    group: Group<Result<T, PanicPayload>>,
+    /// There is a winner, and the others have been told to end.
+    decided: bool,
+}
+
+impl<T: Send + 'static> RaceFuture<T> {
+    /// Ready when all branches have ended; the losers are aborted as soon as there is a winner and nothing better.
+    fn poll_branches(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self.group.poll_next(cx) {
+                Poll::Ready(Some(Ok(_))) => self.keep_the_winner(),
+                Poll::Ready(Some(Err(failure @ Failure::Panic(_)))) => self.group.report(failure),
+                Poll::Ready(Some(Err(_))) => {}
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => {
+                    if self.group.has_ended() && !self.decided {
+                        self.decided = true;
+                        self.group.abort();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Compares a branch that has finished with the winner so far: the lower index wins, until it is decided. A loser's
+    /// output is dropped, and its panic reported.
+    fn keep_the_winner(&mut self) {
+        let mut finished = self.group.take_ended();
+        if !self.decided {
+            finished.sort_by_key(|(index, _)| *index);
+        }
+        let losers = finished.split_off(1);
+        for (index, output) in finished {
+            self.group.put_ended(index, output);
+        }
+        for (_, output) in losers {
+            self.group.orphan(output);
+        }
+    }
+}
+
+impl<T: Send + 'static> Unpin for RaceFuture<T> {}
+
+impl<T: Send + 'static> Future for RaceFuture<T> {
+    type Output = (usize, T);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        ready!(self.poll_branches(cx));
+        ready!(self.group.poll_settled(cx));
+        match self.group.take_ended().pop() {
+            Some((index, Ok(output))) => Poll::Ready((index, output)),
+            Some((_, Err(payload))) => payload.resume(),
+            None => panic!("no future of a `race` could finish, or it was polled after it was ready"),
+        }
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for RaceFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RaceFuture").field("decided", &self.decided).finish()
+    }
+}

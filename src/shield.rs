@@ -1,0 +1,183 @@
+//! Work that is finished even if nobody waits for it any more.
+
+use std::fmt;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::error::{Failure, PanicPayload, TaskError, TaskInfo};
+use crate::inside::{Ended, Inside};
+use crate::scope::{Call, Owner, Scope};
+
+/// Runs a future as a task that is finished even if the caller is cancelled.
+///
+/// Dropping the returned [`Shield`], because the task that awaits it was aborted or ran into a timeout, does not stop
+/// the future: it runs to its end, and the enclosing pool waits for it. Use it for what must not be cut in half, such
+/// as the commit of a transaction, and keep it short: a pool that closes cannot cut it either.
+///
+/// The future is spawned when `shield` is called, on the runtime that it is called from.
+///
+/// Unlike a bare [`tokio::spawn`], a pool knows about it: nothing outlives the pool, and a panic that finds nobody
+/// waiting is one of its [cleanup failures](crate::PoolError::cleanup_failures). A *value* that finds nobody waiting is
+/// dropped, an `Err` as well: what must not be lost when the caller is gone belongs into a pool task.
+///
+/// # Panics
+///
+/// - Outside of a tokio runtime.
+/// - When polled, with the panic of the future.
+/// - When polled, if the runtime of the future has shut down before it could finish.
+///
+/// # Cancel safety
+///
+/// Awaiting the returned [`Shield`] by reference is cancel safe, and dropping it leaves the future running: that is
+/// what it is for.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::{LatchEvent, Pool, shield, timeout};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// let committed = LatchEvent::new();
+/// let commit = committed.clone();
+///
+/// Pool::open(async |_: Pool| {
+///     let work = shield(async move {
+///         tokio::time::sleep(Duration::from_secs(1)).await;
+///         commit.set();
+///     });
+///     drop(work); // nobody waits for it any more …
+///     Ok(())
+/// })
+/// .await?;
+/// assert!(committed.is_set()); // … but the pool did
+/// # Ok(())
+/// # }
+/// ```
+#[track_caller]
+pub fn shield<F>(future: F) -> Shield<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let Ok(runtime) = Handle::try_current() else { panic!("`shield` was called outside of a tokio runtime") };
+    let called_at = Location::caller();
+    let scope = Scope::enter(Owner::Shielding(Call::new("shield", called_at)));
+    Shield::spawn(&runtime, scope, called_at, future, |_| None)
+}
+
+/// The future of [`shield`]: the output of the shielded work.
+#[must_use = "the work goes on when this is dropped, but its output is lost"]
+pub struct Shield<T> {
+    output: oneshot::Receiver<Ended<T>>,
+    orphaned: Orphaned<T>,
+    /// Not held: the work waits for nobody, and nobody but the work is to be waited for.
+    enclosing: Weak<Scope>,
+}
+
+/// What a task has to report whose output nobody has taken.
+struct Orphaned<T> {
+    spawned_at: &'static Location<'static>,
+    failure_of: fn(T) -> Option<Failure>,
+}
+
+impl<T> Clone for Orphaned<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Orphaned<T> {}
+
+impl<T> Orphaned<T> {
+    fn report(self, scope: &Scope, ended: Ended<T>) {
+        let failure = match ended.output {
+            Ok(output) => (self.failure_of)(output),
+            Err(payload) => Some(Failure::Panic(payload)),
+        };
+        for failure in failure.into_iter().chain(ended.dropped.map(Failure::Panic)) {
+            scope.report(TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
+        }
+    }
+}
+
+impl<T: Send + 'static> Shield<T> {
+    /// Spawns a future in a scope of its own, which it holds until its output has been taken or reported.
+    pub(crate) fn spawn<F>(
+        runtime: &Handle,
+        scope: Arc<Scope>,
+        spawned_at: &'static Location<'static>,
+        future: F,
+        failure_of: fn(T) -> Option<Failure>,
+    ) -> Self
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (sender, output) = oneshot::channel();
+        let orphaned = Orphaned { spawned_at, failure_of };
+        let enclosing = scope.parent().map(Arc::downgrade).unwrap_or_default();
+        let shown = scope.parent().map(|_| Arc::clone(&scope));
+        let work = async move {
+            let ended = Inside::new(Arc::clone(&scope), future).await;
+            if let Err(ended) = sender.send(ended) {
+                orphaned.report(&scope, ended);
+            }
+        };
+        let task = runtime.spawn(work).abort_handle();
+        if let Some(call) = shown.as_ref().and_then(|scope| scope.call()) {
+            call.spawned(task);
+        }
+        Self { output, orphaned, enclosing }
+    }
+
+    /// What the work has come to; `None` if its runtime has shut down.
+    pub(crate) async fn ended(mut self) -> Option<Result<T, PanicPayload>> {
+        let ended = (&mut self.output).await.ok()?;
+        Some(self.unwrap_ended(ended))
+    }
+
+    /// The output; a panic of the destructor goes to the enclosing pool.
+    fn unwrap_ended(&self, ended: Ended<T>) -> Result<T, PanicPayload> {
+        if let (Some(payload), Some(scope)) = (ended.dropped, self.enclosing.upgrade()) {
+            scope.report(TaskError::new(TaskInfo::unnamed(self.orphaned.spawned_at), Failure::Panic(payload)));
+        }
+        ended.output
+    }
+}
+
+impl<T: Send + 'static> Future for Shield<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match ready!(Pin::new(&mut self.output).poll(cx)) {
+            Ok(ended) => match self.unwrap_ended(ended) {
+                Ok(output) => Poll::Ready(output),
+                Err(payload) => payload.resume(),
+            },
+            Err(_) => {
+                panic!("the runtime of shielded work has shut down, or its `Shield` was polled after it was ready")
+            }
+        }
+    }
+}
+
+impl<T> Drop for Shield<T> {
+    /// The output may have been sent without having been taken.
+    fn drop(&mut self) {
+        self.output.close();
+        if let (Ok(ended), Some(scope)) = (self.output.try_recv(), self.enclosing.upgrade()) {
+            self.orphaned.report(&scope, ended);
+        }
+    }
+}
+
+impl<T> fmt::Debug for Shield<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shield").field("is_finished", &!self.output.is_empty()).finish()
+    }
+}

@@ -1,0 +1,72 @@
+//! What the outside world says to a service that is to stop.
+
+/// Ready when the process is asked to stop: by SIGINT or SIGTERM, or by Ctrl-C or Ctrl-Break on Windows.
+///
+/// It listens from its first poll on; a signal that came before did what it does to a process that does not listen.
+/// From then on the process is not ended by these signals any more, also not when the future has been dropped: that is
+/// how tokio has it. So call it a second time to learn of a second signal. To listen from now on, [`prime`](crate::prime())
+/// it.
+///
+/// # Panics
+///
+/// - When polled outside of a tokio runtime, or in one without the I/O driver.
+/// - If the operating system does not let it listen.
+///
+/// # Cancel safety
+///
+/// This function is cancel safe, but a signal that comes while nobody waits is lost.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use aiodrive::{Pool, PoolError, shutdown_signal};
+///
+/// # async fn serve() -> Result<(), aiodrive::BoxError> { Ok(()) }
+/// #[tokio::main]
+/// async fn main() -> Result<(), PoolError> {
+///     let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
+///     pool.cancel_on(shutdown_signal());
+///     pool.spawn(serve());
+///     pool.run().await
+/// }
+/// ```
+pub async fn shutdown_signal() {
+    imp::shutdown_signal().await.expect("the operating system lets a process listen to its signals");
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::future::poll_fn;
+    use std::io;
+    use std::task::Poll;
+
+    use tokio::signal::unix::{SignalKind, signal};
+
+    pub(super) async fn shutdown_signal() -> io::Result<()> {
+        let mut signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+        poll_fn(|cx| {
+            let came = signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
+            if came { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+}
+
+#[cfg(windows)]
+mod imp {
+    use std::future::poll_fn;
+    use std::io;
+    use std::task::Poll;
+
+    use tokio::signal::windows::{ctrl_break, ctrl_c};
+
+    pub(super) async fn shutdown_signal() -> io::Result<()> {
+        let (mut ctrl_c, mut ctrl_break) = (ctrl_c()?, ctrl_break()?);
+        poll_fn(|cx| {
+            let came = ctrl_c.poll_recv(cx).is_ready() || ctrl_break.poll_recv(cx).is_ready();
+            if came { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+}

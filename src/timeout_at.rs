@@ -1,0 +1,43 @@
+//! A point in time by which a future must be ready.
+
+use std::panic::Location;
+
+use tokio::time::Instant;
+use tokio::time::error::Elapsed;
+
+use crate::timeout::cut_off_at;
+
+/// Runs a future until `deadline` at most, and returns when what it cut off has ended.
+///
+/// Like [`timeout`](crate::timeout()) in everything else. A deadline that has passed is one of now.
+///
+/// # Errors
+///
+/// See [`timeout`](crate::timeout()).
+///
+/// # Panics
+///
+/// See [`timeout`](crate::timeout()).
+///
+/// # Cancel safety
+///
+/// See [`timeout`](crate::timeout()).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let deadline = Instant::now() + Duration::from_secs(1);
+/// assert_eq!(aiodrive::timeout_at(deadline, async { "in time" }).await, Ok("in time"));
+/// assert!(aiodrive::timeout_at(deadline, std::future::pending::<()>()).await.is_err());
+/// assert_eq!(Instant::now(), deadline);
+/// # }
+/// ```
+#[track_caller]
+pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    cut_off_at(Some(deadline), future, Location::caller())
+}

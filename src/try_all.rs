@@ -1,0 +1,302 @@
+//! All of several futures, or the errors.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use crate::closing_reason::ClosingReason;
+use crate::error::{BoxError, Failure, PoolError, Report, TaskError, TaskInfo};
+use crate::group::Group;
+use crate::scope::Cleanup;
+use crate::slots::{Choice, Slots, for_tuples};
+
+/// Runs futures at the same time, as tasks, and yields their values, in order, or every error.
+///
+/// At the first error or panic the others are aborted. `try_all` is ready only when all have ended, with everything
+/// below them.
+///
+/// The futures are spawned when `try_all` is called, on the runtime that it is called from. They come as a `Vec`, an
+/// array or a tuple of up to eight; the values of a tuple may differ in type, the errors may not.
+///
+/// Unlike [`tokio::try_join!`](https://docs.rs/tokio/latest/tokio/macro.try_join.html), it runs its branches as tasks of their own, which may use several processors, waits for
+/// those that it has cut off, and returns the panics and all the errors instead of the first.
+///
+/// # Errors
+///
+/// With all failures in order of occurrence, the one that ended it first.
+///
+/// # Panics
+///
+/// Outside of a tokio runtime, unless there is no future to run.
+///
+/// # Cancel safety
+///
+/// Cancel safe if the futures are. Dropping the returned future aborts all of them; the enclosing pool waits for their
+/// end, and reports what failed meanwhile.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{BoxError, try_all};
+///
+/// async fn user() -> Result<&'static str, BoxError> {
+///     Ok("Ada")
+/// }
+/// async fn page() -> Result<u32, BoxError> {
+///     Ok(7)
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// let (user, page) = try_all((user(), page())).await?;
+/// assert_eq!((user, page), ("Ada", 7));
+/// # Ok(())
+/// # }
+/// ```
+#[track_caller]
+pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Slots, <S::Slots as Slots>::Item, S::Output, S::Error> {
+    let cleanup = Cleanup::new();
+    let orphaned = |item: Result<_, Failure<S::Error>>| item.err().map(Failure::boxed);
+    let mut group = Group::new("try_all", Some(cleanup.clone()), orphaned);
+    let slots = futures.spawn(&mut group);
+    TryAllFuture { group, slots: Some(slots), finish: S::finish, failed: false, cleanup }
+}
+
+/// What [`try_all`] accepts: a `Vec`, an array or a tuple of up to eight futures of a `Result` with one error type.
+///
+/// This trait is sealed.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use aiodrive::{BoxError, try_all};
+///
+/// let squares = (0..3).map(|n| async move { Ok::<_, BoxError>(n * n) });
+/// assert_eq!(try_all(squares.collect::<Vec<_>>()).await.unwrap(), [0, 1, 4]);
+/// # }
+/// ```
+pub trait TryAll: sealed::Sealed<Self::Slots, Self::Output, Self::Error> {
+    /// The values, in the shape of the futures.
+    type Output;
+    /// The error of each of the futures.
+    type Error: Into<BoxError> + Send + 'static;
+    #[doc(hidden)]
+    type Slots: Slots;
+}
+
+mod sealed {
+    use crate::error::Failure;
+    use crate::group::Group;
+    use crate::slots::Slots;
+
+    pub trait Sealed<S: Slots, T, E: Send + 'static> {
+        fn spawn(self, group: &mut Group<Result<S::Item, Failure<E>>>) -> S;
+
+        /// Takes the values out, which are all there.
+        fn finish(slots: S) -> T;
+    }
+}
+
+/// What a branch has come to, `wrap` being what makes an item of its value.
+fn item_of<T, E, I>(
+    output: Result<Result<T, E>, crate::PanicPayload>,
+    wrap: impl FnOnce(Option<T>) -> I,
+) -> Result<I, Failure<E>> {
+    match output {
+        Ok(Ok(value)) => Ok(wrap(Some(value))),
+        Ok(Err(error)) => Err(Failure::Error(error)),
+        Err(payload) => Err(Failure::Panic(payload)),
+    }
+}
+
+fn present<T>(slot: Option<T>) -> T {
+    slot.expect("every future has returned a value")
+}
+
+impl<F, T, E> TryAll for Vec<F>
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + Unpin + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    type Output = Vec<T>;
+    type Error = E;
+    type Slots = Vec<Option<T>>;
+}
+
+impl<F, T, E> sealed::Sealed<Vec<Option<T>>, Vec<T>, E> for Vec<F>
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + Unpin + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    fn spawn(self, group: &mut Group<Result<Option<T>, Failure<E>>>) -> Vec<Option<T>> {
+        self.into_iter()
+            .map(|future| group.spawn(future, |output| item_of(output, |value| value)))
+            .map(|()| None)
+            .collect()
+    }
+
+    fn finish(slots: Vec<Option<T>>) -> Vec<T> {
+        slots.into_iter().map(present).collect()
+    }
+}
+
+impl<F, T, E, const N: usize> TryAll for [F; N]
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + Unpin + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    type Output = [T; N];
+    type Error = E;
+    type Slots = [Option<T>; N];
+}
+
+impl<F, T, E, const N: usize> sealed::Sealed<[Option<T>; N], [T; N], E> for [F; N]
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + Unpin + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    fn spawn(self, group: &mut Group<Result<Option<T>, Failure<E>>>) -> [Option<T>; N] {
+        self.map(|future| group.spawn(future, |output| item_of(output, |value| value))).map(|()| None)
+    }
+
+    fn finish(slots: [Option<T>; N]) -> [T; N] {
+        slots.map(present)
+    }
+}
+
+macro_rules! try_all_tuple {
+    (A 0 $(, $F:ident $n:tt)*) => {
+        impl<A: TryBranch, $($F: TryBranch<Error = A::Error>),*> TryAll for (A, $($F,)*) {
+            type Output = (A::Value, $($F::Value,)*);
+            type Error = A::Error;
+            type Slots = (Option<A::Value>, $(Option<$F::Value>,)*);
+        }
+
+        impl<A: TryBranch, $($F: TryBranch<Error = A::Error>),*>
+            sealed::Sealed<(Option<A::Value>, $(Option<$F::Value>,)*), (A::Value, $($F::Value,)*), A::Error>
+            for (A, $($F,)*)
+        {
+            fn spawn(
+                self,
+                group: &mut Group<Result<Choice<Option<A::Value>, $(Option<$F::Value>),*>, Failure<A::Error>>>,
+            ) -> (Option<A::Value>, $(Option<$F::Value>,)*) {
+                group.spawn(self.0, |output| item_of(output, Choice::A));
+                $(group.spawn(self.$n, |output| item_of(output, Choice::$F));)*
+                Default::default()
+            }
+
+            fn finish(slots: (Option<A::Value>, $(Option<$F::Value>,)*)) -> (A::Value, $($F::Value,)*) {
+                (present(slots.0), $(present(slots.$n),)*)
+            }
+        }
+    };
+}
+
+/// A part of a tuple.
+pub trait TryBranch: Future<Output = Result<Self::Value, Self::Error>> + Send + 'static {
+    type Value: Send + Unpin + 'static;
+    type Error: Into<BoxError> + Send + 'static;
+}
+
+impl<F, T, E> TryBranch for F
+where
+    F: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + Unpin + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    type Value = T;
+    type Error = E;
+}
+
+for_tuples!(try_all_tuple);
+
+/// The future of [`try_all`], over what the futures yield: `I` is a value, `S` has places for all, `T` is their shape.
+#[must_use = "the futures are aborted when this is dropped"]
+pub struct TryAllFuture<S, I: Send + 'static, T, E: Send + 'static> {
+    group: Group<Result<I, Failure<E>>>,
+    /// `None` once the values have been yielded.
+    slots: Option<S>,
+    finish: fn(S) -> T,
+    failed: bool,
+    cleanup: Cleanup,
+}
+
+impl<S, I: Send + 'static, T, E: Send + 'static> TryAllFuture<S, I, T, E> {
+    /// Ready when all branches have ended.
+    fn poll_branches(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(ended) = ready!(self.group.poll_next(cx)) {
+            let failure = match ended {
+                Ok((_, Ok(_))) => continue,
+                Ok((_, Err(_))) => None,
+                Err(Failure::Panic(payload)) => Some(Failure::Panic(payload)),
+                // Aborted, after the first failure; before it, cut off by the runtime.
+                Err(_) if self.failed => continue,
+                Err(_) => Some(Failure::Cancelled),
+            };
+            if let Some(failure) = failure {
+                self.group.put_ended(usize::MAX, Err(failure));
+            }
+            if !std::mem::replace(&mut self.failed, true) {
+                self.group.abort();
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Takes all failures, in order of occurrence.
+    fn take_report(&mut self) -> Report<E> {
+        let spawned_at = self.group.spawned_at();
+        let failures = self.group.take_ended().into_iter().filter_map(|(_, item)| item.err());
+        let failures = failures.map(|failure| TaskError::new(TaskInfo::unnamed(spawned_at), failure)).collect();
+        Report {
+            pool: None,
+            failures,
+            cleanup_failures: self.cleanup.close(),
+            stuck: Vec::new(),
+            reason: ClosingReason::Failed,
+        }
+    }
+}
+
+impl<S, I: Send + 'static, T, E: Send + 'static> Unpin for TryAllFuture<S, I, T, E> {}
+
+impl<S: Slots<Item = I>, I: Send + 'static, T, E: Send + 'static> Future for TryAllFuture<S, I, T, E> {
+    type Output = Result<T, PoolError<E>>;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        ready!(self.poll_branches(cx));
+        ready!(self.group.poll_settled(cx));
+        let mut slots = self.slots.take().expect("`try_all` was polled after it was ready");
+        if self.failed {
+            return Poll::Ready(Err(PoolError::new(self.take_report())));
+        }
+        for (index, item) in self.group.take_ended() {
+            item.into_iter().for_each(|value| slots.put(index, value));
+        }
+        match self.take_report() {
+            report if report.cleanup_failures.is_empty() => Poll::Ready(Ok((self.finish)(slots))),
+            report => Poll::Ready(Err(PoolError::new(report))),
+        }
+    }
+}
+
+impl<S, I: Send + 'static, T, E: Send + 'static> Drop for TryAllFuture<S, I, T, E> {
+    fn drop(&mut self) {
+        self.group.pass_on(&self.cleanup);
+    }
+}
+
+impl<S, I: Send + 'static, T, E: Send + 'static> fmt::Debug for TryAllFuture<S, I, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TryAllFuture").field("failed", &self.failed).finish()
+    }
+}

@@ -1,0 +1,49 @@
+//! Failures that a function holds while it awaits something else, and will then return or resume.
+
+use std::panic::Location;
+use std::sync::Arc;
+
+use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo};
+use crate::scope::Scope;
+
+/// At most one failure to return. If its function is dropped before, the enclosing scope is told.
+pub(crate) struct Untold<E: Into<BoxError> = BoxError> {
+    pub(crate) failure: Option<Failure<E>>,
+    enclosing: Option<Arc<Scope>>,
+    pub(crate) called_at: &'static Location<'static>,
+}
+
+impl<E: Into<BoxError>> Untold<E> {
+    /// For a function that has made `scope`.
+    pub(crate) fn new(scope: &Scope, called_at: &'static Location<'static>) -> Self {
+        Self { failure: None, enclosing: scope.parent().cloned(), called_at }
+    }
+
+    /// Keeps a panic to resume; the enclosing scope is told of any but the first.
+    pub(crate) fn keep_panic(&mut self, payload: Option<PanicPayload>) {
+        let panic = payload.map(Failure::Panic);
+        if self.failure.is_some() { self.tell(panic) } else { self.failure = panic }
+    }
+
+    /// Lets the panic that was kept go on, if one was.
+    pub(crate) fn resume(&mut self) {
+        match self.failure.take() {
+            Some(Failure::Panic(payload)) => payload.resume(),
+            other => self.failure = other,
+        }
+    }
+
+    /// Tells the enclosing scope.
+    pub(crate) fn tell(&self, failure: Option<Failure<E>>) {
+        if let (Some(failure), Some(enclosing)) = (failure, &self.enclosing) {
+            enclosing.report(TaskError::new(TaskInfo::unnamed(self.called_at), failure.boxed()));
+        }
+    }
+}
+
+impl<E: Into<BoxError>> Drop for Untold<E> {
+    fn drop(&mut self) {
+        let failure = self.failure.take();
+        self.tell(failure);
+    }
+}

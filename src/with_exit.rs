@@ -1,0 +1,221 @@
+//! A resource with a goodbye that has to be awaited.
+
+use std::panic::Location;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::error::{BoxError, ExitError, Failure, PanicPayload};
+use crate::inside::Inside;
+use crate::scope::{Call, Owner, Scope};
+use crate::shield::Shield;
+use crate::untold::Untold;
+
+/// Runs a body with a resource, then an exit handler that takes the resource back: always, also if the body fails,
+/// panics, or is dropped halfway.
+///
+/// It is for what a destructor cannot do, since it cannot wait: end a session, give a lock back to a server, flush. The
+/// handler is told how the body ended ([`Exit`]), runs when everything that the body opened has ended, and runs as a
+/// task: once it has begun, nothing cuts it short. If the returned future is dropped, or its task aborted, the runtime
+/// runs the handler and the enclosing pool waits for it.
+///
+/// The handler cannot make a failure of the body undone. If both fail, both errors are kept.
+///
+/// The returned future does nothing until it is polled: one that is dropped before has not begun, and drops the resource
+/// without the handler.
+///
+/// Unlike a `Drop` guard, it can wait; unlike a `scopeguard`, it runs to its end when the task is aborted. It is
+/// Python's `async with`, without a class.
+///
+/// # Errors
+///
+/// With what the body, the handler, or both returned. A failure that can be returned to nobody, since the future was
+/// dropped or the other part panicked, is a [cleanup failure](crate::PoolError::cleanup_failures) of the enclosing
+/// pool.
+///
+/// # Panics
+///
+/// - When polled outside of a tokio runtime.
+/// - With the panic of the body, after the handler has run, or else with that of the handler.
+/// - If the body succeeded and the runtime shuts down before the handler has ended. In a runtime that shuts down no handler runs.
+///
+/// # Cancel safety
+///
+/// This function is not cancel safe: what the body had done is lost. Dropping the returned future drops the body, and
+/// the exit handler runs with [`Exit::Cancelled`].
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Exit, with_exit};
+///
+/// struct Session(Vec<String>);
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::ExitError<std::io::Error>> {
+/// let answer = with_exit(
+///     Session(Vec::new()),
+///     async |session| {
+///         session.0.push("hello".into());
+///         Ok(42)
+///     },
+///     |session, exit| async move {
+///         assert_eq!(exit, Exit::Finished);
+///         drop(session); // say goodbye to the server …
+///         Ok(())
+///     },
+/// )
+/// .await?;
+/// assert_eq!(answer, 42);
+/// # Ok(())
+/// # }
+/// ```
+#[doc(alias = "aexit_handler")]
+#[track_caller]
+pub fn with_exit<R, T, E, B, X, XF>(resource: R, body: B, exit: X) -> impl Future<Output = Result<T, ExitError<E>>>
+where
+    B: AsyncFnOnce(&mut R) -> Result<T, E>,
+    R: Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+    X: FnOnce(R, Exit) -> XF + Send + 'static,
+    XF: Future<Output = Result<(), E>> + Send + 'static,
+{
+    let called_at = Location::caller();
+    async move {
+        let Ok(runtime) = Handle::try_current() else {
+            panic!("`with_exit` (called at {called_at}) was polled outside of a tokio runtime");
+        };
+        let scope = Scope::enter(Owner::Passing);
+        let mut untold = Untold::new(&scope, called_at);
+        let parts = Parts { resource, exit, scope: Arc::clone(&scope), runtime, called_at };
+        let mut visit = Visit { parts: Some(parts) };
+        // If this future is dropped here: the body goes first, then the visit, which starts the handler.
+        let ended = Inside::new(scope, visit.stay(body)).await;
+        untold.tell(ended.dropped.map(Failure::Panic));
+        let (how, value) = keep(&mut untold, ended.output);
+        let handler = visit.leave(how);
+        // If it is dropped here: the handler goes on, and what has failed in the body is reported.
+        let handled = match handler {
+            Some(handler) => handler.ended().await,
+            None => None,
+        };
+        conclude(untold, value, handled)
+    }
+}
+
+/// How the body of [`with_exit`] ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exit {
+    /// It returned `Ok`.
+    Finished,
+    /// It returned `Err`.
+    Failed,
+    /// It was dropped halfway.
+    Cancelled,
+    /// It panicked.
+    Panicked,
+}
+
+/// The time between getting a resource and giving it back. When it is dropped, the handler is started.
+struct Visit<R, E, X, XF>
+where
+    R: Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+    X: FnOnce(R, Exit) -> XF + Send + 'static,
+    XF: Future<Output = Result<(), E>> + Send + 'static,
+{
+    /// `None` once the handler has been started.
+    parts: Option<Parts<R, X>>,
+}
+
+struct Parts<R, X> {
+    resource: R,
+    exit: X,
+    /// The scope of the body.
+    scope: Arc<Scope>,
+    runtime: Handle,
+    called_at: &'static Location<'static>,
+}
+
+impl<R, E, X, XF> Visit<R, E, X, XF>
+where
+    R: Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+    X: FnOnce(R, Exit) -> XF + Send + 'static,
+    XF: Future<Output = Result<(), E>> + Send + 'static,
+{
+    async fn stay<T, B: AsyncFnOnce(&mut R) -> Result<T, E>>(&mut self, body: B) -> Result<T, E> {
+        let parts = self.parts.as_mut().expect("a visit is left only after the stay");
+        body(&mut parts.resource).await
+    }
+
+    /// Starts the handler, in a scope beside the body's, whose end it waits for first.
+    fn leave(&mut self, how: Exit) -> Option<Shield<Result<(), E>>> {
+        let Parts { resource, exit, scope, runtime, called_at } = self.parts.take()?;
+        let handler_scope = scope.beside(Owner::Shielding(Call::new("with_exit", called_at)));
+        let handler = async move {
+            scope.settled().await;
+            exit(resource, how).await
+        };
+        let failure_of = |result: Result<(), E>| result.err().map(|error| Failure::Error(error.into()));
+        Some(Shield::spawn(&runtime, handler_scope, called_at, handler, failure_of))
+    }
+}
+
+impl<R, E, X, XF> Drop for Visit<R, E, X, XF>
+where
+    R: Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+    X: FnOnce(R, Exit) -> XF + Send + 'static,
+    XF: Future<Output = Result<(), E>> + Send + 'static,
+{
+    fn drop(&mut self) {
+        drop(self.leave(Exit::Cancelled));
+    }
+}
+
+/// Keeps the failure of the body, and says how it ended.
+fn keep<T, E: Into<BoxError>>(untold: &mut Untold<E>, output: Result<Result<T, E>, PanicPayload>) -> (Exit, Option<T>) {
+    match output {
+        Ok(Ok(value)) => (Exit::Finished, Some(value)),
+        Ok(Err(error)) => {
+            untold.failure = Some(Failure::Error(error));
+            (Exit::Failed, None)
+        }
+        Err(payload) => {
+            untold.keep_panic(Some(payload));
+            (Exit::Panicked, None)
+        }
+    }
+}
+
+/// What the body, whose failure is in `untold`, and the handler have come to; `handled` is `None` if the runtime has
+/// shut down.
+///
+/// A panic goes on, that of the body before that of the handler. What then cannot be returned is told the enclosing
+/// pool.
+fn conclude<T, E: Into<BoxError>>(
+    mut untold: Untold<E>,
+    value: Option<T>,
+    handled: Option<Result<Result<(), E>, PanicPayload>>,
+) -> Result<T, ExitError<E>> {
+    match (untold.failure.take(), handled) {
+        (Some(Failure::Panic(payload)), handled) => {
+            untold.tell(match handled {
+                Some(Ok(result)) => result.err().map(Failure::Error),
+                Some(Err(payload)) => Some(Failure::Panic(payload)),
+                None => None,
+            });
+            payload.resume()
+        }
+        (failure, Some(Err(payload))) => {
+            untold.tell(failure);
+            payload.resume()
+        }
+        (Some(Failure::Error(body)), Some(Ok(Err(exit)))) => Err(ExitError::Both { body, exit }),
+        (Some(Failure::Error(body)), _) => Err(ExitError::Body(body)),
+        (_, Some(Ok(Err(exit)))) => Err(ExitError::Exit(exit)),
+        (_, Some(Ok(Ok(())))) => Ok(value.expect("a body without a failure has returned a value")),
+        (_, None) => panic!("the runtime of an exit handler has shut down (`with_exit` at {})", untold.called_at),
+    }
+}
