@@ -1,0 +1,1367 @@
+//! Which failures are in a `PoolError`, in which order, and how they read.
+
+use std::error::Error;
+use std::fmt;
+use std::panic::{Location, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aiodrive::{
+    BoxError, ExitError, Failure, LatchEvent, PanicPayload, Pool, PoolError, TaskError, TaskHandle, TaskInfo,
+    TaskStopped, shield,
+};
+use tokio::sync::{Barrier, oneshot};
+use tokio::task::{coop, yield_now};
+use tokio::time::{Instant, sleep};
+use tokio_test::{assert_pending, task};
+
+use crate::support::{
+    Alive, Counted, OnDrop, busy, on_both, on_current_thread, on_multi_thread, poll_once, stays_pending,
+};
+
+/// What failed, without which task it was.
+fn reason<E: fmt::Display>(failed: &TaskError<E>) -> String {
+    match failed.failure() {
+        Failure::Error(error) => error.to_string(),
+        Failure::Panic(payload) => format!("panic: {payload}"),
+        _ => String::from("cut off"),
+    }
+}
+
+fn reasons<E: fmt::Display>(error: &PoolError<E>) -> Vec<String> {
+    error.failures().iter().map(reason).collect()
+}
+
+/// The error that a failure is.
+fn error_in(failed: &TaskError) -> &BoxError {
+    match failed.failure() {
+        Failure::Error(error) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The error of an inner pool that a failure is.
+fn group_in(failed: &TaskError) -> &PoolError {
+    error_in(failed).downcast_ref().unwrap()
+}
+
+fn only<E: fmt::Debug>(error: &PoolError<E>) -> &TaskError<E> {
+    let [only] = error.failures() else { panic!("{error:?}") };
+    only
+}
+
+/// Panics with the text when it is dropped, as a task that is aborted does.
+fn panics_when_dropped(text: &'static str) -> OnDrop<impl FnOnce()> {
+    OnDrop::new(move || panic!("{text}"))
+}
+
+/// Fails, then panics as it is aborted: with one failure after the other on both runtimes.
+async fn error_then_panic(pool: &Pool) {
+    let (started, wait) = oneshot::channel();
+    pool.spawn(async move {
+        let _panics = panics_when_dropped("second");
+        started.send(()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    pool.spawn(async move {
+        wait.await?;
+        Err("first".into())
+    });
+}
+
+/// Sends when the pool has begun to close, from outside of the pool.
+fn tell_when_closing(pool: &Pool, closing: oneshot::Sender<()>) {
+    let pool = pool.clone();
+    drop(tokio::spawn(async move {
+        pool.cancelled().await;
+        let _ = closing.send(());
+    }));
+}
+
+// ===== which failures =====
+
+#[test]
+fn a_single_failure_is_the_only_one() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            pool.spawn(async { Err("broken".into()) });
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!(reasons(&error), ["broken"]);
+        assert!(error.cleanup_failures().is_empty() && !error.is_cancelled() && !error.is_panic());
+        assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
+    });
+}
+
+#[test]
+fn without_a_failure_there_is_no_error() {
+    on_both(|| async {
+        let value = Pool::open(async |pool: Pool| {
+            (0..10).for_each(|_| pool.spawn(async { Ok(()) }));
+            Ok(1)
+        });
+        assert_eq!(value.await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn failures_of_the_same_turn_are_all_reported_and_successes_are_not() {
+    on_current_thread(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            for nth in 0..5 {
+                pool.spawn(async move { if nth % 2 == 0 { Err(nth.to_string().into()) } else { Ok(()) } });
+            }
+            Ok(())
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["0", "2", "4"]);
+    });
+}
+
+#[test]
+fn failures_are_in_order_of_occurrence() {
+    /// Each is being polled, and so cannot be aborted, until the one before it has failed.
+    async fn fail_in_a_row(pool: Pool) -> Result<(), BoxError> {
+        let all_run = Arc::new(std::sync::Barrier::new(3));
+        let mut before: Option<TaskHandle<()>> = None;
+        for nth in 0..3 {
+            let (all_run, before_it) = (Arc::clone(&all_run), before.take());
+            before = Some(pool.spawn_with_handle(async move {
+                all_run.wait();
+                while before_it.as_ref().is_some_and(|task| !task.is_finished()) {
+                    std::thread::yield_now();
+                }
+                Err(nth.to_string().into())
+            }));
+        }
+        Ok(())
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).build().unwrap();
+    let error = runtime.block_on(Pool::open(fail_in_a_row)).unwrap_err();
+    assert_eq!(reasons(&error), ["0", "1", "2"]);
+    assert_eq!(error.into_failures().iter().map(reason).collect::<Vec<_>>(), ["0", "1", "2"]);
+}
+
+#[test]
+fn what_fails_while_the_pool_closes_comes_after_the_trigger() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            error_then_panic(&pool).await;
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!(reasons(&error), ["first", "panic: second"]);
+        assert_eq!(reason(error.first().unwrap()), "first");
+    });
+}
+
+#[test]
+fn aborted_siblings_leave_no_trace() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            (0..5).for_each(|_| pool.spawn(std::future::pending::<()>()));
+            pool.spawn(async { Err("alone".into()) });
+            std::future::pending().await
+        });
+        let error = error.await.map(drop::<()>).unwrap_err();
+        assert_eq!(reasons(&error), ["alone"]);
+    });
+}
+
+#[test]
+fn equal_errors_are_all_kept() {
+    on_current_thread(|| async {
+        let error = Pool::open(async |pool: Pool<&str>| {
+            pool.spawn(async { Err("same") });
+            pool.spawn(async { Err("same") });
+            Ok(())
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["same", "same"]);
+    });
+}
+
+#[test]
+fn of_a_hundred_failures_each_is_reported_at_most_once() {
+    on_both(|| async {
+        let all = Arc::new(Barrier::new(100));
+        let error = Pool::open(async |pool: Pool<String>| {
+            for nth in 0..100 {
+                let all = Arc::clone(&all);
+                pool.spawn(async move {
+                    all.wait().await;
+                    Err(nth.to_string())
+                });
+            }
+            Ok(())
+        });
+        let mut failed: Vec<_> = error.await.unwrap_err().into_failures().iter().map(reason).collect();
+        let reported = failed.len();
+        failed.sort();
+        failed.dedup();
+        assert!(reported >= 1 && reported == failed.len());
+    });
+}
+
+#[test]
+fn every_error_is_dropped_exactly_once() {
+    struct Tracked(#[allow(dead_code, reason = "it is there to be dropped")] Counted);
+
+    impl From<Tracked> for BoxError {
+        fn from(_: Tracked) -> Self {
+            "tracked".into()
+        }
+    }
+
+    on_current_thread(|| async {
+        let alive = Alive::default();
+        let opened = Pool::open(async |pool: Pool<Tracked>| {
+            for _ in 0..6 {
+                let error = Tracked(alive.one());
+                pool.spawn(async move { Err(error) });
+            }
+            Ok(())
+        });
+        let error = opened.await.unwrap_err();
+        assert_eq!((error.failures().len(), alive.count()), (6, 6));
+        let first = error.into_first_error();
+        assert_eq!(alive.count(), 1);
+        drop(first);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn the_error_type_can_be_anything_that_becomes_a_boxed_error() {
+    #[derive(Debug, thiserror::Error, PartialEq)]
+    enum Broken {
+        #[error("disk {0} is full")]
+        Disk(u8),
+    }
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool<Broken>| {
+            pool.spawn(async { Err(Broken::Disk(3)) });
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert!(matches!(only(&error).failure(), Failure::Error(Broken::Disk(3))));
+        assert!(error.to_string().ends_with("failed: disk 3 is full"));
+        assert_eq!(error.into_first_error(), Some(Broken::Disk(3)));
+
+        let error = Pool::open(async |_: Pool<std::io::Error>| Err::<(), _>(std::io::ErrorKind::NotFound.into()));
+        assert_eq!(error.await.unwrap_err().into_first_error().unwrap().kind(), std::io::ErrorKind::NotFound);
+
+        let error = Pool::open(async |_: Pool<String>| Err::<(), _>(String::from("text")));
+        assert_eq!(error.await.unwrap_err().into_first_error().unwrap(), "text");
+    });
+}
+
+// ===== a task fails while the body runs =====
+
+#[test]
+fn a_failing_task_interrupts_a_waiting_body() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let error = Pool::open(async |pool: Pool| {
+            let _one = alive.one();
+            pool.spawn(async { Err("broken".into()) });
+            std::future::pending::<Result<(), _>>().await
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_failing_task_stops_its_siblings_in_either_order_of_spawning() {
+    on_both(|| async {
+        for failing_first in [true, false] {
+            let alive = Alive::default();
+            let error = Pool::open(async |pool: Pool| {
+                let (one, (open, gate)) = (alive.one(), oneshot::channel());
+                let fail = async {
+                    gate.await?;
+                    Err("broken".into())
+                };
+                let wait = async move {
+                    let _one = one;
+                    open.send(()).unwrap();
+                    std::future::pending::<()>().await;
+                    unreachable!("it is stopped where it waits");
+                };
+                if failing_first {
+                    pool.spawn(fail);
+                    pool.spawn(wait);
+                } else {
+                    pool.spawn(wait);
+                    pool.spawn(fail);
+                }
+                Ok(())
+            });
+            assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
+            assert_eq!(alive.count(), 0);
+        }
+    });
+}
+
+#[test]
+fn a_failure_in_the_first_poll_reaches_a_busy_body() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            pool.spawn(async { Err("early".into()) });
+            busy().await;
+            Ok(())
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["early"]);
+    });
+}
+
+#[test]
+fn a_failure_after_the_body_discards_its_value() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let (open, gate) = oneshot::channel();
+        let mut opened = task::spawn(Pool::open(async |pool: Pool| {
+            pool.spawn(std::future::pending::<()>());
+            pool.spawn(async move {
+                gate.await?;
+                Err("late".into())
+            });
+            Ok(alive.one())
+        }));
+        assert!(opened.poll().is_pending());
+        assert_eq!(alive.count(), 1);
+        open.send(()).unwrap();
+        let error = opened.await.map(drop).unwrap_err();
+        assert_eq!((reasons(&error), alive.count()), (vec![String::from("late")], 0));
+    });
+}
+
+#[test]
+fn the_pool_ends_at_the_instant_of_the_failure() {
+    on_current_thread(|| async {
+        let start = Instant::now();
+        let error = Pool::open(async |pool: Pool| {
+            pool.spawn(sleep(Duration::from_secs(3_600)));
+            pool.spawn(async {
+                sleep(Duration::from_millis(10)).await;
+                Err("at 10 ms".into())
+            });
+            sleep(Duration::from_secs(3_600)).await;
+            Ok(())
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["at 10 ms"]);
+        assert_eq!(start.elapsed().as_millis(), 10);
+    });
+}
+
+#[test]
+fn a_body_that_waits_for_a_message_is_interrupted() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let (sender, receiver) = oneshot::channel::<()>();
+            pool.spawn(async move {
+                std::future::pending::<()>().await;
+                drop(sender);
+            });
+            pool.spawn(async { Err("elsewhere".into()) });
+            receiver.await?;
+            unreachable!("nobody sends");
+        });
+        let error = error.await.map(drop::<()>).unwrap_err();
+        assert_eq!(reason(error.first().unwrap()), "elsewhere");
+    });
+}
+
+#[test]
+fn a_body_in_a_nested_pool_is_interrupted() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let error = Pool::open(async |pool: Pool| {
+            let (entered, wait) = oneshot::channel();
+            pool.spawn(async move {
+                wait.await?;
+                Err("outer".into())
+            });
+            Pool::open(async |inner: Pool| {
+                let one = alive.one();
+                inner.spawn(async move {
+                    let _one = one;
+                    entered.send(()).unwrap();
+                    std::future::pending::<()>().await;
+                });
+                std::future::pending::<Result<(), _>>().await
+            })
+            .await?;
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!((reasons(&error), alive.count()), (vec![String::from("outer")], 0));
+    });
+}
+
+#[test]
+fn code_after_a_failed_pool_is_not_reached() {
+    async fn work() -> Result<(), PoolError> {
+        Pool::open(async |pool: Pool| {
+            pool.spawn(async { Err("broken".into()) });
+            Ok(())
+        })
+        .await?;
+        unreachable!("`?` returned");
+    }
+    on_both(|| async { assert_eq!(reasons(&work().await.unwrap_err()), ["broken"]) });
+}
+
+// ===== the body sees no failure =====
+
+#[test]
+fn a_body_that_waits_for_a_failing_task_does_not_see_the_failure() {
+    on_both(|| async {
+        let ((open, gate), (closing, closed)) = (oneshot::channel(), oneshot::channel());
+        let mut opened = task::spawn(Pool::open(async move |pool: Pool| {
+            tell_when_closing(&pool, closing);
+            let handle = pool.spawn_with_handle(async move {
+                gate.await?;
+                Err::<(), BoxError>("broken".into())
+            });
+            handle.await?;
+            unreachable!("the body is not polled once the pool closes");
+        }));
+        assert_pending!(opened.poll());
+        open.send(()).unwrap();
+        closed.await.unwrap();
+        assert_eq!(reasons(&opened.await.map(drop::<()>).unwrap_err()), ["broken"]);
+    });
+}
+
+#[test]
+fn a_body_that_goes_on_with_ok_does_not_hide_the_failure() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
+            let _ = handle.await;
+            Ok(42)
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
+    });
+}
+
+/// A body that is being polled cannot be stopped, so that it can see a failure; it comes second all the same.
+#[test]
+fn a_failure_that_a_busy_body_passes_on_stays_the_first() {
+    on_multi_thread(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let mut handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
+            // Never `Pending`, so that all of it is one poll of the body.
+            let ended = coop::unconstrained(std::future::poll_fn(|cx| {
+                loop {
+                    if let ended @ std::task::Poll::Ready(_) = std::pin::Pin::new(&mut handle).poll(cx) {
+                        return ended;
+                    }
+                }
+            }));
+            Ok(ended.await?)
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!(reasons(&error), ["broken", "task failed"]);
+        assert!(!error.failures()[0].task().is_body() && error.failures()[1].task().is_body());
+    });
+}
+
+// ===== the body fails =====
+
+#[test]
+fn an_error_of_the_body_aborts_the_tasks_and_is_the_only_failure() {
+    on_both(|| async {
+        for yields in [0, 1, 5] {
+            let alive = Alive::default();
+            let error = Pool::open(async |pool: Pool| {
+                for _ in 0..2 {
+                    let one = alive.one();
+                    pool.spawn(async move {
+                        let _one = one;
+                        busy().await;
+                    });
+                }
+                for _ in 0..yields {
+                    yield_now().await;
+                }
+                Err::<(), _>("body".into())
+            });
+            let error = error.await.unwrap_err();
+            assert_eq!((reasons(&error), alive.count()), (vec![String::from("body")], 0));
+            assert!(only(&error).task().is_body());
+        }
+    });
+}
+
+#[test]
+fn an_error_of_the_body_ends_tasks_that_were_never_polled() {
+    on_current_thread(|| async {
+        let alive = Alive::default();
+        let error = Pool::open(async |pool: Pool| {
+            let one = alive.one();
+            pool.spawn(async move {
+                let _one = one;
+                unreachable!("the pool closes before its first poll");
+            });
+            Err::<(), _>("body".into())
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["body"]);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_body_that_returns_early_with_handles_leaves_nothing_behind() {
+    async fn work(alive: &Alive) -> Result<i32, PoolError> {
+        let value = Pool::open(async |pool: Pool| {
+            let (one, two) = (alive.one(), alive.one());
+            let never = pool.spawn_with_handle(async move {
+                let _one = one;
+                std::future::pending::<Result<i32, BoxError>>().await
+            });
+            let _also = pool.spawn_with_handle(async move {
+                let _two = two;
+                std::future::pending::<Result<i32, BoxError>>().await
+            });
+            let number: i32 = "no number".parse()?;
+            Ok(number + never.await?)
+        });
+        Ok(value.await? + 1)
+    }
+    on_both(|| async {
+        let alive = Alive::default();
+        let error = work(&alive).await.unwrap_err();
+        assert_eq!((reasons(&error), alive.count()), (vec![String::from("invalid digit found in string")], 0));
+    });
+}
+
+#[test]
+fn after_an_error_of_the_body_open_waits_for_a_blocking_task() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let ((open, gate), (started, wait)) = (oneshot::channel::<()>(), oneshot::channel());
+        let (closing, closed) = oneshot::channel();
+        let mut opened = task::spawn(Pool::open(async |pool: Pool| {
+            tell_when_closing(&pool, closing);
+            let one = alive.one();
+            pool.spawn_blocking(move || {
+                started.send(()).unwrap();
+                drop(gate.blocking_recv());
+                drop(one);
+            });
+            wait.await?;
+            Err::<(), _>("body".into())
+        }));
+        tokio::select! {
+            _ = &mut opened => unreachable!("the task runs"),
+            closed = closed => closed.unwrap(),
+        }
+        assert_pending!(opened.poll());
+        assert_eq!(alive.count(), 1);
+        open.send(()).unwrap();
+        assert_eq!(reasons(&opened.await.unwrap_err()), ["body"]);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn the_error_of_the_body_comes_before_what_fails_in_the_abort() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let (started, wait) = oneshot::channel();
+            pool.spawn(async move {
+                let _panics = panics_when_dropped("cleanup");
+                started.send(()).unwrap();
+                std::future::pending::<()>().await;
+            });
+            wait.await?;
+            Err::<(), _>("body".into())
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["body", "panic: cleanup"]);
+    });
+}
+
+#[test]
+fn a_destructor_of_the_body_that_panics_comes_after_the_failure_that_cut_it_short() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let _panics = panics_when_dropped("body's destructor");
+            pool.spawn(async { Err("task".into()) });
+            std::future::pending::<Result<(), _>>().await
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!(reasons(&error), ["task", "panic: body's destructor"]);
+        assert!(error.failures()[1].task().is_body());
+    });
+}
+
+#[test]
+fn errors_of_the_body_and_of_a_task_are_both_reported() {
+    on_both(|| async {
+        // The task is blocking, so that it cannot be aborted, and fails once the body has failed.
+        let error = Pool::open(async |pool: Pool| {
+            let ((started, wait), closing) = (oneshot::channel(), pool.clone());
+            pool.spawn_blocking(move || {
+                started.send(()).unwrap();
+                while !closing.is_closed() {
+                    std::thread::yield_now();
+                }
+                Err("task".into())
+            });
+            wait.await?;
+            Err::<(), _>("body".into())
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["body", "task"]);
+    });
+}
+
+#[test]
+fn a_body_that_wraps_a_failure_in_its_own_error_adds_a_second() {
+    on_multi_thread(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
+            while !handle.is_finished() {
+                std::thread::yield_now();
+            }
+            Err::<(), _>("a task has ended".into())
+        });
+        assert_eq!(reasons(&error.await.unwrap_err()), ["broken", "a task has ended"]);
+    });
+}
+
+// ===== nested pools =====
+
+#[test]
+fn the_error_of_a_nested_pool_is_one_failure() {
+    on_current_thread(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            pool.spawn(async {
+                Pool::open(async |inner: Pool| {
+                    inner.spawn(async { Err("1".into()) });
+                    inner.spawn(async { Err("2".into()) });
+                    Ok(())
+                })
+                .await?;
+                Ok(())
+            });
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!(reasons(group_in(only(&error))), ["1", "2"]);
+    });
+}
+
+#[test]
+fn own_failures_stand_beside_those_of_a_nested_pool() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let closing = pool.clone();
+            let (started, wait) = oneshot::channel();
+            pool.spawn_blocking(move || {
+                started.send(()).unwrap();
+                while !closing.is_closed() {
+                    std::thread::yield_now();
+                }
+                Err("3".into())
+            });
+            wait.await?;
+            Pool::open(async |inner: Pool| {
+                error_then_panic(&inner).await;
+                Ok(())
+            })
+            .await?;
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        let [inner, own] = error.failures() else { panic!("{error:?}") };
+        assert_eq!(reasons(group_in(inner)), ["first", "panic: second"]);
+        assert_eq!(reason(own), "3");
+    });
+}
+
+#[test]
+fn a_failure_three_pools_deep_is_reported_once_with_the_sites_of_all_levels() {
+    on_both(|| async {
+        let mut lines = Vec::new();
+        let error = Pool::open(async |outer: Pool| {
+            lines = vec![line!() + 1, line!() + 3, line!() + 5];
+            outer.spawn(async {
+                Pool::open(async |middle: Pool| {
+                    middle.spawn(async {
+                        Pool::open(async |inner: Pool| {
+                            inner.spawn(async { Err("deep".into()) });
+                            Ok(())
+                        })
+                        .await?;
+                        Ok(())
+                    });
+                    Ok(())
+                })
+                .await?;
+                Ok(())
+            });
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        let outer = only(&error);
+        let middle = only(group_in(outer));
+        let inner = only(group_in(middle));
+        assert_eq!(reason(inner), "deep");
+        assert_eq!([outer, middle, inner].map(|failed| failed.task().spawned_at().line()), lines[..]);
+        assert_eq!(error.to_string().matches("deep").count(), 1);
+        assert_eq!(format!("{error:#}").matches("deep").count(), 1);
+    });
+}
+
+#[test]
+fn a_pool_error_that_a_task_returns_is_not_merged() {
+    on_both(|| async {
+        let foreign = Pool::open(async |pool: Pool| {
+            error_then_panic(&pool).await;
+            Ok(())
+        });
+        let foreign = foreign.await.unwrap_err();
+        let error = Pool::open(async |pool: Pool| {
+            pool.spawn(async move { Err(foreign.into()) });
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!(reasons(group_in(only(&error))), ["first", "panic: second"]);
+    });
+}
+
+#[test]
+fn the_failure_of_a_nested_pool_that_is_dealt_with_does_not_reach_the_outer_one() {
+    on_both(|| async {
+        let value = Pool::open(async |pool: Pool| {
+            let sibling = pool.spawn_with_handle(async {
+                yield_now().await;
+                Ok(1)
+            });
+            let inner = Pool::open(async |inner: Pool| {
+                inner.spawn(async { Err("dealt with".into()) });
+                Ok(())
+            });
+            assert_eq!(reasons(&inner.await.unwrap_err()), ["dealt with"]);
+            assert!(!pool.is_closed());
+            Ok(sibling.await?)
+        });
+        assert_eq!(value.await.unwrap(), 1);
+    });
+}
+
+#[test]
+fn what_fails_after_its_owner_was_dropped_is_a_cleanup_failure() {
+    on_both(|| async {
+        let error = Pool::open(async |_: Pool| {
+            let mut inner = task::spawn(Pool::open(async |inner: Pool| {
+                let panics = panics_when_dropped("orphan");
+                inner.build_task().name("leaf").spawn(async move {
+                    let _panics = panics;
+                    std::future::pending::<()>().await;
+                });
+                Ok(())
+            }));
+            assert_pending!(inner.poll());
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert!(error.failures().is_empty() && error.first().is_none());
+        assert!(!error.is_cancelled() && !error.is_panic());
+        let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
+        assert_eq!((reason(orphan).as_str(), orphan.task().name()), ("panic: orphan", Some("leaf")));
+        assert_eq!(error.to_string(), orphan.to_string());
+        assert!(error.into_first_error().is_none());
+    });
+}
+
+#[test]
+fn a_panic_of_a_body_whose_pool_is_dropped_before_it_resumes_is_a_cleanup_failure() {
+    on_both(|| async {
+        let release = LatchEvent::new();
+        let released = release.wait_set();
+        let mut outer = Box::pin(Pool::open(async |_: Pool| {
+            let mut inner = Box::pin(Pool::open(async |_: Pool| -> Result<(), BoxError> {
+                drop(shield(released));
+                panic!("body")
+            }));
+            assert!(poll_once(inner.as_mut()).await.is_pending());
+            drop(inner);
+            Ok(())
+        }));
+        stays_pending(outer.as_mut()).await;
+        release.set();
+        let error = outer.await.unwrap_err();
+        let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
+        assert_eq!((reason(orphan).as_str(), orphan.task().is_body()), ("panic: body", true));
+    });
+}
+
+// ===== spawn sites and names =====
+
+/// Tells by which line each way of spawning is known: it gets a pool, and says in which line it has spawned.
+async fn assert_site(spawn: impl AsyncFn(&Pool) -> u32) {
+    let mut line = 0;
+    let error = Pool::open(async |pool: Pool| {
+        line = spawn(&pool).await;
+        std::future::pending::<Result<(), _>>().await
+    });
+    let error = error.await.unwrap_err();
+    let info = only(&error).task();
+    assert_eq!((info.spawned_at().file(), info.spawned_at().line(), info.is_body()), (file!(), line, false));
+}
+
+async fn fails() -> Result<(), BoxError> {
+    Err("broken".into())
+}
+
+#[test]
+fn every_way_of_spawning_records_the_line_it_is_called_in() {
+    on_both(|| async {
+        assert_site(async |pool| {
+            pool.spawn(fails());
+            line!() - 1
+        })
+        .await;
+        assert_site(async |pool| {
+            pool.try_spawn(fails()).unwrap();
+            line!() - 1
+        })
+        .await;
+        assert_site(async |pool| {
+            drop(pool.spawn_with_handle(fails()));
+            line!() - 1
+        })
+        .await;
+        assert_site(async |pool| {
+            pool.spawn_blocking(|| Err("broken".into()));
+            line!() - 1
+        })
+        .await;
+    });
+}
+
+#[test]
+fn every_way_of_spawning_with_a_builder_records_the_line_it_is_called_in() {
+    on_both(|| async {
+        assert_site(async |pool| {
+            let builder = pool.build_task();
+            builder.spawn(fails());
+            line!() - 1
+        })
+        .await;
+        assert_site(async |pool| {
+            pool.build_task().try_spawn(fails()).unwrap();
+            line!() - 1
+        })
+        .await;
+        assert_site(async |pool| {
+            drop(pool.build_task().spawn_with_handle(fails()));
+            line!() - 1
+        })
+        .await;
+        assert_site(async |pool| {
+            pool.build_task().spawn_blocking(|| Err("broken".into()));
+            line!() - 1
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_planned_task_was_spawned_where_it_was_planned() {
+    on_both(|| async {
+        let pool = Pool::new();
+        pool.spawn(fails());
+        let line = line!() - 1;
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(only(&error).task().spawned_at().line(), line);
+    });
+}
+
+#[test]
+fn a_body_was_spawned_where_its_pool_was_opened() {
+    on_both(|| async {
+        let plain = Pool::open(async |_: Pool| fails().await);
+        let built = Pool::<BoxError>::builder().open(async |_| fails().await);
+        let line = line!() - 2;
+        for (error, line) in [(plain.await, line), (built.await, line + 1)] {
+            let error = error.unwrap_err();
+            let info = only(&error).task();
+            assert_eq!((info.spawned_at().file(), info.spawned_at().line()), (file!(), line));
+            assert!(info.is_body() && info.name().is_none());
+            assert_eq!(info.to_string(), "body");
+        }
+    });
+}
+
+#[test]
+fn a_caller_can_pass_its_own_caller_on() {
+    #[track_caller]
+    fn spawn_for_caller(pool: &Pool) -> &'static Location<'static> {
+        pool.spawn(fails());
+        Location::caller()
+    }
+    on_both(|| async {
+        let pool = Pool::new();
+        let site = spawn_for_caller(&pool);
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(only(&error).task().spawned_at(), site);
+    });
+}
+
+#[test]
+fn a_name_is_kept_by_every_way_of_spawning() {
+    on_both(|| async {
+        for way in 0..4 {
+            let pool = Pool::<BoxError>::new();
+            let task = pool.build_task().name(format!("way {way}"));
+            match way {
+                0 => task.spawn(fails()),
+                1 => task.try_spawn(fails()).unwrap(),
+                2 => drop(task.spawn_with_handle(fails())),
+                _ => task.spawn_blocking(|| Err("broken".into())),
+            }
+            let error = pool.run().await.unwrap_err();
+            let info: TaskInfo = only(&error).task().clone();
+            assert_eq!(info.name(), Some(format!("way {way}").as_str()));
+            assert_eq!(info.to_string(), format!("task \"way {way}\" ({})", info.spawned_at()));
+        }
+    });
+}
+
+// ===== how errors read =====
+
+#[test]
+fn one_failure_reads_as_who_where_and_what() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let line = line!() + 1;
+        pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
+        let error = pool.run().await.unwrap_err();
+        let site = only(&error).task().spawned_at();
+        assert!(site.to_string().starts_with(&format!("{}:{line}:", file!())));
+        assert_eq!(error.to_string(), format!("task \"fetch\" ({site}) failed: connection refused"));
+        assert_eq!(format!("{error:#}"), error.to_string());
+        assert_eq!(only(&error).to_string(), error.to_string());
+    });
+}
+
+#[test]
+fn an_unnamed_task_reads_as_its_site() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async { Err("connection refused".into()) });
+        let error = pool.run().await.unwrap_err();
+        let site = only(&error).task().spawned_at();
+        assert_eq!(error.to_string(), format!("task at {site} failed: connection refused"));
+    });
+}
+
+#[test]
+fn a_panic_reads_as_its_message() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async { panic!("index {}", 7) });
+        let error = pool.run().await.unwrap_err();
+        let site = only(&error).task().spawned_at();
+        assert_eq!(error.to_string(), format!("task at {site} panicked: index 7"));
+
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async { std::panic::panic_any(7) });
+        let error = pool.run().await.unwrap_err();
+        let site = only(&error).task().spawned_at();
+        assert_eq!(error.to_string(), format!("task at {site} panicked: a value that is no message"));
+    });
+}
+
+#[test]
+fn an_error_of_the_body_reads_without_a_site() {
+    on_both(|| async {
+        let error = Pool::open(async |_: Pool| Err::<(), _>("no port left".into())).await.unwrap_err();
+        assert_eq!(error.to_string(), "body failed: no port left");
+        assert_eq!(format!("{error:#}"), "body failed: no port left");
+        let error = Pool::builder().name("web").open(async |_: Pool| Err::<(), _>("no port left".into()));
+        assert_eq!(error.await.unwrap_err().to_string(), "pool \"web\": body failed: no port left");
+    });
+}
+
+/// A pool with the name whose tasks fail with the texts.
+async fn failed(name: Option<&'static str>, texts: &'static [&'static str]) -> PoolError {
+    let builder = Pool::builder();
+    let pool = name.into_iter().fold(builder, |builder, name| builder.name(name)).build();
+    for &text in texts {
+        pool.spawn(async move { Err(text.into()) });
+    }
+    pool.run().await.unwrap_err()
+}
+
+#[test]
+fn several_failures_read_as_their_number_and_each_of_them() {
+    on_current_thread(|| async {
+        let error = failed(None, &["one", "two", "three"]).await;
+        let site = error.first().unwrap().task().spawned_at();
+        let each = |text| format!("task at {site} failed: {text}");
+        let [one, two, three] = ["one", "two", "three"].map(each);
+        assert_eq!(error.to_string(), format!("3 tasks failed: {one}; {two}; {three}"));
+        assert_eq!(format!("{error:#}"), format!("3 tasks failed:\n  {one}\n  {two}\n  {three}"));
+
+        let error = failed(Some("web"), &["one", "two"]).await;
+        assert_eq!(error.to_string(), format!("pool \"web\": 2 tasks failed: {one}; {two}"));
+        assert_eq!(format!("{error:#}"), format!("pool \"web\": 2 tasks failed:\n  {one}\n  {two}"));
+    });
+}
+
+#[test]
+fn nested_pools_read_indented() {
+    on_current_thread(|| async {
+        let [several, single] = [failed(Some("in"), &["1", "2\nlines"]).await, failed(None, &["3"]).await];
+        let inner = single.first().unwrap().task().spawned_at();
+        let pool = Pool::<BoxError>::new();
+        pool.build_task().name("several").spawn(async { Err(several.into()) });
+        pool.build_task().name("single").spawn(async { Err(single.into()) });
+        pool.build_task().name("plain").spawn(async { Err("4".into()) });
+        let error = pool.run().await.unwrap_err();
+        let [at_several, at_single, at_plain] = [0, 1, 2].map(|nth| error.failures()[nth].task().spawned_at());
+        let expected = [
+            String::from("3 tasks failed:"),
+            format!("  task \"several\" ({at_several}) failed: pool \"in\": 2 tasks failed:"),
+            format!("    task at {inner} failed: 1"),
+            format!("    task at {inner} failed: 2"),
+            String::from("    lines"),
+            format!("  task \"single\" ({at_single}) failed: task at {inner} failed: 3"),
+            format!("  task \"plain\" ({at_plain}) failed: 4"),
+        ];
+        assert_eq!(format!("{error:#}"), expected.join("\n"));
+        assert!(!error.to_string().replace("2\nlines", "").contains('\n'));
+    });
+}
+
+#[test]
+fn a_single_failure_that_is_a_nested_pool_reads_indented() {
+    on_current_thread(|| async {
+        let inner = failed(None, &["1", "2"]).await;
+        let at = inner.first().unwrap().task().spawned_at();
+        let error = Pool::builder().name("out").open(async |_: Pool| Err::<(), _>(inner.into())).await.unwrap_err();
+        let lines = format!("2 tasks failed:\n  task at {at} failed: 1\n  task at {at} failed: 2");
+        assert_eq!(format!("{error:#}"), format!("pool \"out\": body failed: {lines}"));
+    });
+}
+
+#[test]
+fn failures_and_cleanup_failures_are_both_read() {
+    on_both(|| async {
+        let error = Pool::open(async |_: Pool| {
+            let mut inner = task::spawn(Pool::open(async |inner: Pool| {
+                let panics = panics_when_dropped("orphan");
+                inner.spawn(async move {
+                    let _panics = panics;
+                    std::future::pending::<()>().await;
+                });
+                Ok(())
+            }));
+            assert_pending!(inner.poll());
+            Err::<(), _>("body".into())
+        });
+        let error = error.await.unwrap_err();
+        let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
+        assert_eq!(error.to_string(), format!("body failed: body; {orphan}"));
+        assert_eq!(format!("{error:#}"), format!("body failed: body\n{orphan}"));
+    });
+}
+
+#[test]
+fn a_pool_that_was_cancelled_reads_as_such() {
+    async fn cancelled(name: Option<&'static str>, reason: Option<&'static str>) -> PoolError {
+        let builder = name.into_iter().fold(Pool::builder(), |builder, name| builder.name(name));
+        let error = builder.open(async |pool: Pool| {
+            match reason {
+                Some(reason) => pool.cancel_with(reason),
+                None => pool.cancel(),
+            }
+            std::future::pending::<Result<(), _>>().await
+        });
+        error.await.unwrap_err()
+    }
+    on_both(|| async {
+        for (name, reason, text) in [
+            (None, None, "pool cancelled"),
+            (None, Some("SIGTERM"), "pool cancelled: SIGTERM"),
+            (Some("web"), None, "pool \"web\": pool cancelled"),
+            (Some("web"), Some("SIGTERM"), "pool \"web\": pool cancelled: SIGTERM"),
+        ] {
+            let error = cancelled(name, reason).await;
+            assert_eq!((error.to_string(), format!("{error:#}")), (text.to_owned(), text.to_owned()));
+            assert!(error.is_cancelled() && error.failures().is_empty() && error.first().is_none());
+            assert_eq!(error.cancel_reason(), reason);
+            assert_eq!(error.source().unwrap().to_string(), "it was asked to stop");
+        }
+    });
+}
+
+#[test]
+fn the_markers_read_as_what_they_say() {
+    assert_eq!(TaskStopped::Cancelled.to_string(), "task was cancelled");
+    assert_eq!(TaskStopped::Failed.to_string(), "task failed");
+    assert_eq!(TaskStopped::Panicked.to_string(), "task panicked");
+    assert!(TaskStopped::Failed.source().is_none());
+}
+
+#[test]
+fn an_exit_error_reads_as_one_failure_or_both() {
+    assert_eq!(ExitError::Body("torn").to_string(), "body failed: torn");
+    assert_eq!(ExitError::Exit("stuck").to_string(), "exit handler failed: stuck");
+    let both = ExitError::Both { body: "torn", exit: "stuck" };
+    assert_eq!(both.to_string(), "body failed: torn; exit handler failed: stuck");
+}
+
+#[test]
+fn debug_of_what_runs_shows_how_it_stands() {
+    on_both(|| async {
+        let builder = Pool::<BoxError>::builder().name("web");
+        assert_eq!(format!("{builder:?}"), r#"PoolBuilder { name: Some("web") }"#);
+        let builder = builder.limit(2);
+        let expected = r#"PoolBuilder { name: Some("web"), grace: 0ns, keep_open: false, limit: Some(2), abandon_after: None, has_on_failure: false }"#;
+        assert_eq!(format!("{builder:?}"), expected);
+        let pool = builder.build();
+        assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: planned, len: 0 }"#);
+        let task = pool.build_task().name("task").depth(2).daemon();
+        assert_eq!(format!("{task:?}"), r#"TaskBuilder { name: Some("task"), depth: 2, daemon: true }"#);
+        let handle = pool.spawn_with_handle(async { Ok(()) });
+        assert_eq!(format!("{handle:?}"), "TaskHandle { id: None, is_finished: false }");
+        let tree = pool.tree();
+        let site = tree.nodes().last().unwrap().spawned_at().unwrap();
+        assert_eq!(format!("{tree:?}"), format!("[0: web (planned, 1 task), 1: <task>  {site}]"));
+        pool.clone().run().await.unwrap();
+        assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: closed, len: 0 }"#);
+        assert!(format!("{handle:?}").ends_with("is_finished: true }"), "{handle:?}");
+    });
+}
+
+#[test]
+fn a_refused_spawn_reads_as_a_closed_pool() {
+    let pool = Pool::<BoxError>::new();
+    pool.cancel();
+    let refused = pool.try_spawn(async {}).unwrap_err();
+    assert_eq!((refused.to_string(), format!("{refused:?}")), ("the pool is closed".into(), "SpawnError(..)".into()));
+    assert!(refused.source().is_none());
+}
+
+#[test]
+fn debug_shows_all_that_is_known() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().name("web").build();
+        pool.build_task().name("fetch").spawn(async { panic!("index 7") });
+        let error = pool.run().await.unwrap_err();
+        let text = format!("{error:?}");
+        for part in
+            ["PoolError", "\"web\"", "TaskError", "\"fetch\"", file!(), "Panic(PanicPayload(Some(\"index 7\")))"]
+        {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    });
+}
+
+// ===== causes =====
+
+#[derive(Debug, thiserror::Error)]
+#[error("outer")]
+struct Outer(#[source] Inner);
+
+#[derive(Debug, thiserror::Error)]
+#[error("inner")]
+struct Inner;
+
+#[test]
+fn the_cause_of_a_failure_is_that_of_its_error() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async { Err(Outer(Inner).into()) });
+        let error = pool.run().await.unwrap_err();
+        assert!(error_in(only(&error)).is::<Outer>());
+        for source in [error.source(), only(&error).source()] {
+            let source = source.unwrap();
+            assert!(source.is::<Inner>() && source.source().is_none());
+        }
+    });
+}
+
+#[test]
+fn several_failures_have_a_cause_each() {
+    on_current_thread(|| async {
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async { Err(Outer(Inner).into()) });
+        pool.spawn(async { Err("no cause".into()) });
+        let error = pool.run().await.unwrap_err();
+        assert!(error.source().is_none());
+        assert!(error.failures()[0].source().unwrap().is::<Inner>());
+        assert!(error.failures()[1].source().is_none());
+    });
+}
+
+#[test]
+fn a_panic_has_no_cause() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async { panic!("no cause") });
+        let error = pool.run().await.unwrap_err();
+        assert!(error.source().is_none() && only(&error).source().is_none());
+    });
+}
+
+// ===== picking failures out =====
+
+#[test]
+fn into_first_error_skips_panics() {
+    on_current_thread(|| async {
+        let pool = Pool::new();
+        pool.spawn(async { panic!("not this") });
+        pool.spawn(async { Err("this") });
+        pool.spawn(async { Err("nor this") });
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(reasons(&error), ["panic: not this", "this", "nor this"]);
+        assert!(error.is_panic());
+        assert_eq!(error.into_first_error(), Some("this"));
+
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async { panic!("only this") });
+        assert!(pool.run().await.unwrap_err().into_first_error().is_none());
+    });
+}
+
+#[test]
+fn is_panic_tells_about_the_failure_that_closed_the_pool() {
+    on_current_thread(|| async {
+        let pool = Pool::new();
+        pool.spawn(async { Err("first") });
+        pool.spawn(async { panic!("second") });
+        let error = pool.run().await.unwrap_err();
+        assert!(!error.is_panic() && matches!(error.failures()[1].failure(), Failure::Panic(_)));
+    });
+}
+
+#[test]
+fn resume_panic_goes_on_with_the_first_panic() {
+    on_current_thread(|| async {
+        let pool = Pool::new();
+        pool.spawn(async { Err("an error") });
+        pool.spawn(async { std::panic::panic_any(7_u8) });
+        pool.spawn(async { std::panic::panic_any(8_u8) });
+        let error = pool.run().await.unwrap_err();
+        let payload = catch_unwind(std::panic::AssertUnwindSafe(|| error.resume_panic())).unwrap_err();
+        assert_eq!(payload.downcast_ref(), Some(&7_u8));
+    });
+}
+
+#[test]
+fn resume_panic_gives_an_error_without_panics_back() {
+    on_current_thread(|| async {
+        let error = failed(Some("web"), &["one", "two"]).await;
+        let text = error.to_string();
+        assert_eq!(error.resume_panic().to_string(), text);
+    });
+}
+
+#[test]
+fn into_failure_gives_the_error_away() {
+    on_both(|| async {
+        let error = Pool::open(async |_: Pool<String>| Err::<(), _>(String::from("mine"))).await.unwrap_err();
+        let mut failures = error.into_failures();
+        let Failure::Error(text) = failures.remove(0).into_failure() else { panic!("{failures:?}") };
+        assert_eq!(text, "mine");
+    });
+}
+
+/// The payload of a task that panics so.
+async fn payload_of(panics: impl FnOnce() + Send + 'static) -> PanicPayload {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async move { panics() });
+    match pool.run().await.unwrap_err().into_failures().remove(0).into_failure() {
+        Failure::Panic(payload) => payload,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_payload_knows_its_message() {
+    on_both(|| async {
+        let literal = payload_of(|| panic!("literal")).await;
+        assert_eq!((literal.message(), literal.to_string().as_str()), (Some("literal"), "literal"));
+        assert_eq!(format!("{literal:?}"), r#"PanicPayload(Some("literal"))"#);
+        assert_eq!(literal.into_inner().downcast_ref(), Some(&"literal"));
+
+        let formatted = payload_of(|| panic!("{}", 1)).await;
+        assert_eq!((formatted.message(), formatted.to_string().as_str()), (Some("1"), "1"));
+        assert_eq!(formatted.into_inner().downcast_ref(), Some(&String::from("1")));
+
+        let other = payload_of(|| std::panic::panic_any(2)).await;
+        assert_eq!((other.message(), other.to_string().as_str()), (None, "a value that is no message"));
+        assert_eq!(format!("{other:?}"), "PanicPayload(None)");
+        assert_eq!(other.into_inner().downcast_ref(), Some(&2));
+    });
+}
+
+#[test]
+fn a_payload_can_go_on_as_a_panic() {
+    on_both(|| async {
+        let payload = payload_of(|| std::panic::panic_any(5_u16)).await;
+        let again = catch_unwind(std::panic::AssertUnwindSafe(|| payload.resume())).map(drop::<()>).unwrap_err();
+        assert_eq!(again.downcast_ref(), Some(&5_u16));
+    });
+}
+
+// ===== the reason of a cancellation =====
+
+#[test]
+fn the_first_reason_stays() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            pool.cancel_with("first");
+            pool.cancel_with(String::from("second"));
+            pool.cancel();
+            std::future::pending::<Result<(), _>>().await
+        });
+        assert_eq!(error.await.unwrap_err().cancel_reason(), Some("first"));
+    });
+}
+
+#[test]
+fn a_reason_given_after_a_failure_is_not_what_closed_the_pool() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let closing = pool.clone();
+            pool.spawn_blocking(move || {
+                while !closing.is_closed() {
+                    std::thread::yield_now();
+                }
+                closing.cancel_with("too late");
+            });
+            pool.spawn(async { Err("broken".into()) });
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("broken")], None));
+    });
+}
+
+#[test]
+fn a_failure_after_a_cancellation_leaves_its_reason() {
+    on_both(|| async {
+        let error = Pool::open(async |pool: Pool| {
+            let (started, wait) = oneshot::channel();
+            pool.spawn(async move {
+                let _panics = panics_when_dropped("cleanup");
+                started.send(()).unwrap();
+                std::future::pending::<()>().await;
+            });
+            wait.await?;
+            pool.cancel_with("SIGTERM");
+            Ok(())
+        });
+        let error = error.await.unwrap_err();
+        assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("panic: cleanup")], Some("SIGTERM")));
+        assert!(!error.is_cancelled());
+    });
+}

@@ -1,0 +1,1106 @@
+//! Destructors, payloads, wakers and runtimes that misbehave: nothing is lost, nothing hangs, nothing aborts the process.
+
+use std::error::Error;
+use std::fmt;
+use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use aiodrive::{BoxError, Failure, Pool, PoolError, TaskStopped, timeout};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+
+use crate::support::{
+    Alive, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text, poll_once,
+    quiet_panic, stays_pending, until, watched,
+};
+
+type Outcome<T = ()> = Result<T, PoolError>;
+
+fn current_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn multi_thread() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Something whose destructor panics.
+fn bomb(message: &'static str) -> OnDrop<impl FnOnce() + Send> {
+    OnDrop::new(move || quiet_panic(message))
+}
+
+/// A future that is ready at once, and then carries what it holds until it is dropped.
+struct ReadyWith<T, O>(T, Option<O>);
+
+impl<T: Unpin, O: Unpin> Future for ReadyWith<T, O> {
+    type Output = O;
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<O> {
+        Poll::Ready(self.1.take().unwrap())
+    }
+}
+
+/// Calls everything that a handle offers, cancelling last.
+fn meddle(pool: &Pool) {
+    pool.spawn(async {});
+    pool.spawn(pending::<()>());
+    drop(pool.try_spawn(async {}));
+    drop(pool.spawn_with_handle(async { Ok(()) }));
+    pool.build_task().name("meddling").spawn(async {});
+    pool.spawn_blocking(|| {});
+    assert!(pool.len() < 100_000 && format!("{pool:?}").starts_with("Pool"));
+    drop(Pool::<BoxError>::try_current());
+    pool.cancel();
+    assert!(pool.is_closed());
+}
+
+// ===== destructors that panic =====
+
+#[test]
+fn a_panic_in_the_destructor_of_an_aborted_task_is_a_failure() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let outcome: Outcome = Pool::open(async |pool| {
+            for _ in 0..3 {
+                let one = alive.one();
+                let (began, has_begun) = oneshot::channel();
+                pool.spawn(async {
+                    let _both = (bomb("in drop"), one);
+                    began.send(()).unwrap();
+                    pending::<()>().await;
+                });
+                has_begun.await?;
+            }
+            Err("body".into())
+        })
+        .await;
+        let error = outcome.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: body", "panic: in drop", "panic: in drop", "panic: in drop"]);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_a_task_that_never_began_is_a_failure() {
+    on_current_thread(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            let bomb = bomb("in drop");
+            pool.spawn(async {
+                let _bomb = bomb;
+                pending::<()>().await;
+            });
+            pool.cancel();
+            Ok(())
+        })
+        .await;
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_a_finished_future_is_a_failure() {
+    on_both(|| async {
+        let outcome: Outcome<_> = Pool::open(async |pool| {
+            let handle = pool.spawn_with_handle(ReadyWith(bomb("in drop"), Some(Ok(1))));
+            Ok(handle)
+        })
+        .await;
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn a_handle_hears_of_a_panic_in_a_destructor() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let finished = pool.spawn_with_handle(ReadyWith(bomb("finished"), Some(Ok(1))));
+        assert!(pool.run().await.is_err());
+        assert_eq!(finished.await, Err(TaskStopped::Panicked));
+    });
+}
+
+#[test]
+fn a_task_that_fails_and_panics_in_its_destructor_has_two_failures() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            pool.spawn(ReadyWith(bomb("in drop"), Some(Err("error".into()))));
+            pending().await
+        })
+        .await;
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["error: error", "panic: in drop"]);
+    });
+}
+
+#[test]
+fn a_task_that_panics_and_panics_in_its_destructor_has_two_failures() {
+    struct Panics<T>(T);
+    impl<T> Future for Panics<T> {
+        type Output = ();
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            let _ = &self.0;
+            quiet_panic("in poll")
+        }
+    }
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            pool.spawn(Panics(bomb("in drop")));
+            pending().await
+        })
+        .await;
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: in poll", "panic: in drop"]);
+    });
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_a_body_that_is_cut_short_is_a_failure_of_the_body() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            let _bomb = bomb("in drop");
+            pool.spawn(async { Err("task".into()) });
+            pending().await
+        })
+        .await;
+        let error = outcome.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: task", "panic: in drop"]);
+        assert!(error.failures()[1].task().is_body());
+    });
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_a_dropped_body_goes_to_the_dropper_and_the_tasks_end() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let one = alive.one();
+        let mut open = Box::pin(Pool::<BoxError>::open(async |pool| {
+            let _bomb = bomb("in drop");
+            pool.spawn(async {
+                let _one = one;
+                busy().await
+            });
+            pending::<Result<(), _>>().await
+        }));
+        assert!(poll_once(open.as_mut()).await.is_pending());
+        assert_eq!(panic_text(|| drop(open)), "in drop");
+        until(|| alive.count() == 0).await;
+    });
+}
+
+#[test]
+fn a_panic_in_the_destructor_of_an_uncalled_closure_is_a_failure() {
+    watched(|| {
+        let runtime = Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).build().unwrap();
+        let outcome: Outcome = runtime.block_on(Pool::open(async |pool: Pool| {
+            // The only thread is taken, so that the second closure can be aborted.
+            let (began, has_begun) = oneshot::channel();
+            let first = pool.clone();
+            pool.spawn_blocking(move || {
+                began.send(()).unwrap();
+                while !first.is_closed() {
+                    thread::yield_now();
+                }
+            });
+            has_begun.await?;
+            let bomb = bomb("in drop");
+            pool.spawn_blocking(move || drop(bomb));
+            pool.cancel();
+            Ok(())
+        }));
+        // Aborted before it was called, or called and then it has panicked: it is told in either case.
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn a_value_that_nobody_wants_may_panic_in_its_destructor() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            let (dropped, is_dropped) = oneshot::channel();
+            let handle = pool.spawn_with_handle(async {
+                is_dropped.await?;
+                Ok(bomb("value"))
+            });
+            drop(handle);
+            dropped.send(()).unwrap();
+            pending().await
+        })
+        .await;
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: value"]);
+    });
+}
+
+#[test]
+fn a_value_of_the_body_that_is_discarded_may_panic_in_its_destructor_and_hides_no_failure() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let open = Pool::open(async |pool: Pool| {
+            let one = alive.one();
+            pool.spawn(async {
+                let _one = one;
+                yield_now().await;
+                Err("task".into())
+            });
+            Ok::<_, BoxError>(bomb("value"))
+        });
+        let mut open = Box::pin(open);
+        let result = std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| open.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(|outcome| outcome.err()),
+            Err(_) => Poll::Ready(None),
+        });
+        let error = result.await;
+        assert_eq!(alive.count(), 0);
+        let error = error.expect("the failure of the task is lost");
+        assert_eq!(failures(error.failures())[0], "error: task");
+    });
+}
+
+#[test]
+fn an_error_may_panic_in_its_destructor() {
+    #[derive(Debug)]
+    struct Explosive;
+    impl Drop for Explosive {
+        fn drop(&mut self) {
+            if !thread::panicking() {
+                quiet_panic("error");
+            }
+        }
+    }
+    impl fmt::Display for Explosive {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("explosive")
+        }
+    }
+    impl Error for Explosive {}
+    on_both(|| async {
+        let alive = Alive::default();
+        let one = alive.one();
+        let outcome: Result<(), PoolError<Explosive>> = Pool::open(async |pool| {
+            pool.spawn(async { Err(Explosive) });
+            pool.spawn(async {
+                let _one = one;
+                pending::<()>().await;
+            });
+            pending().await
+        })
+        .await;
+        assert_eq!(alive.count(), 0);
+        let error = outcome.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: explosive"]);
+        // It is the user's now, and so is the panic.
+        assert_eq!(panic_text(|| drop(error)), "error");
+    });
+}
+
+#[test]
+fn planned_tasks_are_all_dropped_although_one_panics_at_that() {
+    on_both(|| async {
+        let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
+        for planned in 0..3 {
+            let (one, bomb) = (alive.one(), (planned == 1).then(|| bomb("planned")));
+            pool.spawn(async {
+                drop((one, bomb));
+            });
+        }
+        assert_eq!(panic_text(|| pool.cancel()), "planned");
+        assert_eq!(alive.count(), 0);
+        assert!(pool.is_closed() && pool.is_empty());
+        pool.run().await.unwrap();
+    });
+}
+
+// ===== payloads =====
+
+struct ExplosivePayload;
+
+impl Drop for ExplosivePayload {
+    fn drop(&mut self) {
+        quiet_panic("payload");
+    }
+}
+
+#[test]
+fn payloads_may_panic_in_their_destructors() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        for _ in 0..3 {
+            pool.spawn_blocking(|| {
+                let pool: Pool = Pool::current();
+                std::panic::resume_unwind(if pool.is_closed() { Box::new("late") } else { Box::new(ExplosivePayload) });
+            });
+        }
+        let error = pool.run().await.unwrap_err();
+        let Failure::Panic(first) = error.failures()[0].failure() else { panic!("{error:?}") };
+        assert_eq!(first.message(), None);
+        assert!(error.is_panic());
+        drop(error);
+    });
+}
+
+#[test]
+fn the_payload_of_a_panic_reaches_the_caller() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            pool.spawn(async { std::panic::resume_unwind(Box::new(42_u8)) });
+            pending().await
+        })
+        .await;
+        let Failure::Panic(payload) = outcome.unwrap_err().into_failures().remove(0).into_failure() else {
+            panic!("no panic")
+        };
+        assert_eq!(*payload.into_inner().downcast::<u8>().unwrap(), 42);
+    });
+}
+
+#[test]
+fn the_body_may_panic_with_a_payload_that_panics_in_its_destructor() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let one = alive.one();
+        let mut open = Box::pin(Pool::<BoxError>::open(async |pool| -> Result<(), BoxError> {
+            pool.spawn(async {
+                let _one = one;
+                pending::<()>().await;
+            });
+            std::panic::resume_unwind(Box::new(ExplosivePayload))
+        }));
+        let payload = std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| open.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(|_| None),
+            Err(payload) => Poll::Ready(Some(payload)),
+        });
+        let payload = payload.await.expect("it panics");
+        assert!(payload.is::<ExplosivePayload>());
+        assert_eq!(alive.count(), 0);
+        std::mem::forget(payload);
+    });
+}
+
+#[test]
+fn a_payload_of_any_type_can_be_raised() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            pool.spawn(async { panic_any(String::from("raised")) });
+            pending().await
+        })
+        .await;
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: raised"]);
+    });
+}
+
+// ===== every point =====
+
+/// A pool with some of everything in it, which comes to its end by itself.
+async fn busy_pool(alive: Alive) {
+    async fn steps(_counted: impl Send, count: usize) {
+        for _ in 0..count {
+            yield_now().await;
+        }
+    }
+    let outcome: Outcome = Pool::open(async |pool| {
+        let _body = alive.one();
+        for count in 0..3 {
+            pool.spawn(steps(alive.one(), count));
+        }
+        let one = alive.one();
+        let value = pool.spawn_with_handle(async {
+            steps(one, 2).await;
+            Ok(1)
+        });
+        let one = alive.one();
+        pool.spawn_blocking(move || drop(one));
+        let nested = alive.one();
+        pool.spawn(async {
+            let inner: Outcome = Pool::open(async |pool| {
+                pool.spawn(steps(nested, 5));
+                Ok(())
+            })
+            .await;
+            inner.unwrap();
+        });
+        value.await?;
+        yield_now().await;
+        Ok(())
+    })
+    .await;
+    outcome.unwrap();
+}
+
+#[test]
+fn a_pool_may_be_dropped_after_any_number_of_polls() {
+    on_both(|| async {
+        for polls in 0.. {
+            let alive = Alive::default();
+            let mut open = tokio_test::task::spawn(busy_pool(alive.clone()));
+            let mut finished = false;
+            for _ in 0..polls {
+                finished = open.poll().is_ready();
+                if finished {
+                    break;
+                }
+                yield_now().await;
+            }
+            assert!(!finished || alive.count() == 0);
+            drop(open);
+            until(|| alive.count() == 0).await;
+            if finished {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_nested_pool_may_be_dropped_after_any_number_of_polls() {
+    on_both(|| async {
+        let mut finished = false;
+        for polls in 0.. {
+            let alive = Alive::default();
+            let outcome: Outcome = Pool::open(async |_| {
+                let mut nested = tokio_test::task::spawn(busy_pool(alive.clone()));
+                for _ in 0..polls {
+                    finished = nested.poll().is_ready();
+                    if finished {
+                        break;
+                    }
+                    yield_now().await;
+                }
+                Ok(())
+            })
+            .await;
+            outcome.unwrap();
+            assert_eq!(alive.count(), 0);
+            if finished {
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_task_may_panic_at_any_step() {
+    on_both(|| async {
+        for step in 0..10 {
+            for culprit in 0..3 {
+                let alive = Alive::default();
+                let outcome: Outcome = Pool::open(async |pool| {
+                    for task in 0..3 {
+                        let one = alive.one();
+                        pool.spawn(async move {
+                            let _one = one;
+                            for now in 0.. {
+                                if (task, now) == (culprit, step) {
+                                    quiet_panic("culprit");
+                                }
+                                yield_now().await;
+                            }
+                        });
+                    }
+                    Ok(())
+                })
+                .await;
+                assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: culprit"]);
+                assert_eq!(alive.count(), 0);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_body_may_panic_at_any_step() {
+    on_both(|| async {
+        for step in 0..10 {
+            let alive = Alive::default();
+            let panic = panic_of(Pool::<BoxError>::open(async |pool| {
+                for now in 0.. {
+                    if now == step {
+                        quiet_panic("body");
+                    }
+                    let one = alive.one();
+                    pool.spawn(async {
+                        let _one = one;
+                        busy().await
+                    });
+                    yield_now().await;
+                }
+                Ok(())
+            }));
+            assert_eq!(panic.await, "body");
+            assert_eq!(alive.count(), 0);
+        }
+    });
+}
+
+#[test]
+fn several_failures_at_once_are_all_kept() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let barrier = Arc::new(std::sync::Barrier::new(10));
+        for task in 0..10 {
+            let barrier = Arc::clone(&barrier);
+            pool.spawn_blocking(move || {
+                barrier.wait();
+                if task % 2 == 0 { Err("error".into()) } else { quiet_panic("panic") }
+            });
+        }
+        let mut all = failures(pool.run().await.unwrap_err().failures());
+        all.sort();
+        assert_eq!(all, [["error: error"; 5], ["panic: panic"; 5]].concat());
+    });
+}
+
+#[test]
+fn a_panic_leaves_other_pools_and_its_own_usable() {
+    on_both(|| async {
+        let outcome: Outcome<_> = Pool::open(async |outer| {
+            for _ in 0..10 {
+                let inner: Outcome<_> = Pool::open(async |pool| {
+                    let _bomb = bomb("in drop");
+                    pool.spawn(async { quiet_panic("task") });
+                    pending::<Result<(), _>>().await
+                })
+                .await;
+                assert_eq!(failures(inner.unwrap_err().failures()), ["panic: task", "panic: in drop"]);
+                let task = outer.spawn_with_handle(async { Ok(1) });
+                assert_eq!(task.await, Ok(1));
+            }
+            outer.spawn(async { quiet_panic("outer") });
+            outer.cancelled().await;
+            Ok(outer)
+        })
+        .await;
+        assert!(outcome.unwrap_err().is_panic());
+    });
+}
+
+// ===== code that calls back =====
+
+#[test]
+fn a_destructor_may_use_the_pool_while_that_aborts() {
+    watched(|| {
+        on_both(|| async {
+            let alive = Alive::default();
+            let outcome: Outcome = Pool::open(async |pool| {
+                for _ in 0..10 {
+                    let (own, one) = (pool.clone(), alive.one());
+                    pool.spawn(async move {
+                        let _meddling = OnDrop::new(move || {
+                            let _one = one;
+                            meddle(&own);
+                            meddle(&Pool::current());
+                        });
+                        pending::<()>().await;
+                    });
+                }
+                yield_now().await;
+                Err("body".into())
+            })
+            .await;
+            assert_eq!(failures(outcome.unwrap_err().failures()), ["error: body"]);
+            assert_eq!(alive.count(), 0);
+        });
+    });
+}
+
+#[test]
+fn a_destructor_may_use_the_pool_when_its_task_has_finished() {
+    watched(|| {
+        on_both(|| async {
+            let outcome: Outcome = Pool::open(async |pool| {
+                let own = pool.clone();
+                pool.spawn(ReadyWith(OnDrop::new(move || meddle(&own)), Some(Ok(()))));
+                let own = pool.clone();
+                drop(pool.spawn_with_handle(async move { Ok(OnDrop::new(move || meddle(&own))) }));
+                Ok(())
+            })
+            .await;
+            outcome.unwrap();
+        });
+    });
+}
+
+#[test]
+fn a_destructor_may_use_the_pool_while_its_owner_is_dropped() {
+    watched(|| {
+        on_both(|| async {
+            let alive = Alive::default();
+            let mut open = Box::pin(Pool::<BoxError>::open(async |pool| {
+                let (own, other, one) = (pool.clone(), pool.clone(), alive.one());
+                let _body = OnDrop::new(move || meddle(&own));
+                pool.spawn(async move {
+                    let _task = OnDrop::new(move || {
+                        let _one = one;
+                        meddle(&other);
+                    });
+                    pending::<()>().await;
+                });
+                pending::<Result<(), _>>().await
+            }));
+            assert!(poll_once(open.as_mut()).await.is_pending());
+            drop(open);
+            until(|| alive.count() == 0).await;
+        });
+    });
+}
+
+#[test]
+fn a_planned_task_may_use_the_pool_when_it_is_dropped() {
+    watched(|| {
+        on_both(|| async {
+            let pool = Pool::<BoxError>::new();
+            let own = pool.clone();
+            let meddling = OnDrop::new(move || meddle(&own));
+            pool.spawn(async { drop(meddling) });
+            pool.cancel();
+            pool.run().await.unwrap();
+        });
+    });
+}
+
+/// A waker that meddles with a pool when it is woken and when it is dropped.
+struct Meddler(Pool);
+
+impl Wake for Meddler {
+    fn wake(self: Arc<Self>) {
+        meddle(&self.0);
+    }
+}
+
+impl Drop for Meddler {
+    fn drop(&mut self) {
+        meddle(&self.0);
+    }
+}
+
+/// Polls to the end, with a waker that meddles and another one each time.
+async fn meddling<F: Future>(pool: &Pool, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        let waker = Waker::from(Arc::new(Meddler(pool.clone())));
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        drop(waker);
+        yield_now().await;
+    }
+}
+
+#[test]
+fn the_waker_of_the_driver_may_use_the_pool() {
+    watched(|| {
+        on_both(|| async {
+            for _ in 0..100 {
+                let pool = Pool::<BoxError>::new();
+                let own = pool.clone();
+                pool.spawn(async move {
+                    yield_now().await;
+                    own.spawn(async {});
+                });
+                pool.spawn(pending::<()>());
+                meddling(&pool.clone(), pool.run()).await.unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn the_waker_of_a_waiter_may_use_the_pool() {
+    watched(|| {
+        on_both(|| async {
+            let pool = Pool::<BoxError>::new();
+            let waker = Waker::from(Arc::new(Meddler(pool.clone())));
+            let mut waiters: Vec<_> = (0..10).map(|_| Box::pin(pool.cancelled())).collect();
+            for waiter in &mut waiters {
+                assert!(waiter.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            pool.cancel();
+            drop(waker);
+            for waiter in waiters {
+                waiter.await;
+            }
+        });
+    });
+}
+
+#[test]
+fn the_waker_of_a_handle_may_use_the_pool() {
+    watched(|| {
+        on_both(|| async {
+            let outcome: Outcome<_> = Pool::open(async |pool| {
+                let handle = pool.spawn_with_handle(async {
+                    yield_now().await;
+                    Ok(1)
+                });
+                let value = meddling(&pool, handle).await;
+                assert!(matches!(value, Ok(1) | Err(TaskStopped::Cancelled)));
+                yield_now().await;
+                Ok(())
+            })
+            .await;
+            // The first waker that was dropped has cancelled the pool.
+            assert!(outcome.unwrap_err().is_cancelled());
+        });
+    });
+}
+
+#[test]
+fn the_last_waker_is_the_one_that_is_woken() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let (release, released) = oneshot::channel::<()>();
+        pool.spawn(async { drop(released.await) });
+        let mut run = Box::pin(pool.run());
+        for _ in 0..10 {
+            let mut early = tokio_test::task::spawn(run.as_mut());
+            assert!(early.poll().is_pending());
+        }
+        // It is moved to a task, whose waker is the only one that still works.
+        let last = tokio::spawn(run);
+        yield_now().await;
+        release.send(()).unwrap();
+        last.await.unwrap().unwrap();
+    });
+}
+
+// ===== runtimes =====
+
+#[test]
+fn a_runtime_that_is_dropped_takes_the_pools_on_it_along() {
+    watched(|| {
+        for runtime in [current_thread(), multi_thread()] {
+            let alive = Alive::default();
+            let (ready, below) = (Arc::new(AtomicUsize::new(0)), alive.clone());
+            let counting = Arc::clone(&ready);
+            runtime.spawn(Pool::<BoxError>::open(async move |pool| {
+                let _body = below.one();
+                for _ in 0..10 {
+                    let (own, one, counting) = (pool.clone(), below.one(), Arc::clone(&counting));
+                    pool.spawn(async move {
+                        let _meddling = OnDrop::new(move || {
+                            let _one = one;
+                            meddle(&own);
+                        });
+                        let inner: Outcome = Pool::open(async |pool| {
+                            pool.spawn(pending::<()>());
+                            counting.fetch_add(1, Ordering::SeqCst);
+                            pending().await
+                        })
+                        .await;
+                        inner.unwrap();
+                    });
+                }
+                pending::<Result<(), _>>().await
+            }));
+            runtime.block_on(until(|| ready.load(Ordering::SeqCst) == 10));
+            drop(runtime);
+            assert_eq!(alive.count(), 0);
+        }
+    });
+}
+
+/// A pool that was polled first on a runtime that is gone, with what `body` has done there.
+fn orphan<T>(gone: Runtime, body: impl AsyncFnOnce(Pool) -> T) -> (Pool, Pin<Box<impl Future<Output = Outcome<T>>>>) {
+    let handle = Arc::new(OnceLock::new());
+    let own = Arc::clone(&handle);
+    let mut open = Box::pin(Pool::open(async move |pool: Pool| {
+        assert!(own.set(pool.clone()).is_ok());
+        Ok(body(pool).await)
+    }));
+    assert!(gone.block_on(poll_once(open.as_mut())).is_pending());
+    drop(gone);
+    (handle.get().unwrap().clone(), open)
+}
+
+#[test]
+fn tasks_that_are_cut_off_by_their_runtime_are_failures() {
+    watched(|| {
+        for gone in [current_thread(), multi_thread()] {
+            let alive = Alive::default();
+            let (one, seen) = (alive.one(), alive.clone());
+            let (pool, open) = orphan(gone, async move |pool| {
+                pool.spawn(async {
+                    let _one = one;
+                    pending::<()>().await;
+                });
+                pending::<()>().await;
+            });
+            assert_eq!(seen.count(), 0);
+            assert!(pool.is_closed());
+            let error = current_thread().block_on(open).unwrap_err();
+            assert_eq!(failures(error.failures()), ["cancelled"]);
+            assert!(!error.is_cancelled() && error.to_string().contains("runtime shutting down"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_task_spawned_on_a_dead_runtime_is_a_failure() {
+    watched(|| {
+        for gone in [current_thread(), multi_thread()] {
+            let (pool, open) = orphan(gone, async |_| pending::<()>().await);
+            assert!(!pool.is_closed());
+            let alive = Alive::default();
+            let (own, one) = (pool.clone(), alive.one());
+            let meddling = OnDrop::new(move || {
+                let _one = one;
+                meddle(&own);
+            });
+            pool.spawn(async { drop(meddling) });
+            assert_eq!(alive.count(), 0);
+            assert!(pool.is_closed());
+            let error = current_thread().block_on(open).unwrap_err();
+            let all = failures(error.failures());
+            assert!(all.contains(&"cancelled".to_owned()), "{all:?}");
+        }
+    });
+}
+
+#[test]
+fn the_handle_of_a_task_on_a_dead_runtime_says_cancelled() {
+    watched(|| {
+        let (pool, open) = orphan(current_thread(), async |_| pending::<()>().await);
+        let handle = pool.spawn_with_handle(async { Ok(1) });
+        current_thread().block_on(async {
+            assert_eq!(failures(open.await.unwrap_err().failures()), ["cancelled"]);
+            assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+        });
+    });
+}
+
+#[test]
+fn a_closure_spawned_on_a_dead_runtime_is_a_failure() {
+    watched(|| {
+        let (pool, open) = orphan(current_thread(), async |_| pending::<()>().await);
+        let own = pool.clone();
+        let meddling = OnDrop::new(move || meddle(&own));
+        pool.spawn_blocking(move || drop(meddling));
+        let error = current_thread().block_on(open).unwrap_err();
+        assert!(failures(error.failures()).contains(&"cancelled".to_owned()));
+    });
+}
+
+#[test]
+fn a_panic_in_a_destructor_on_a_dead_runtime_is_a_failure() {
+    watched(|| {
+        let (pool, open) = orphan(current_thread(), async |_| pending::<()>().await);
+        let bomb = bomb("in drop");
+        pool.spawn(async { drop(bomb) });
+        let error = current_thread().block_on(open).unwrap_err();
+        assert_eq!(failures(error.failures()), ["cancelled", "panic: in drop"]);
+    });
+}
+
+#[test]
+fn a_cancelled_pool_on_a_dead_runtime_has_no_failure() {
+    watched(|| {
+        let (pool, open) = orphan(current_thread(), async |_| pending::<()>().await);
+        pool.cancel_with("enough");
+        let error = current_thread().block_on(open).unwrap_err();
+        assert!(error.is_cancelled() && error.cancel_reason() == Some("enough"));
+    });
+}
+
+#[test]
+fn the_owner_of_a_pool_on_a_dead_runtime_may_be_dropped() {
+    watched(|| {
+        let (pool, open) = orphan(current_thread(), async |pool| {
+            pool.spawn(pending::<()>());
+            pending::<()>().await
+        });
+        drop(open);
+        assert!(pool.is_closed() && pool.is_empty());
+    });
+}
+
+#[test]
+fn what_a_dead_runtime_cut_off_is_reported_by_the_enclosing_pool() {
+    on_both(|| async {
+        let gone = current_thread();
+        let outcome: Outcome = Pool::open(async |_| {
+            let mut inner = Box::pin(Pool::<BoxError>::open(async |pool| {
+                pool.spawn(pending::<()>());
+                pending::<Result<(), _>>().await
+            }));
+            let entered = gone.enter();
+            assert!(tokio_test::task::spawn(inner.as_mut()).poll().is_pending());
+            drop(entered);
+            gone.shutdown_background();
+            drop(inner);
+            Ok(())
+        })
+        .await;
+        assert_eq!(failures(outcome.unwrap_err().cleanup_failures()), ["cancelled"]);
+    });
+}
+
+#[test]
+fn tasks_run_on_the_runtime_of_the_owner_whoever_spawns_them() {
+    watched(|| {
+        let own = Builder::new_multi_thread().worker_threads(1).thread_name("own").build().unwrap();
+        let outcome: Outcome = own.block_on(Pool::open(async |pool| {
+            let (pool, (sender, receiver)) = (pool.clone(), oneshot::channel());
+            thread::spawn(move || {
+                current_thread().block_on(async {
+                    pool.spawn(async { drop(sender.send(thread::current().name().map(str::to_owned))) });
+                });
+            });
+            assert_eq!(receiver.await?.as_deref(), Some("own"));
+            Ok(())
+        }));
+        outcome.unwrap();
+    });
+}
+
+#[test]
+fn a_forgotten_owner_leaves_its_tasks_to_the_runtime() {
+    watched(|| {
+        for runtime in [current_thread(), multi_thread()] {
+            let alive = Alive::default();
+            runtime.block_on(async {
+                let one = alive.one();
+                let mut open = Box::pin(Pool::<BoxError>::open(async |pool| {
+                    pool.spawn(async {
+                        let _one = one;
+                        pending::<()>().await;
+                    });
+                    pending::<Result<(), _>>().await
+                }));
+                assert!(poll_once(open.as_mut()).await.is_pending());
+                std::mem::forget(open);
+                yield_now().await;
+                assert_eq!(alive.count(), 1);
+            });
+            drop(runtime);
+            assert_eq!(alive.count(), 0);
+        }
+    });
+}
+
+#[test]
+fn blocking_on_another_runtime_in_a_task_is_an_ordinary_panic() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            pool.spawn(async { current_thread().block_on(async {}) });
+            pending().await
+        })
+        .await;
+        assert!(outcome.unwrap_err().is_panic());
+    });
+}
+
+#[test]
+fn dropping_a_runtime_in_a_task_is_an_ordinary_panic() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            let other = multi_thread();
+            pool.spawn(async { drop(other) });
+            pending().await
+        })
+        .await;
+        assert!(outcome.unwrap_err().is_panic());
+    });
+}
+
+#[test]
+fn block_in_place_on_a_current_thread_runtime_is_an_ordinary_panic() {
+    on_current_thread(|| async {
+        let outcome: Outcome = Pool::open(async |pool| {
+            pool.spawn(async { tokio::task::block_in_place(|| {}) });
+            pending().await
+        })
+        .await;
+        assert!(outcome.unwrap_err().is_panic());
+    });
+}
+
+#[test]
+fn a_pool_needs_no_drivers() {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    let outcome: Outcome = runtime.block_on(Pool::open(async |pool| {
+        pool.spawn(yield_now());
+        pool.spawn_blocking(|| {});
+        Ok(())
+    }));
+    outcome.unwrap();
+}
+
+// ===== floods =====
+
+#[test]
+fn the_driver_is_not_polled_for_each_wake_of_a_task() {
+    on_both(|| async {
+        let polls = AtomicUsize::new(0);
+        let outcome: Outcome = Pool::open(async |pool| {
+            let tasks: Vec<_> = (0..4)
+                .map(|_| {
+                    pool.spawn_with_handle(async {
+                        for _ in 0..10_000 {
+                            yield_now().await;
+                        }
+                        Ok(())
+                    })
+                })
+                .collect();
+            let mut all = pin!(async {
+                for task in tasks {
+                    task.await?;
+                }
+                Ok(())
+            });
+            std::future::poll_fn(|cx| {
+                polls.fetch_add(1, Ordering::SeqCst);
+                all.as_mut().poll(cx)
+            })
+            .await
+        })
+        .await;
+        outcome.unwrap();
+        assert!(polls.load(Ordering::SeqCst) < 20, "{polls:?}");
+    });
+}
+
+#[test]
+fn a_flood_of_tasks_does_not_keep_a_timeout_from_firing() {
+    fn next() {
+        Pool::<BoxError>::current().spawn(async { next() });
+    }
+    let flood = || async {
+        let open = Pool::<BoxError>::open(async |_| {
+            next();
+            pending::<Result<(), _>>().await
+        });
+        assert!(timeout(Duration::from_millis(5), open).await.is_err());
+    };
+    watched(move || current_thread().block_on(flood()));
+    on_multi_thread(flood);
+}
+
+#[test]
+fn a_blocking_task_is_not_claimed_to_have_been_cancelled() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (began, has_begun) = oneshot::channel();
+        let one = alive.one();
+        let pool = Pool::<BoxError>::new();
+        pool.spawn_blocking(move || {
+            let _one = one;
+            began.send(()).unwrap();
+            let _ = released.recv();
+        });
+        let own = pool.clone();
+        let mut run = pin!(pool.run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        has_begun.await.unwrap();
+        own.cancel();
+        stays_pending(run.as_mut()).await;
+        assert_eq!((alive.count(), own.len()), (1, 1));
+        release.send(()).unwrap();
+        run.await.unwrap();
+        assert_eq!((alive.count(), own.len()), (0, 0));
+    });
+}

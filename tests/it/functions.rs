@@ -1,0 +1,1495 @@
+//! `race`, `try_all`, `wait_all`, `timeout`, `timeout_at`, `prime` and `cancel_task`.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, Pending, Ready, pending, poll_fn, ready};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use aiodrive::{
+    BoxError, Failure, LatchEvent, Pool, PoolError, TaskStopped, cancel_task, prime, race, shield, timeout, timeout_at,
+    try_all, wait_all,
+};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::{Barrier, mpsc, oneshot};
+use tokio::time::{Instant, advance, sleep, sleep_until};
+use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
+
+use crate::support::{
+    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, panic_of, panic_text, poll_once, stays_pending,
+    until,
+};
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+/// A branch that says when it has begun, and ends only when it is aborted.
+async fn endless<T>(alive: Alive, begun: Arc<Barrier>) -> T {
+    let _slow = alive.slow();
+    begun.wait().await;
+    busy().await;
+    unreachable!("it yields for ever")
+}
+
+/// A branch that panics in its destructor, and ends only when it is aborted.
+async fn panicking_in_drop<T>(begun: Arc<Barrier>) -> T {
+    let _bomb = OnDrop::new(|| panic!("in drop"));
+    begun.wait().await;
+    pending().await
+}
+
+/// A branch that leaves something behind that ends only with the gate.
+fn leaves_behind(gate: &LatchEvent, log: &Log) {
+    let (opened, log) = (gate.wait_set(), log.clone());
+    drop(shield(async move {
+        opened.await;
+        log.push("left behind");
+    }));
+}
+
+/// What is reported as cleanup failures of a pool with this body, in which nothing else fails.
+async fn cleanup_of<F: Future<Output = ()>>(body: impl FnOnce() -> F) -> Vec<String> {
+    let opened: Result<(), PoolError> = Pool::open(|_| async {
+        body().await;
+        Ok(())
+    })
+    .await;
+    let Err(error) = opened else { return Vec::new() };
+    assert!(error.failures().is_empty(), "{error}");
+    failures(error.cleanup_failures())
+}
+
+// ===== race =====
+
+#[test]
+fn race_yields_the_index_and_the_output_of_the_first_to_finish() {
+    on_both(|| async {
+        let (sender, receiver) = oneshot::channel();
+        let mut winner = pin!(race((pending(), async { receiver.await.unwrap() }, pending())));
+        stays_pending(winner.as_mut()).await;
+        sender.send("second").unwrap();
+        assert_eq!(winner.await, (1, "second"));
+    });
+}
+
+#[test]
+fn race_takes_vectors_arrays_and_tuples_of_up_to_eight() {
+    on_both(|| async {
+        assert_eq!(race(vec![ready('v')]).await, (0, 'v'));
+        assert_eq!(race([ready('a')]).await, (0, 'a'));
+        assert_eq!(race((ready(1),)).await, (0, 1));
+        assert_eq!(race((pending(), ready(2))).await, (1, 2));
+        assert_eq!(race((pending(), pending(), ready(3))).await, (2, 3));
+        assert_eq!(race((pending(), pending(), pending(), ready(4))).await, (3, 4));
+        assert_eq!(race((pending(), pending(), pending(), pending(), ready(5))).await, (4, 5));
+        let six = (pending(), pending(), pending(), pending(), pending(), ready(6));
+        assert_eq!(race(six).await, (5, 6));
+        let seven = (pending(), pending(), pending(), pending(), pending(), pending(), ready(7));
+        assert_eq!(race(seven).await, (6, 7));
+        let eight = (pending(), pending(), pending(), pending(), pending(), pending(), pending(), async { 8 });
+        assert_eq!(race(eight).await, (7, 8));
+    });
+}
+
+#[test]
+fn race_losers_have_ended_when_it_returns() {
+    on_both(|| async {
+        let (alive, begun) = (Alive::default(), Arc::new(Barrier::new(4)));
+        let losers = [(); 3].map(|()| endless(alive.clone(), begun.clone()));
+        let [first, second, third] = losers;
+        let winner = async move {
+            begun.wait().await;
+            "won"
+        };
+        assert_eq!(race((first, second, winner, third)).await, (2, "won"));
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn race_waits_for_what_its_losers_leave_behind() {
+    on_both(|| async {
+        let (gate, log, begun) = (LatchEvent::new(), Log::default(), Arc::new(Barrier::new(2)));
+        let winner = {
+            let begun = begun.clone();
+            async move { _ = begun.wait().await.is_leader() }
+        };
+        let loser = {
+            let (gate, log) = (gate.clone(), log.clone());
+            async move {
+                let nested: Result<(), PoolError> = Pool::open(async |_| {
+                    leaves_behind(&gate, &log);
+                    begun.wait().await;
+                    pending().await
+                })
+                .await;
+                nested.unwrap();
+            }
+        };
+        let mut racing = pin!(race((winner, loser)));
+        stays_pending(racing.as_mut()).await;
+        gate.set();
+        assert_eq!(racing.await.0, 0);
+        assert_eq!(log.events(), ["left behind"]);
+    });
+}
+
+#[test]
+fn race_is_won_by_an_error_as_by_a_value() {
+    on_both(|| async {
+        let failing = async { Err::<(), _>("lost") };
+        assert_eq!(race((failing, pending())).await, (0, Err("lost")));
+    });
+}
+
+#[test]
+fn race_resumes_the_panic_of_the_winner_when_the_losers_have_ended() {
+    on_both(|| async {
+        let (alive, begun) = (Alive::default(), Arc::new(Barrier::new(2)));
+        let loser = endless::<()>(alive.clone(), begun.clone());
+        let winner = async move {
+            begun.wait().await;
+            panic!("the winner")
+        };
+        assert_eq!(panic_of(race((loser, winner))).await, "the winner");
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn race_reports_the_panic_of_a_destructor_of_a_loser_as_a_cleanup_failure() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let begun = Arc::new(Barrier::new(2));
+            let loser = panicking_in_drop(begun.clone());
+            let winner = async move { _ = begun.wait().await.is_leader() };
+            assert_eq!(race((loser, winner)).await.0, 1);
+        })
+        .await;
+        assert_eq!(cleanup, ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn race_reports_the_panic_of_a_loser_that_finished_as_well_as_a_cleanup_failure() {
+    on_current_thread(|| async {
+        let cleanup = cleanup_of(async || {
+            let losing = || -> i32 { panic!("second") };
+            assert_eq!(race((ready(1), async move { losing() })).await, (0, 1));
+        })
+        .await;
+        assert_eq!(cleanup, ["panic: second"]);
+    });
+}
+
+#[test]
+fn race_names_the_line_of_its_call_in_a_cleanup_failure() {
+    on_current_thread(|| async {
+        let line = Cell::new(0);
+        let error = Pool::open(async |_: Pool| {
+            line.set(line!() + 1);
+            assert_eq!(race((ready(1), async { panic!("second") })).await, (0, 1));
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        let at = error.cleanup_failures()[0].task().spawned_at();
+        assert_eq!((at.file(), at.line()), (file!(), line.get()));
+    });
+}
+
+#[test]
+fn race_tie_goes_to_the_lowest_index() {
+    on_current_thread(|| async {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        for count in [2, 3, 17, 100] {
+            let branch = |index| async move {
+                sleep_until(deadline).await;
+                index
+            };
+            assert_eq!(race((0..count).map(branch).collect::<Vec<_>>()).await, (0, 0), "{count} branches");
+        }
+    });
+}
+
+#[test]
+fn race_without_futures_panics() {
+    let message = "`race` was called without a future to wait for";
+    assert_eq!(panic_text(|| drop(race(Vec::<Ready<()>>::new()))), message);
+    assert_eq!(panic_text(|| drop(race::<[Ready<()>; 0]>([]))), message);
+    on_both(|| async { assert_eq!(panic_text(|| drop(race(Vec::<Ready<()>>::new()))), message) });
+}
+
+#[test]
+fn race_outside_of_a_runtime_panics_naming_the_call() {
+    let message = panic_text(|| drop(race([ready(1)])));
+    assert!(message.contains("outside of a tokio runtime") && message.contains(file!()), "{message}");
+}
+
+#[test]
+fn race_spawns_its_futures_when_it_is_called() {
+    on_both(|| async {
+        let begun = LatchEvent::new();
+        let begin = begun.clone();
+        let racing = race([async move { begin.set() }]);
+        begun.wait_set().await;
+        assert_eq!(racing.await.0, 0);
+    });
+}
+
+#[test]
+fn race_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
+    for polled in [false, true] {
+        on_both(async || {
+            let alive = Alive::default();
+            let cleanup = cleanup_of(async || {
+                let begun = Arc::new(Barrier::new(3));
+                let branches = [(); 2].map(|()| endless::<()>(alive.clone(), begun.clone()));
+                let mut racing = race(branches);
+                if polled {
+                    assert!(poll_once(pin!(&mut racing)).await.is_pending());
+                }
+                begun.wait().await;
+                drop(racing);
+            })
+            .await;
+            assert!(cleanup.is_empty(), "to be aborted is no failure: {cleanup:?}");
+            assert_eq!(alive.count(), 0, "polled: {polled}");
+        });
+    }
+}
+
+#[test]
+fn race_that_is_dropped_reports_the_panics_of_its_branches() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let begun = Arc::new(Barrier::new(2));
+            let racing = race([panicking_in_drop::<()>(begun.clone())]);
+            begun.wait().await;
+            drop(racing);
+        })
+        .await;
+        assert_eq!(cleanup, ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn race_that_is_dropped_while_its_losers_end_reports_the_panic_of_the_winner() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let (gate, begun) = (LatchEvent::new(), Arc::new(Barrier::new(2)));
+            let loser = {
+                let (gate, begun) = (gate.clone(), begun.clone());
+                async move {
+                    leaves_behind(&gate, &Log::default());
+                    begun.wait().await;
+                    pending::<()>().await
+                }
+            };
+            let winner = async move {
+                begun.wait().await;
+                panic!("the winner")
+            };
+            let before = Handle::current().metrics().num_alive_tasks();
+            let mut racing = Box::pin(race((loser, winner)));
+            // Until only what was left behind is alive.
+            while Handle::current().metrics().num_alive_tasks() > before + 1 {
+                stays_pending(racing.as_mut()).await;
+            }
+            drop(racing);
+            gate.set();
+        })
+        .await;
+        assert_eq!(cleanup, ["panic: the winner"]);
+    });
+}
+
+#[test]
+fn race_loser_takes_nothing_once_it_has_returned() {
+    on_both(|| async {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+        let receive = |()| {
+            let receiver = receiver.clone();
+            async move { receiver.lock().await.recv().await }
+        };
+        sender.send(1).unwrap();
+        assert_eq!(race([(), ()].map(receive)).await.1, Some(1));
+        sender.send(2).unwrap();
+        assert_eq!(receive(()).await, Some(2));
+    });
+}
+
+#[test]
+fn race_can_be_awaited_by_reference() {
+    on_both(|| async {
+        let gate = LatchEvent::new();
+        let mut racing = race([gate.wait_set()]);
+        tokio::select! {
+            biased;
+            _ = &mut racing => unreachable!("the gate is closed"),
+            () = ready(()) => {}
+        }
+        gate.set();
+        assert_eq!(racing.await.0, 0);
+    });
+}
+
+#[test]
+fn race_against_the_end_of_a_pool() {
+    on_both(|| async {
+        let pool: Pool = Pool::new();
+        let ended = pool.clone();
+        let racing = race((pending(), async move { ended.cancelled().await }));
+        pool.cancel();
+        assert_eq!(racing.await.0, 1);
+    });
+}
+
+#[test]
+fn race_whose_runtime_has_shut_down_panics() {
+    let runtime = runtime();
+    let entered = runtime.enter();
+    let mut racing = task::spawn(race([pending::<()>()]));
+    drop(entered);
+    assert_pending!(racing.poll());
+    drop(runtime);
+    assert!(racing.is_woken());
+    let message = panic_text(|| racing.poll());
+    assert!(message.contains("no future of a `race` could finish"), "{message}");
+}
+
+// ===== try_all =====
+
+#[test]
+fn try_all_yields_the_values_in_order_whoever_finishes_first() {
+    on_both(|| async {
+        let (first_done, second_done) = (LatchEvent::new(), LatchEvent::new());
+        let (after_first, after_second) = (first_done.wait_set(), second_done.wait_set());
+        let third = async { Ok::<_, BoxError>(3) };
+        let second = async move {
+            after_first.await;
+            second_done.set();
+            Ok::<_, BoxError>("two")
+        };
+        let first = async move {
+            after_second.await;
+            Ok::<_, BoxError>('1')
+        };
+        let all = try_all((first, second, third));
+        first_done.set();
+        assert_eq!(all.await.unwrap(), ('1', "two", 3));
+    });
+}
+
+#[test]
+fn try_all_takes_vectors_arrays_and_tuples_of_up_to_eight() {
+    fn ok<T>(value: T) -> Ready<io::Result<T>> {
+        ready(Ok(value))
+    }
+    on_both(|| async {
+        assert_eq!(try_all(vec![ok(1), ok(2)]).await.unwrap(), vec![1, 2]);
+        assert_eq!(try_all([ok(1), ok(2)]).await.unwrap(), [1, 2]);
+        assert_eq!(try_all((ok(1),)).await.unwrap(), (1,));
+        assert_eq!(try_all((ok(1), ok("2"))).await.unwrap(), (1, "2"));
+        assert_eq!(try_all((ok(1), ok("2"), ok('3'))).await.unwrap(), (1, "2", '3'));
+        assert_eq!(try_all((ok(1), ok("2"), ok('3'), ok(4.0))).await.unwrap(), (1, "2", '3', 4.0));
+        let five = (ok(1), ok("2"), ok('3'), ok(4.0), ok(b'5'));
+        assert_eq!(try_all(five).await.unwrap(), (1, "2", '3', 4.0, b'5'));
+        let six = (ok(1), ok("2"), ok('3'), ok(4.0), ok(b'5'), ok(()));
+        assert_eq!(try_all(six).await.unwrap(), (1, "2", '3', 4.0, b'5', ()));
+        let seven = (ok(1), ok("2"), ok('3'), ok(4.0), ok(b'5'), ok(()), ok([7]));
+        assert_eq!(try_all(seven).await.unwrap(), (1, "2", '3', 4.0, b'5', (), [7]));
+        let eight = (ok(1), ok("2"), ok('3'), ok(4.0), ok(b'5'), ok(()), ok([7]), async { Ok(vec![8]) });
+        assert_eq!(try_all(eight).await.unwrap(), (1, "2", '3', 4.0, b'5', (), [7], vec![8]));
+    });
+}
+
+#[test]
+fn try_all_without_futures_is_ready_at_the_first_poll_without_a_runtime() {
+    let mut none = task::spawn(try_all(Vec::<Ready<io::Result<u8>>>::new()));
+    assert!(assert_ready!(none.poll()).unwrap().is_empty());
+    let mut none = task::spawn(try_all::<[Ready<io::Result<u8>>; 0]>([]));
+    assert_eq!(assert_ready!(none.poll()).unwrap(), []);
+}
+
+#[test]
+fn try_all_outside_of_a_runtime_panics_naming_the_call() {
+    let message = panic_text(|| drop(try_all([ready(io::Result::Ok(1))])));
+    assert!(message.contains("outside of a tokio runtime") && message.contains(file!()), "{message}");
+}
+
+#[test]
+fn try_all_spawns_its_futures_when_it_is_called() {
+    on_both(|| async {
+        let begun = LatchEvent::new();
+        let begin = begun.clone();
+        let all = try_all([async move {
+            begin.set();
+            io::Result::Ok(())
+        }]);
+        begun.wait_set().await;
+        all.await.unwrap();
+    });
+}
+
+#[test]
+fn try_all_aborts_the_others_at_the_first_error_and_returns_when_they_have_ended() {
+    on_both(|| async {
+        let (alive, begun) = (Alive::default(), Arc::new(Barrier::new(3)));
+        let [left, right] = [(); 2].map(|()| endless::<Result<(), &str>>(alive.clone(), begun.clone()));
+        let failing = async move {
+            begun.wait().await;
+            Err::<(), _>("first")
+        };
+        let error = try_all((left, failing, right)).await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: first"], "to be aborted is no failure");
+        assert!(error.cleanup_failures().is_empty());
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn try_all_aborts_the_others_at_the_first_panic() {
+    on_both(|| async {
+        let (alive, begun) = (Alive::default(), Arc::new(Barrier::new(2)));
+        let other = endless::<io::Result<()>>(alive.clone(), begun.clone());
+        let panicking = async move {
+            begun.wait().await;
+            if true { panic!("first") } else { io::Result::Ok(()) }
+        };
+        let error = try_all((other, panicking)).await.unwrap_err();
+        assert!(error.is_panic());
+        assert_eq!(failures(error.failures()), ["panic: first"]);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn try_all_returns_every_error_the_first_one_first() {
+    on_current_thread(|| async {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let branch = |seconds: i32| async move {
+            sleep_until(deadline).await;
+            if seconds == 3 { panic!("{seconds}") } else { Err::<(), _>(seconds.to_string()) }
+        };
+        let error = try_all([1, 2, 3, 4].map(branch)).await.unwrap_err();
+        let mut all = failures(error.failures());
+        all.sort();
+        assert_eq!(all, ["error: 1", "error: 2", "error: 4", "panic: 3"]);
+    });
+}
+
+#[test]
+fn try_all_has_the_panic_of_an_aborted_destructor_after_the_error_that_aborted_it() {
+    on_both(|| async {
+        let begun = Arc::new(Barrier::new(2));
+        let aborted = panicking_in_drop::<Result<(), &str>>(begun.clone());
+        let failing = async move {
+            begun.wait().await;
+            Err::<(), _>("first")
+        };
+        let error = try_all((aborted, failing)).await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: first", "panic: in drop"]);
+        assert_eq!(error.into_first_error(), Some("first"));
+    });
+}
+
+#[test]
+fn try_all_names_the_line_of_its_call() {
+    on_both(|| async {
+        let line = line!() + 1;
+        let error = try_all([ready(Err::<(), _>("failed"))]).await.unwrap_err();
+        let task = error.first().unwrap().task();
+        assert_eq!((task.spawned_at().file(), task.spawned_at().line()), (file!(), line));
+        assert_eq!((task.name(), task.is_body()), (None, false));
+    });
+}
+
+#[test]
+fn try_all_returns_what_failed_in_a_pool_of_an_aborted_branch_as_cleanup_failures() {
+    on_both(|| async {
+        let begun = Arc::new(Barrier::new(2));
+        let nested = {
+            let begun = begun.clone();
+            Pool::open(async |pool: Pool| {
+                pool.spawn(panicking_in_drop::<()>(begun));
+                pending::<Result<(), BoxError>>().await
+            })
+        };
+        let nested = async { nested.await.map_err(BoxError::from) };
+        let failing = async move {
+            begun.wait().await;
+            Err::<(), BoxError>("first".into())
+        };
+        let error = try_all((nested, failing)).await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: first"]);
+        assert_eq!(failures(error.cleanup_failures()), ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn try_all_fails_when_all_that_failed_is_a_cleanup_failure() {
+    on_both(|| async {
+        let branch = async {
+            drop(shield(async { panic!("left behind") }));
+            Ok::<_, BoxError>(())
+        };
+        let error = try_all([branch]).await.unwrap_err();
+        assert!(error.first().is_none());
+        assert_eq!(failures(error.cleanup_failures()), ["panic: left behind"]);
+    });
+}
+
+#[test]
+fn try_all_waits_for_what_its_branches_leave_behind() {
+    on_both(|| async {
+        let (gate, log) = (LatchEvent::new(), Log::default());
+        let branch = {
+            let (gate, log) = (gate.clone(), log.clone());
+            async move {
+                leaves_behind(&gate, &log);
+                io::Result::Ok(())
+            }
+        };
+        let mut all = pin!(try_all([branch]));
+        stays_pending(all.as_mut()).await;
+        gate.set();
+        all.await.unwrap();
+        assert_eq!(log.events(), ["left behind"]);
+    });
+}
+
+#[test]
+fn try_all_in_a_spawned_task_takes_async_blocks_with_boxed_errors() {
+    on_both(|| async {
+        let task = tokio::spawn(async {
+            let parse = |text: &'static str| async move { Ok::<i32, BoxError>(text.parse()?) };
+            let sum: i32 = try_all(vec![parse("1"), parse("2")]).await.unwrap().into_iter().sum();
+            let pair = try_all((parse("3"), async { Ok("four") })).await.unwrap();
+            let error = try_all([parse("five")]).await.unwrap_err();
+            (sum, pair, failures(error.failures()))
+        });
+        let failed = vec!["error: invalid digit found in string".to_owned()];
+        assert_eq!(task.await.unwrap(), (3, (3, "four"), failed));
+    });
+}
+
+#[test]
+fn try_all_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
+    for polled in [false, true] {
+        on_both(async || {
+            let alive = Alive::default();
+            let cleanup = cleanup_of(async || {
+                let begun = Arc::new(Barrier::new(3));
+                let mut all = try_all([(); 2].map(|()| endless::<io::Result<()>>(alive.clone(), begun.clone())));
+                if polled {
+                    assert!(poll_once(pin!(&mut all)).await.is_pending());
+                }
+                begun.wait().await;
+                drop(all);
+            })
+            .await;
+            assert!(cleanup.is_empty(), "to be aborted is no failure: {cleanup:?}");
+            assert_eq!(alive.count(), 0, "polled: {polled}");
+        });
+    }
+}
+
+/// Makes a group that fails, drops it in a pool after polling it or not, and says what that pool reports.
+async fn cleanup_of_dropped<F: Future>(polled: bool, group: impl FnOnce(LatchEvent) -> F) -> Vec<String> {
+    cleanup_of(async || {
+        let gate = LatchEvent::new();
+        let before = Handle::current().metrics().num_alive_tasks();
+        let mut group = Box::pin(group(gate.clone()));
+        if polled {
+            stays_pending(group.as_mut()).await;
+        }
+        // What fails has ended then, and what remains is the branch that waits for the gate.
+        until(|| Handle::current().metrics().num_alive_tasks() <= before + 1).await;
+        drop(group);
+        gate.set();
+    })
+    .await
+}
+
+#[test]
+fn try_all_that_is_dropped_reports_the_error_of_a_branch() {
+    for polled in [false, true] {
+        on_both(async || {
+            let cleanup = cleanup_of_dropped(polled, |gate| {
+                let left = async move {
+                    leaves_behind(&gate, &Log::default());
+                    Ok::<_, BoxError>(())
+                };
+                try_all((left, async { Err::<(), BoxError>("before the drop".into()) }))
+            });
+            assert_eq!(cleanup.await, ["error: before the drop"], "polled: {polled}");
+        });
+    }
+}
+
+#[test]
+fn try_all_that_is_dropped_reports_what_was_left_behind() {
+    for polled in [false, true] {
+        on_both(async || {
+            let cleanup = cleanup_of_dropped(polled, |gate| {
+                let branch = async move {
+                    drop(shield(async { panic!("left behind") }));
+                    leaves_behind(&gate, &Log::default());
+                    Ok::<_, BoxError>(())
+                };
+                // The second makes sure that the first is not taken for the one that waits.
+                try_all((branch, async { Ok(()) }))
+            });
+            assert_eq!(cleanup.await, ["panic: left behind"], "polled: {polled}");
+        });
+    }
+}
+
+#[test]
+fn try_all_says_that_its_runtime_has_shut_down() {
+    let runtime = runtime();
+    let entered = runtime.enter();
+    let mut all = task::spawn(try_all([pending::<io::Result<()>>()]));
+    drop(entered);
+    assert_pending!(all.poll());
+    drop(runtime);
+    let error = assert_ready!(all.poll()).unwrap_err();
+    assert_eq!(failures(error.failures()), ["cancelled"]);
+}
+
+#[test]
+fn try_all_error_passes_through_a_pool() {
+    on_both(|| async {
+        let error = Pool::open(async |_: Pool| {
+            try_all([ready(io::Result::Ok(1))]).await?;
+            Ok(try_all([ready(Err::<(), _>(io::Error::other("inner")))]).await?)
+        })
+        .await
+        .unwrap_err();
+        assert!(error.to_string().ends_with("failed: inner"), "{error}");
+    });
+}
+
+// ===== wait_all =====
+
+#[test]
+fn wait_all_stops_nobody() {
+    on_both(|| async {
+        let gate = LatchEvent::new();
+        let opened = gate.wait_set();
+        let slow = async move {
+            opened.await;
+            Ok::<_, BoxError>("finished")
+        };
+        let failing = async { Err::<(), BoxError>("failed".into()) };
+        let panicking = async { if true { panic!("panicked") } else { Ok::<(), BoxError>(()) } };
+        let mut all = pin!(wait_all((failing, slow, panicking)));
+        stays_pending(all.as_mut()).await;
+        gate.set();
+        let (failed, finished, panicked) = all.await;
+        assert_eq!(finished.unwrap(), "finished");
+        assert_eq!(failures(&[failed.unwrap_err(), panicked.unwrap_err()]), ["error: failed", "panic: panicked"]);
+    });
+}
+
+#[test]
+fn wait_all_has_a_place_for_everyone_in_order() {
+    on_both(|| async {
+        let branch = |index: usize| async move {
+            match index % 3 {
+                0 => Ok(index),
+                1 => Err(format!("failed {index}")),
+                _ => panic!("panicked {index}"),
+            }
+        };
+        let outcomes = wait_all((0..30).map(branch).collect::<Vec<_>>()).await;
+        assert_eq!(outcomes.len(), 30);
+        for (index, outcome) in outcomes.into_iter().enumerate() {
+            match (index % 3, outcome) {
+                (0, Ok(value)) => assert_eq!(value, index),
+                (1, Err(error)) => assert_eq!(failures(&[error]), [format!("error: failed {index}")]),
+                (2, Err(error)) => assert_eq!(failures(&[error]), [format!("panic: panicked {index}")]),
+                (_, outcome) => panic!("{index}: {outcome:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn wait_all_takes_vectors_arrays_and_tuples_of_up_to_eight() {
+    fn ok<T>(value: T) -> Ready<io::Result<T>> {
+        ready(Ok(value))
+    }
+    fn err<E>(error: E) -> Ready<Result<(), E>> {
+        ready(Err(error))
+    }
+    on_both(|| async {
+        assert_eq!(wait_all(vec![ok(1), ok(2)]).await.into_iter().map(Result::unwrap).sum::<i32>(), 3);
+        assert_eq!(wait_all([ok(1), ok(2)]).await.map(Result::unwrap), [1, 2]);
+        let (a,) = wait_all((ok(1),)).await;
+        assert_eq!(a.unwrap(), 1);
+        let (a, b) = wait_all((ok('1'), err("2"))).await;
+        assert!(a.is_ok() && b.is_err());
+        let (a, _, c) = wait_all((ok('1'), err("2"), ok(3))).await;
+        assert!(a.is_ok() && c.is_ok());
+        let (a, .., d) = wait_all((ok('1'), err("2"), ok(3), err(BoxError::from("4")))).await;
+        assert!(a.is_ok() && d.is_err());
+        let (.., e) = wait_all((ok('1'), err("2"), ok(3), err(BoxError::from("4")), ok("5"))).await;
+        assert_eq!(e.unwrap(), "5");
+        let (.., f) = wait_all((ok('1'), err("2"), ok(3), ok(4), ok("5"), err(io::Error::other("6")))).await;
+        assert_eq!(failures(&[f.unwrap_err()]), ["error: 6"]);
+        let (.., b, _, _, _, _, g) = wait_all((ok(1), err("2"), ok(3), ok(4), ok(5), ok(6), ok(vec![7]))).await;
+        assert_eq!((failures(&[b.unwrap_err()]), g.unwrap()), (vec!["error: 2".to_owned()], vec![7]));
+        let (a, .., h) =
+            wait_all((ok(1), err("2"), ok(3), ok(4), ok(5), ok(6), ok(7), async { Ok::<_, BoxError>(8) })).await;
+        assert_eq!((a.unwrap(), h.unwrap()), (1, 8));
+    });
+}
+
+#[test]
+fn wait_all_without_futures_is_ready_at_the_first_poll_without_a_runtime() {
+    let mut none = task::spawn(wait_all(Vec::<Ready<io::Result<u8>>>::new()));
+    assert!(assert_ready!(none.poll()).is_empty());
+}
+
+#[test]
+fn wait_all_outside_of_a_runtime_panics_naming_the_call() {
+    let message = panic_text(|| drop(wait_all([ready(io::Result::Ok(1))])));
+    assert!(message.contains("outside of a tokio runtime") && message.contains(file!()), "{message}");
+}
+
+#[test]
+fn wait_all_of_task_handles_keeps_the_place_of_a_cancelled_one() {
+    on_both(|| async {
+        let all = Pool::open(async |pool: Pool| {
+            let cancelled = pool.spawn_with_handle(pending::<Result<i32, BoxError>>());
+            let finished = pool.spawn_with_handle(async { Ok(1) });
+            until(|| finished.is_finished()).await;
+            cancelled.cancel();
+            Ok(wait_all([finished, cancelled, pool.spawn_with_handle(async { Ok(3) })]).await)
+        })
+        .await
+        .unwrap();
+        let [first, second, third] = all;
+        assert_eq!((first.unwrap(), third.unwrap()), (1, 3));
+        assert!(matches!(second.unwrap_err().into_failure(), Failure::Error(TaskStopped::Cancelled)));
+    });
+}
+
+#[test]
+fn wait_all_names_the_line_of_its_call() {
+    on_both(|| async {
+        let line = line!() + 1;
+        let [failed] = wait_all([ready(Err::<(), _>("failed"))]).await;
+        let failed = failed.unwrap_err();
+        assert_eq!((failed.task().spawned_at().file(), failed.task().spawned_at().line()), (file!(), line));
+    });
+}
+
+#[test]
+fn wait_all_waits_for_what_its_branches_leave_behind() {
+    on_both(|| async {
+        let (gate, log) = (LatchEvent::new(), Log::default());
+        let branch = {
+            let (gate, log) = (gate.clone(), log.clone());
+            async move {
+                leaves_behind(&gate, &log);
+                Err::<(), _>("failed")
+            }
+        };
+        let mut all = pin!(wait_all([branch]));
+        stays_pending(all.as_mut()).await;
+        gate.set();
+        assert!(all.await[0].is_err());
+        assert_eq!(log.events(), ["left behind"]);
+    });
+}
+
+#[test]
+fn wait_all_reports_the_panic_of_a_destructor_after_the_value_as_a_cleanup_failure() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let bomb = OnDrop::new(|| panic!("in drop"));
+            let mut polled = Some(1);
+            let branch = poll_fn(move |_| {
+                let _captured = &bomb;
+                Poll::Ready(io::Result::Ok(polled.take()))
+            });
+            let [outcome] = wait_all([branch]).await;
+            assert_eq!(outcome.unwrap(), Some(1));
+        })
+        .await;
+        assert_eq!(cleanup, ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn wait_all_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
+    for polled in [false, true] {
+        on_both(async || {
+            let alive = Alive::default();
+            let cleanup = cleanup_of(async || {
+                let begun = Arc::new(Barrier::new(3));
+                let mut all = wait_all([(); 2].map(|()| endless::<io::Result<()>>(alive.clone(), begun.clone())));
+                if polled {
+                    assert!(poll_once(pin!(&mut all)).await.is_pending());
+                }
+                begun.wait().await;
+                drop(all);
+            })
+            .await;
+            assert!(cleanup.is_empty(), "to be aborted is no failure: {cleanup:?}");
+            assert_eq!(alive.count(), 0, "polled: {polled}");
+        });
+    }
+}
+
+#[test]
+fn wait_all_that_is_dropped_reports_the_failures_of_before_the_drop() {
+    for polled in [false, true] {
+        on_both(async || {
+            let cleanup = cleanup_of_dropped(polled, |gate| {
+                let waiting = async move {
+                    gate.wait_set().await;
+                    Ok::<_, BoxError>(())
+                };
+                wait_all((waiting, async { Err::<(), _>("before the drop") }))
+            });
+            assert_eq!(cleanup.await, ["error: before the drop"], "polled: {polled}");
+        });
+    }
+}
+
+#[test]
+fn wait_all_that_is_dropped_reports_the_panics_of_destructors() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let begun = Arc::new(Barrier::new(2));
+            let all = wait_all([panicking_in_drop::<io::Result<()>>(begun.clone())]);
+            begun.wait().await;
+            drop(all);
+        })
+        .await;
+        assert_eq!(cleanup, ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn wait_all_in_a_spawned_task_takes_async_blocks_with_boxed_errors() {
+    on_both(|| async {
+        let task = tokio::spawn(async {
+            let parse = |text: &'static str| async move { Ok::<i32, BoxError>(text.parse()?) };
+            let [one, none] = wait_all([parse("1"), parse("none")]).await;
+            let (two, error) = wait_all((parse("2"), async { Err::<(), BoxError>("three".into()) })).await;
+            one.unwrap() + two.unwrap() + i32::from(none.is_err()) + i32::from(error.is_err())
+        });
+        assert_eq!(task.await.unwrap(), 5);
+    });
+}
+
+#[test]
+fn wait_all_says_in_its_place_who_was_cut_off_by_the_runtime() {
+    let runtime = runtime();
+    let entered = runtime.enter();
+    let mut all = task::spawn(wait_all((async { io::Result::Ok(1) }, pending::<io::Result<()>>())));
+    drop(entered);
+    runtime.block_on(async { stays_pending(pin!(poll_fn(|_| all.poll()))).await });
+    drop(runtime);
+    let (finished, cut_off) = assert_ready!(all.poll());
+    assert_eq!(finished.unwrap(), 1);
+    assert!(matches!(cut_off.unwrap_err().failure(), Failure::Cancelled));
+}
+
+// ===== timeout =====
+
+#[test]
+fn timeout_yields_the_output_of_what_was_in_time() {
+    on_both(|| async {
+        let in_time = async {
+            tokio::task::yield_now().await;
+            "in time"
+        };
+        assert_eq!(timeout(Duration::from_secs(1000), in_time).await, Ok("in time"));
+        assert_eq!(timeout(Duration::from_secs(1), async { Err::<(), _>("failed") }).await, Ok(Err("failed")));
+    });
+}
+
+#[test]
+fn timeout_fails_with_the_error_of_tokio() {
+    on_both(|| async {
+        let elapsed: Result<(), tokio::time::error::Elapsed> = timeout(Duration::ZERO, pending()).await;
+        assert_eq!(elapsed.unwrap_err().to_string(), "deadline has elapsed");
+    });
+}
+
+#[test]
+fn timeout_lasts_as_long_as_it_says() {
+    on_current_thread(|| async {
+        let start = Instant::now();
+        assert!(timeout(Duration::from_secs(5), sleep(Duration::from_secs(6))).await.is_err());
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+        assert!(timeout(Duration::from_secs(5), sleep(Duration::from_secs(4))).await.is_ok());
+        assert_eq!(start.elapsed(), Duration::from_secs(9));
+    });
+}
+
+#[test]
+fn timeout_of_zero_is_lost_to_a_future_that_is_ready_at_the_first_poll() {
+    on_both(|| async {
+        assert_eq!(timeout(Duration::ZERO, async { 1 }).await, Ok(1));
+        let polled = Cell::new(false);
+        let waiting = poll_fn(|_| {
+            polled.set(true);
+            Poll::<()>::Pending
+        });
+        assert!(timeout(Duration::ZERO, waiting).await.is_err());
+        assert!(polled.get());
+    });
+}
+
+#[test]
+fn timeout_can_be_without_limit() {
+    on_both(|| async {
+        let gate = LatchEvent::new();
+        let mut waiting = pin!(timeout(Duration::MAX, gate.wait_set()));
+        stays_pending(waiting.as_mut()).await;
+        gate.set();
+        assert_eq!(waiting.await, Ok(()));
+    });
+}
+
+#[test]
+fn timeout_counts_from_the_call() {
+    on_current_thread(|| async {
+        let start = Instant::now();
+        let limited = timeout(Duration::from_secs(5), pending::<()>());
+        advance(Duration::from_secs(3)).await;
+        assert!(limited.await.is_err());
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn timeout_at_takes_a_deadline_of_the_past_as_one_of_now() {
+    on_current_thread(|| async {
+        let past = Instant::now();
+        advance(Duration::from_secs(3)).await;
+        let now = Instant::now();
+        assert_eq!(timeout_at(past, async { 1 }).await, Ok(1), "what is ready wins");
+        assert!(timeout_at(past, pending::<()>()).await.is_err());
+        assert_eq!(Instant::now(), now);
+    });
+}
+
+#[test]
+fn timeout_at_lasts_until_its_deadline() {
+    on_current_thread(|| async {
+        let deadline = Instant::now() + Duration::from_secs(7);
+        assert_eq!(timeout_at(deadline, sleep(Duration::from_secs(6))).await, Ok(()));
+        assert!(timeout_at(deadline, pending::<()>()).await.is_err());
+        assert_eq!(Instant::now(), deadline);
+    });
+}
+
+#[test]
+fn timeouts_nest_and_the_shorter_one_elapses() {
+    let limits = [(1, 10, 1), (10, 1, 1), (3, 4, 3)];
+    for (outer, inner, elapsed) in limits {
+        on_current_thread(async || {
+            let start = Instant::now();
+            let nested = timeout(Duration::from_secs(inner), pending::<()>());
+            let outcome = timeout(Duration::from_secs(outer), nested).await;
+            assert_eq!(outcome.is_err(), outer < inner, "{outer} around {inner}");
+            assert!(outcome.is_err() || outcome.unwrap().is_err());
+            assert_eq!(start.elapsed(), Duration::from_secs(elapsed));
+        });
+    }
+}
+
+#[test]
+fn timeout_has_dropped_what_it_cut_off() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let slow = alive.slow();
+        let cut_off = async move {
+            let _slow = slow;
+            pending::<()>().await
+        };
+        assert!(timeout(Duration::ZERO, cut_off).await.is_err());
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn timeout_returns_when_the_tasks_of_what_it_cut_off_have_ended() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let nested = Pool::open(async |pool: Pool| {
+            for _ in 0..3 {
+                let (alive, slow) = (alive.clone(), alive.slow());
+                pool.spawn(async move {
+                    let _slow = slow;
+                    let deeper: Result<(), PoolError> = Pool::open(async |pool: Pool| {
+                        let slow = alive.slow();
+                        pool.spawn(async move {
+                            let _slow = slow;
+                            busy().await;
+                        });
+                        pending().await
+                    })
+                    .await;
+                    deeper.unwrap();
+                });
+            }
+            until(|| alive.count() == 6).await;
+            pending::<Result<(), BoxError>>().await
+        });
+        // Ready as soon as everything runs, as a timer would be.
+        let begun = timeout(Duration::MAX, async {
+            tokio::select! {
+                _ = nested => unreachable!("it is pending"),
+                () = until(|| alive.count() == 6) => {}
+            }
+        });
+        assert_eq!(begun.await, Ok(()));
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn timeout_waits_for_what_is_left_behind_however_long_that_takes() {
+    on_both(|| async {
+        let (gate, log) = (LatchEvent::new(), Log::default());
+        let mut limited = pin!(timeout(Duration::ZERO, async {
+            leaves_behind(&gate, &log);
+            pending::<()>().await
+        }));
+        stays_pending(limited.as_mut()).await;
+        gate.set();
+        assert!(limited.await.is_err(), "it elapsed all the same");
+        assert_eq!(log.events(), ["left behind"]);
+    });
+}
+
+#[test]
+fn timeout_cuts_off_what_never_runs_out_of_work() {
+    on_both(|| async {
+        let working = async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        assert!(timeout(Duration::ZERO, working).await.is_err());
+    });
+}
+
+#[test]
+fn timeout_lets_a_panic_through_when_everything_below_has_ended() {
+    on_both(|| async {
+        let (gate, log) = (LatchEvent::new(), Log::default());
+        let panicking = async {
+            leaves_behind(&gate, &log);
+            panic!("inside")
+        };
+        let mut limited = Box::pin(timeout(Duration::MAX, panicking));
+        stays_pending(limited.as_mut()).await;
+        gate.set();
+        assert_eq!(panic_of(limited).await, "inside");
+        assert_eq!(log.events(), ["left behind"]);
+    });
+}
+
+#[test]
+fn timeout_reports_what_fails_below_it_to_the_enclosing_pool() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let nested = Pool::open(async |pool: Pool| {
+                let bomb = OnDrop::new(|| panic!("in drop"));
+                pool.spawn(async move {
+                    let _bomb = bomb;
+                    pending::<()>().await
+                });
+                pending::<Result<(), BoxError>>().await
+            });
+            assert!(timeout(Duration::ZERO, nested).await.is_err());
+        })
+        .await;
+        assert_eq!(cleanup, ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn timeout_that_is_dropped_while_it_waits_tells_the_enclosing_pool_of_a_panic() {
+    on_both(|| async {
+        let (gate, log) = (LatchEvent::new(), Log::default());
+        let mut opened = pin!(cleanup_of(async || {
+            let panics_at_the_limit = async {
+                let _bomb = OnDrop::new(|| panic!("in drop"));
+                leaves_behind(&gate, &log);
+                pending::<()>().await
+            };
+            let panics = async {
+                leaves_behind(&gate, &log);
+                panic!("inside")
+            };
+            let past = Instant::now() - Duration::from_secs(1);
+            let mut elapsed = Box::pin(timeout_at(past, panics_at_the_limit));
+            assert!(poll_once(elapsed.as_mut()).await.is_pending());
+            let mut panicked = Box::pin(timeout(Duration::MAX, panics));
+            assert!(poll_once(panicked.as_mut()).await.is_pending());
+        }));
+        stays_pending(opened.as_mut()).await;
+        gate.set();
+        assert_eq!(opened.await, ["panic: inside", "panic: in drop"]);
+    });
+}
+
+#[test]
+fn timeout_resumes_a_panic_and_reports_that_of_the_destructor() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let panicking = poll_fn(|_| -> Poll<()> { panic!("inside") });
+            let bomb = OnDrop::new(|| panic!("in drop"));
+            let both = BothPanic { future: panicking, _bomb: bomb };
+            assert_eq!(panic_of(timeout(Duration::MAX, both)).await, "inside");
+        })
+        .await;
+        assert_eq!(cleanup, ["panic: in drop"]);
+    });
+}
+
+/// A future with a destructor that runs after the panic of its poll, not while that unwinds.
+struct BothPanic<F, D> {
+    future: F,
+    _bomb: D,
+}
+
+impl<F: Future + Unpin, D: Unpin> Future for BothPanic<F, D> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        Pin::new(&mut self.future).poll(cx)
+    }
+}
+
+#[test]
+fn timeout_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
+    on_both(|| async {
+        let (gate, log) = (LatchEvent::new(), Log::default());
+        let mut opened = pin!(cleanup_of(async || {
+            let mut limited = Box::pin(timeout(Duration::MAX, async {
+                leaves_behind(&gate, &log);
+                pending::<()>().await
+            }));
+            assert!(poll_once(limited.as_mut()).await.is_pending());
+        }));
+        stays_pending(opened.as_mut()).await;
+        gate.set();
+        assert!(opened.await.is_empty());
+        assert_eq!(log.events(), ["left behind"]);
+    });
+}
+
+#[test]
+fn timeout_in_a_pool_that_is_cancelled_does_not_elapse() {
+    on_both(|| async {
+        let outcome: Result<(), PoolError> = Pool::open(async |pool: Pool| {
+            pool.cancel();
+            drop(timeout(Duration::from_secs(1000), pending::<()>()).await);
+            unreachable!("the body is cut short")
+        })
+        .await;
+        let error = outcome.unwrap_err();
+        assert!(error.is_cancelled(), "{error}");
+    });
+}
+
+#[test]
+fn timeouts_leave_nothing_behind() {
+    on_both(|| async {
+        let before = Handle::current().metrics().num_alive_tasks();
+        for _ in 0..1000 {
+            assert!(timeout(Duration::ZERO, pending::<()>()).await.is_err());
+            assert!(timeout(Duration::from_secs(1000), ready(())).await.is_ok());
+        }
+        assert_eq!(Handle::current().metrics().num_alive_tasks(), before);
+    });
+}
+
+#[test]
+fn timeout_needs_a_runtime_with_timers_when_it_is_polled() {
+    for limit in [Duration::ZERO, Duration::from_secs(1)] {
+        let limited = timeout(limit, pending::<()>());
+        let message = panic_text(|| task::spawn(limited).poll());
+        assert!(message.contains("there is no reactor running"), "{limit:?}: {message}");
+
+        let without_timers = Builder::new_current_thread().build().unwrap();
+        let message = panic_text(|| without_timers.block_on(async { drop(timeout(limit, ready(())).await) }));
+        assert!(message.contains("timers are disabled"), "{limit:?}: {message}");
+    }
+}
+
+// ===== prime =====
+
+#[test]
+fn prime_polls_once_now_and_not_again_before_it_is_awaited() {
+    on_both(|| async {
+        let polls = AtomicUsize::new(0);
+        let waker = RefCell::new(None);
+        let mut primed = prime(poll_fn(|cx| {
+            waker.replace(Some(cx.waker().clone()));
+            if polls.fetch_add(1, Ordering::SeqCst) == 2 { Poll::Ready("done") } else { Poll::Pending }
+        }));
+        assert_eq!(polls.load(Ordering::SeqCst), 1);
+        waker.take().unwrap().wake();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(polls.load(Ordering::SeqCst), 1, "a wake-up changes nothing");
+        assert!(poll_once(pin!(&mut primed)).await.is_pending());
+        assert_eq!(primed.await, "done");
+    });
+}
+
+#[test]
+fn prime_keeps_the_output_of_a_future_that_is_ready_at_once() {
+    on_both(|| async {
+        let polls = AtomicUsize::new(0);
+        let primed = prime(poll_fn(|_| Poll::Ready(polls.fetch_add(1, Ordering::SeqCst))));
+        assert_eq!(polls.load(Ordering::SeqCst), 1);
+        assert_eq!(primed.await, 0);
+        assert_eq!(polls.load(Ordering::SeqCst), 1, "it is not polled again");
+    });
+}
+
+#[test]
+fn prime_yields_an_error_when_it_is_awaited() {
+    on_both(|| async { assert_eq!(prime(async { Err::<(), _>("failed") }).await, Err("failed")) });
+}
+
+#[test]
+fn prime_panics_with_the_panic_of_the_first_poll() {
+    assert_eq!(panic_text(|| drop(prime(async { panic!("at once") }))), "at once");
+}
+
+#[test]
+fn prime_loses_no_wake_up_between_the_call_and_the_await() {
+    on_both(|| async {
+        let (sender, receiver) = oneshot::channel();
+        let primed = prime(receiver);
+        sender.send(1).unwrap();
+        assert_eq!(primed.await, Ok(1));
+    });
+}
+
+#[test]
+fn prime_is_woken_once_it_is_awaited() {
+    on_both(|| async {
+        let (sender, receiver) = oneshot::channel();
+        let mut primed = task::spawn(prime(receiver));
+        assert_pending!(primed.poll());
+        assert!(!primed.is_woken());
+        sender.send(1).unwrap();
+        assert!(primed.is_woken());
+        assert_ready_eq!(primed.poll(), Ok(1));
+    });
+}
+
+#[test]
+fn prime_that_is_dropped_drops_the_future() {
+    let alive = Alive::default();
+    let counted = alive.one();
+    let primed = prime(async {
+        let _counted = counted;
+        pending::<()>().await
+    });
+    assert_eq!(alive.count(), 1);
+    drop(primed);
+    assert_eq!(alive.count(), 0);
+}
+
+#[test]
+fn prime_borrows_and_needs_neither_send_nor_a_runtime() {
+    let gate = Rc::new(Cell::new(false));
+    let text = String::from("borrowed");
+    let mut primed = task::spawn(prime(async {
+        poll_fn(|_| if gate.get() { Poll::Ready(()) } else { Poll::Pending }).await;
+        text.as_str()
+    }));
+    assert_pending!(primed.poll());
+    gate.set(true);
+    assert_ready_eq!(primed.poll(), "borrowed");
+}
+
+#[test]
+fn prime_panics_when_it_is_polled_after_it_was_ready() {
+    for waits in [false, true] {
+        let mut waiting = waits;
+        let mut primed =
+            task::spawn(prime(poll_fn(
+                move |_| {
+                    if std::mem::take(&mut waiting) { Poll::Pending } else { Poll::Ready(()) }
+                },
+            )));
+        assert_ready!(primed.poll());
+        assert_eq!(panic_text(|| primed.poll()), "a `Primed` was polled after it was ready");
+    }
+}
+
+#[test]
+fn prime_starts_a_timer_at_the_call() {
+    on_current_thread(|| async {
+        let start = Instant::now();
+        let primed = prime(async { sleep(Duration::from_secs(5)).await });
+        advance(Duration::from_secs(3)).await;
+        primed.await;
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn prime_of_a_timer_outside_of_a_runtime_panics_at_the_call() {
+    let message = panic_text(|| drop(prime(async { sleep(Duration::from_secs(1)).await })));
+    assert!(message.contains("there is no reactor running"), "{message}");
+}
+
+#[test]
+fn prime_does_not_see_the_budget_of_the_task() {
+    on_both(|| async {
+        let task = tokio::spawn(async {
+            let (sender, mut receiver) = mpsc::unbounded_channel();
+            (0..10_000).for_each(|n| sender.send(n).unwrap());
+            // Uses up what this task may do before it has to yield.
+            let mut exhausting = Box::pin(async {
+                loop {
+                    receiver.recv().await;
+                }
+            });
+            assert!(poll_once(exhausting.as_mut()).await.is_pending());
+            let mut channels: Vec<_> = (0..1000).map(|_| mpsc::unbounded_channel()).collect();
+            for (n, (sender, _)) in channels.iter().enumerate() {
+                sender.send(n).unwrap();
+            }
+            let primed: Vec<_> = channels.iter_mut().map(|(_, receiver)| prime(receiver.recv())).collect();
+            let pending = primed.iter().filter(|primed| format!("{primed:?}").contains("pending")).count();
+            for (n, primed) in primed.into_iter().enumerate() {
+                assert_eq!(primed.await, Some(n));
+            }
+            pending
+        });
+        assert_eq!(task.await.unwrap(), 0, "all were ready at the call");
+    });
+}
+
+#[test]
+fn prime_says_in_its_debug_text_how_far_it_is() {
+    let mut primed = task::spawn(prime(ready(())));
+    assert_eq!(format!("{:?}", *primed), r#"Primed { state: "ready" }"#);
+    assert_ready!(primed.poll());
+    assert_eq!(format!("{:?}", *primed), r#"Primed { state: "done" }"#);
+    let waiting: aiodrive::Primed<Pending<()>> = prime(pending());
+    assert_eq!(format!("{waiting:?}"), r#"Primed { state: "pending" }"#);
+}
+
+// ===== cancel_task =====
+
+#[test]
+fn cancel_task_returns_when_the_destructors_have_run() {
+    on_both(|| async {
+        let (alive, begun) = (Alive::default(), Arc::new(Barrier::new(2)));
+        let task = tokio::spawn(endless::<()>(alive.clone(), begun.clone()));
+        begun.wait().await;
+        assert_eq!(cancel_task(task).await.unwrap(), None);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn cancel_task_yields_the_output_of_a_task_that_had_returned() {
+    on_both(|| async {
+        let value = tokio::spawn(async { 42 });
+        until(|| value.is_finished()).await;
+        assert_eq!(cancel_task(value).await.unwrap(), Some(42));
+        let error = tokio::spawn(async { Err::<(), _>("failed") });
+        until(|| error.is_finished()).await;
+        assert_eq!(cancel_task(error).await.unwrap(), Some(Err("failed")));
+    });
+}
+
+#[test]
+fn cancel_task_fails_if_the_task_had_panicked() {
+    on_both(|| async {
+        let task = tokio::spawn(async { panic!("before") });
+        until(|| task.is_finished()).await;
+        let error = cancel_task::<()>(task).await.unwrap_err();
+        assert_eq!(error.into_panic().downcast_ref(), Some(&"before"));
+    });
+}
+
+#[test]
+fn cancel_task_fails_if_a_destructor_panics() {
+    on_both(|| async {
+        let begun = Arc::new(Barrier::new(2));
+        let task = tokio::spawn(panicking_in_drop::<()>(begun.clone()));
+        begun.wait().await;
+        let error = cancel_task(task).await.unwrap_err();
+        assert_eq!(error.into_panic().downcast_ref(), Some(&"in drop"));
+    });
+}
+
+#[test]
+fn cancel_task_requests_the_abort_when_it_is_called() {
+    for polled in [false, true] {
+        on_both(async || {
+            let (alive, begun) = (Alive::default(), Arc::new(Barrier::new(2)));
+            let task = tokio::spawn(endless::<()>(alive.clone(), begun.clone()));
+            begun.wait().await;
+            let mut cancelling = Box::pin(cancel_task(task));
+            if polled {
+                drop(poll_once(cancelling.as_mut()).await);
+            }
+            drop(cancelling);
+            until(|| alive.count() == 0).await;
+        });
+    }
+}
+
+#[test]
+fn cancel_task_does_not_keep_its_caller_from_being_aborted() {
+    on_both(|| async {
+        let (alive, begun) = (Alive::default(), Arc::new(Barrier::new(2)));
+        let target = tokio::spawn(endless::<()>(alive.clone(), begun.clone()));
+        begun.wait().await;
+        let caller = tokio::spawn(async move {
+            drop(cancel_task(target).await);
+            pending::<()>().await
+        });
+        until(|| alive.count() == 0).await;
+        assert_eq!(cancel_task(caller).await.unwrap(), None);
+    });
+}
+
+#[test]
+fn cancel_task_of_the_task_that_calls_it_ends_it_at_that_await() {
+    on_both(|| async {
+        let (log, (sender, receiver)) = (Log::default(), oneshot::channel());
+        let events = log.clone();
+        let task = tokio::spawn(async move {
+            let own = receiver.await.unwrap();
+            events.push("calls");
+            drop(cancel_task::<()>(own).await);
+            events.push("goes on");
+        });
+        let abort = task.abort_handle();
+        sender.send(task).unwrap();
+        until(|| abort.is_finished()).await;
+        assert_eq!(log.events(), ["calls"]);
+    });
+}

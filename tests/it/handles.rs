@@ -1,0 +1,722 @@
+//! Values, cancelling, ids of single tasks.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aiodrive::{BoxError, Failure, Pool, TaskHandle, TaskStopped};
+use tokio::sync::{Barrier, oneshot};
+use tokio::task::{coop, yield_now};
+use tokio_test::{assert_pending, assert_ready_eq, task};
+
+use crate::support::{Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread};
+
+type Outcome<T = ()> = Result<T, BoxError>;
+
+/// A task that fails when it is allowed to.
+async fn fails_after(gate: oneshot::Receiver<()>) -> Outcome<i32> {
+    gate.await?;
+    Err("broken".into())
+}
+
+/// The handle of a task that is waiting for ever, and has begun to.
+async fn waiting(pool: &Pool, alive: &Alive) -> TaskHandle<i32> {
+    let ((started, wait), one) = (oneshot::channel(), alive.one());
+    let handle = pool.spawn_with_handle(async move {
+        let _one = one;
+        started.send(()).unwrap();
+        pending().await
+    });
+    wait.await.unwrap();
+    handle
+}
+
+// ===== what a handle gives =====
+
+#[test]
+fn a_handle_gives_the_value() {
+    on_both(|| async {
+        let sum = Pool::open(async |pool: Pool| {
+            let (first, second) = (pool.spawn_with_handle(async { Ok(42) }), pool.spawn_with_handle(async { Ok(11) }));
+            Ok(first.await? + second.await?)
+        });
+        assert_eq!(sum.await.unwrap(), 53);
+    });
+}
+
+#[test]
+fn a_handle_gives_its_value_after_the_pool_has_ended() {
+    on_both(|| async {
+        let handles = Pool::open(async |pool: Pool| {
+            Ok([1, 2].map(|value| {
+                pool.spawn_with_handle(async move {
+                    yield_now().await;
+                    Ok(value)
+                })
+            }))
+        });
+        let [first, second] = handles.await.unwrap();
+        assert!(first.is_finished() && second.is_finished());
+        assert_eq!((first.await, second.await), (Ok(1), Ok(2)));
+    });
+}
+
+#[test]
+fn the_handle_of_a_failed_task_says_so_and_the_pool_has_the_error() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(async { Err::<i32, _>("broken".into()) });
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(handle.await, Err(TaskStopped::Failed));
+        assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
+    });
+}
+
+#[test]
+fn the_handle_of_a_task_that_panicked_says_so_and_the_pool_has_the_panic() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(async { panic!("broken") as Outcome });
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(handle.await, Err(TaskStopped::Panicked));
+        assert!(error.is_panic());
+    });
+}
+
+#[test]
+fn the_handle_of_an_aborted_sibling_says_cancelled() {
+    on_both(|| async {
+        let (alive, mut kept) = (Alive::default(), None);
+        let error = Pool::open(async |pool: Pool| {
+            kept = Some(waiting(&pool, &alive).await);
+            Err::<(), _>("enough".into())
+        });
+        error.await.unwrap_err();
+        assert_eq!(kept.unwrap().await, Err(TaskStopped::Cancelled));
+    });
+}
+
+#[test]
+fn a_value_whose_task_panics_in_its_destructor_is_lost() {
+    on_both(|| async {
+        struct Panics;
+        impl Drop for Panics {
+            fn drop(&mut self) {
+                panic!("captured");
+            }
+        }
+        let pool = Pool::<BoxError>::new();
+        // A future by hand: what an async block holds is dropped before its output is there.
+        let panics = Panics;
+        let handle = pool.spawn_with_handle(std::future::poll_fn(move |_| {
+            let _ = &panics;
+            std::task::Poll::Ready(Ok(1))
+        }));
+        let error = pool.run().await.unwrap_err();
+        assert!(error.is_panic());
+        assert_eq!(handle.await, Err(TaskStopped::Panicked));
+    });
+}
+
+#[test]
+fn a_handle_tells_nobody_before_the_failure_is_known_to_the_pool() {
+    on_both(|| async {
+        let (open, gate) = oneshot::channel();
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(fails_after(gate));
+        let mut run = task::spawn(pool.clone().run());
+        assert_pending!(run.poll());
+        assert!(!pool.is_closed());
+        open.send(()).unwrap();
+        assert_eq!(handle.await, Err(TaskStopped::Failed));
+        assert!(pool.is_closed());
+        run.await.unwrap_err();
+    });
+}
+
+#[test]
+fn a_handle_is_ready_once_its_task_has_been_dropped() {
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            for _ in 0..50 {
+                let alive = Alive::default();
+                let one = alive.one();
+                pool.spawn_with_handle(async move {
+                    let _one = one;
+                    yield_now().await;
+                    Ok(())
+                })
+                .await?;
+                assert_eq!(alive.count(), 0);
+                let cancelled = waiting(&pool, &alive).await;
+                cancelled.cancel();
+                assert_eq!((cancelled.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn an_async_block_that_is_not_run_gives_no_value() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let planned = pool.spawn_with_handle(async { Ok(1) });
+        drop(pool);
+        assert!(planned.is_finished() && planned.id().is_none());
+        assert_eq!(planned.await, Err(TaskStopped::Cancelled));
+
+        let pool = Pool::<BoxError>::new();
+        pool.cancel();
+        let refused = pool.spawn_with_handle(async { Ok(1) });
+        assert!(refused.is_finished() && refused.id().is_none());
+        assert_eq!(refused.await, Err(TaskStopped::Cancelled));
+    });
+}
+
+// ===== awaiting by reference =====
+
+#[test]
+fn a_handle_that_loses_a_select_keeps_its_value() {
+    on_both(|| async {
+        let value = Pool::open(async |pool: Pool| {
+            let (open, gate) = oneshot::channel::<i32>();
+            let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+            for _ in 0..10 {
+                tokio::select! {
+                    biased;
+                    _ = &mut handle => unreachable!("its task waits"),
+                    () = yield_now() => {}
+                }
+            }
+            open.send(6).unwrap();
+            Ok(handle.await?)
+        });
+        assert_eq!(value.await.unwrap(), 6);
+    });
+}
+
+#[test]
+fn a_handle_by_hand_is_pending_then_wakes_then_is_ready() {
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            let (open, gate) = oneshot::channel::<i32>();
+            let mut handle = task::spawn(pool.spawn_with_handle(async { Ok(gate.await?) }));
+            assert_pending!(handle.poll());
+            open.send(8).unwrap();
+            while !handle.is_woken() {
+                yield_now().await;
+            }
+            assert_ready_eq!(handle.poll(), Ok(8));
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+/// Without the budget of the task that looks, which says `Pending` once it is spent.
+#[test]
+fn a_handle_that_is_finished_is_ready() {
+    on_multi_thread(|| async {
+        Pool::open(async |pool: Pool| {
+            for nth in 0..1_000 {
+                let handle = pool.spawn_with_handle(async move { Ok(nth) });
+                while !handle.is_finished() {
+                    std::hint::spin_loop();
+                }
+                assert_ready_eq!(task::spawn(coop::unconstrained(handle)).poll(), Ok(nth));
+            }
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+// ===== dropping a handle =====
+
+#[test]
+fn a_task_goes_on_without_its_handle_and_the_pool_waits_for_it() {
+    on_both(|| async {
+        let ended = Arc::new(AtomicBool::new(false));
+        let (open, gate) = oneshot::channel::<()>();
+        let mut opened = task::spawn(Pool::open(async |pool: Pool| {
+            let ended = Arc::clone(&ended);
+            drop(pool.spawn_with_handle(async move {
+                gate.await?;
+                ended.store(true, Ordering::SeqCst);
+                Ok(())
+            }));
+            Ok(())
+        }));
+        assert_pending!(opened.poll());
+        open.send(()).unwrap();
+        opened.await.unwrap();
+        assert!(ended.load(Ordering::SeqCst));
+    });
+}
+
+#[test]
+fn a_failure_without_a_handle_is_reported() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        drop(pool.spawn_with_handle(async { Err::<i32, _>("unheard".into()) }));
+        assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "unheard");
+    });
+}
+
+#[test]
+fn a_value_that_nobody_takes_is_dropped() {
+    on_both(|| async {
+        let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
+        let (one, two) = (alive.one(), alive.one());
+        drop(pool.spawn_with_handle(async { Ok(one) }));
+        let kept = pool.spawn_with_handle(async { Ok(two) });
+        pool.run().await.unwrap();
+        assert_eq!(alive.count(), 1);
+        drop(kept);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn the_panic_of_a_value_that_nobody_takes_is_a_failure() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let value = OnDrop::new(|| panic!("value"));
+        drop(pool.build_task().name("unheard").spawn_with_handle(async { Ok(value) }));
+        let error = pool.run().await.unwrap_err();
+        let failed = error.first().unwrap();
+        assert_eq!(failed.task().name(), Some("unheard"));
+        let Failure::Panic(payload) = failed.failure() else { panic!("{error:?}") };
+        assert_eq!((payload.message(), error.failures().len()), (Some("value"), 1));
+    });
+}
+
+// ===== cancelling =====
+
+#[test]
+fn cancelling_a_task_is_no_failure_and_leaves_its_siblings_alone() {
+    on_both(|| async {
+        let sum = Pool::open(async |pool: Pool| {
+            let (alive, all) = (Alive::default(), Arc::new(Barrier::new(9)));
+            let mut siblings = Vec::new();
+            for nth in 0..16 {
+                if nth % 2 == 0 {
+                    let all = Arc::clone(&all);
+                    siblings.push(pool.spawn_with_handle(async move {
+                        all.wait().await;
+                        Ok(nth)
+                    }));
+                } else {
+                    let odd = waiting(&pool, &alive).await;
+                    odd.cancel();
+                    assert_eq!(odd.await, Err(TaskStopped::Cancelled));
+                }
+            }
+            assert!(alive.count() == 0 && !pool.is_closed());
+            all.wait().await;
+            let mut sum = 0;
+            for sibling in siblings {
+                sum += sibling.await?;
+            }
+            Ok(sum)
+        });
+        assert_eq!(sum.await.unwrap(), (0..16).step_by(2).sum());
+    });
+}
+
+#[test]
+fn cancelling_again_changes_nothing() {
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            let handle = waiting(&pool, &Alive::default()).await;
+            (0..3).for_each(|_| handle.cancel());
+            let mut handle = handle;
+            assert_eq!((&mut handle).await, Err(TaskStopped::Cancelled));
+            handle.cancel();
+            assert!(handle.is_finished());
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn cancelling_a_task_that_has_ended_keeps_its_value() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(async { Ok(3) });
+        pool.run().await.unwrap();
+        handle.cancel();
+        assert_eq!(handle.await, Ok(3));
+    });
+}
+
+#[test]
+fn a_task_that_is_cancelled_before_its_first_poll_is_never_polled() {
+    on_current_thread(|| async {
+        Pool::open(async |pool: Pool| {
+            let alive = Alive::default();
+            let one = alive.one();
+            let handle = pool.spawn_with_handle(async move {
+                let _one = one;
+                unreachable!("it was cancelled before") as Outcome
+            });
+            handle.cancel();
+            assert_eq!((handle.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_planned_task_that_is_cancelled_is_never_polled() {
+    on_current_thread(|| async {
+        let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
+        let one = alive.one();
+        let handle = pool.spawn_with_handle(async move {
+            let _one = one;
+            unreachable!("it was cancelled before the pool ran") as Outcome
+        });
+        handle.cancel();
+        let other = pool.spawn_with_handle(async { Ok(1) });
+        pool.run().await.unwrap();
+        assert_eq!((handle.await, other.await), (Err(TaskStopped::Cancelled), Ok(1)));
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_planned_task_can_be_cancelled_once_it_runs() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(async {
+            busy().await;
+            Ok(())
+        });
+        let mut run = task::spawn(pool.run());
+        assert_pending!(run.poll());
+        assert!(!handle.is_finished());
+        handle.cancel();
+        assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+        run.await.unwrap();
+    });
+}
+
+#[test]
+fn a_busy_task_is_cancelled_at_its_next_await() {
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            let alive = Alive::default();
+            let one = alive.one();
+            let handle = pool.spawn_with_handle(async move {
+                let _one = one;
+                busy().await;
+                Ok(())
+            });
+            yield_now().await;
+            handle.cancel();
+            assert_eq!((handle.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_task_can_cancel_itself() {
+    on_both(|| async {
+        let (alive, (give, take)) = (Alive::default(), oneshot::channel::<TaskHandle<()>>());
+        let pool = Pool::<BoxError>::new();
+        let one = alive.one();
+        let handle = pool.spawn_with_handle(async move {
+            let _one = one;
+            take.await?.cancel();
+            busy().await;
+            Ok(())
+        });
+        give.send(handle).unwrap();
+        pool.run().await.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_task_that_ends_in_the_poll_in_which_it_is_cancelled_has_ended_well() {
+    on_both(|| async {
+        let ((give, take), pool) = (oneshot::channel::<Arc<TaskHandle<i32>>>(), Pool::<BoxError>::new());
+        let handle = Arc::new(pool.spawn_with_handle(async move {
+            take.await?.cancel();
+            Ok(5)
+        }));
+        give.send(Arc::clone(&handle)).unwrap();
+        pool.run().await.unwrap();
+        assert_eq!(Arc::into_inner(handle).unwrap().await, Ok(5));
+    });
+}
+
+#[test]
+fn an_error_in_the_poll_in_which_a_task_is_cancelled_is_a_failure() {
+    on_both(|| async {
+        let ((give, take), pool) = (oneshot::channel::<TaskHandle<i32>>(), Pool::<BoxError>::new());
+        let handle = pool.spawn_with_handle(async move {
+            take.await?.cancel();
+            Err("too late".into())
+        });
+        give.send(handle).unwrap();
+        assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "too late");
+    });
+}
+
+#[test]
+fn a_destructor_that_panics_in_a_cancelled_task_is_a_failure() {
+    on_both(|| async {
+        let (started, wait) = oneshot::channel();
+        let mut ended = None;
+        let error = Pool::open(async |pool: Pool| {
+            let handle = ended.insert(pool.spawn_with_handle(async move {
+                let _panics = OnDrop::new(|| panic!("destructor"));
+                started.send(()).unwrap();
+                pending::<Outcome>().await
+            }));
+            wait.await?;
+            handle.cancel();
+            pending::<Outcome>().await
+        });
+        let error = error.await.unwrap_err();
+        let Some(Failure::Panic(payload)) = error.first().map(|failed| failed.failure()) else { panic!("{error:?}") };
+        assert_eq!((payload.message(), error.failures().len()), (Some("destructor"), 1));
+        assert_eq!(ended.unwrap().await, Err(TaskStopped::Panicked));
+    });
+}
+
+#[test]
+fn cancelling_every_task_by_hand_leaves_the_pool_open() {
+    on_both(|| async {
+        let value = Pool::open(async |pool: Pool| {
+            let (alive, mut handles) = (Alive::default(), Vec::new());
+            for _ in 0..5 {
+                handles.push(waiting(&pool, &alive).await);
+            }
+            handles.iter().for_each(TaskHandle::cancel);
+            for handle in handles {
+                assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+            }
+            assert!(alive.count() == 0 && !pool.is_closed());
+            Ok(pool.spawn_with_handle(async { Ok(7) }).await?)
+        });
+        assert_eq!(value.await.unwrap(), 7);
+    });
+}
+
+#[test]
+fn cancelling_the_last_task_ends_a_pool_without_a_body() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(pending::<Outcome>());
+        let mut run = task::spawn(pool.run());
+        assert_pending!(run.poll());
+        handle.cancel();
+        run.await.unwrap();
+        assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+    });
+}
+
+#[test]
+fn the_pool_waits_for_what_a_cancelled_task_leaves_behind() {
+    on_both(|| async {
+        let (alive, log) = (Alive::default(), Log::default());
+        Pool::open(async |pool: Pool| {
+            let ((started, wait), one, left) = (oneshot::channel(), alive.one(), log.on_drop("leaf"));
+            let owner = pool.spawn_with_handle(async move {
+                Pool::open(async |inner: Pool| {
+                    inner.spawn(async move {
+                        let _held = (one, left);
+                        started.send(()).unwrap();
+                        busy().await;
+                    });
+                    Ok(())
+                })
+                .await?;
+                Ok(())
+            });
+            wait.await?;
+            owner.cancel();
+            assert_eq!(owner.await, Err(TaskStopped::Cancelled));
+            Ok(())
+        })
+        .await
+        .unwrap();
+        assert_eq!((alive.count(), log.events().as_slice()), (0, &[String::from("leaf")][..]));
+    });
+}
+
+// ===== ids, ends, and how a handle reads =====
+
+#[test]
+fn the_id_is_the_one_that_the_task_sees() {
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            let mut handle = pool.spawn_with_handle(async { Ok(tokio::task::id()) });
+            let id = handle.id();
+            assert!(id.is_some());
+            assert_eq!(Some((&mut handle).await?), id);
+            assert_eq!(handle.id(), id);
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn ids_differ() {
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            let (first, second) = (pool.spawn_with_handle(async { Ok(()) }), pool.spawn_with_handle(async { Ok(()) }));
+            assert_ne!(first.id(), second.id());
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_running_task_is_not_finished() {
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            let (open, gate) = oneshot::channel::<()>();
+            let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+            yield_now().await;
+            assert!(!handle.is_finished());
+            open.send(()).unwrap();
+            (&mut handle).await?;
+            assert!(handle.is_finished());
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_task_is_finished_in_whatever_way_it_has_ended() {
+    on_current_thread(|| async {
+        let pool = Pool::<BoxError>::new();
+        let handles = [
+            pool.spawn_with_handle(async { Ok(()) }),
+            pool.spawn_with_handle(async { Err("broken".into()) }),
+            pool.spawn_with_handle(async { panic!("broken") }),
+            pool.spawn_with_handle(pending()),
+        ];
+        pool.run().await.unwrap_err();
+        assert!(handles.iter().all(TaskHandle::is_finished));
+        let mut ends = Vec::new();
+        for handle in handles {
+            ends.push(handle.await);
+        }
+        use TaskStopped::{Cancelled, Failed, Panicked};
+        assert_eq!(ends, [Ok(()), Err(Failed), Err(Panicked), Err(Cancelled)]);
+    });
+}
+
+#[test]
+fn debug_shows_the_id_and_whether_the_task_has_ended() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(async { Ok(()) });
+        assert_eq!(format!("{handle:?}"), "TaskHandle { id: None, is_finished: false }");
+        pool.run().await.unwrap();
+        assert_eq!(format!("{handle:?}"), format!("TaskHandle {{ id: {:?}, is_finished: true }}", handle.id()));
+        assert!(handle.id().is_some());
+    });
+}
+
+#[test]
+fn a_handle_can_be_moved_to_and_awaited_by_another_task() {
+    on_both(|| async {
+        let value = Pool::open(async |pool: Pool| {
+            let first = pool.spawn_with_handle(async {
+                yield_now().await;
+                Ok(20)
+            });
+            let second = pool.spawn_with_handle(async { Ok(first.await? + 1) });
+            Ok(tokio::spawn(second).await??)
+        });
+        assert_eq!(value.await.unwrap(), 21);
+    });
+}
+
+// ===== blocking tasks =====
+
+fn one_blocking_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap()
+}
+
+#[test]
+fn a_blocking_task_that_fails_or_panics_fails_the_pool() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        pool.spawn_blocking(|| Err("broken".into()));
+        assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "broken");
+
+        let pool = Pool::<BoxError>::new();
+        pool.spawn_blocking(|| panic!("broken"));
+        assert!(pool.run().await.unwrap_err().is_panic());
+    });
+}
+
+#[test]
+fn a_blocking_task_that_is_aborted_before_it_starts_is_dropped_unrun() {
+    one_blocking_thread().block_on(async {
+        let (alive, (open, gate)) = (Alive::default(), oneshot::channel::<()>());
+        let occupant = tokio::task::spawn_blocking(move || gate.blocking_recv());
+        let mut opened = task::spawn(Pool::open(async |pool: Pool| {
+            let one = alive.one();
+            pool.spawn_blocking(move || {
+                let _one = one;
+                unreachable!("the only thread is occupied until it is aborted");
+            });
+            Err::<(), _>("enough".into())
+        }));
+        // It is dropped by the thread that would have run it.
+        assert_pending!(opened.poll());
+        open.send(()).unwrap();
+        let error = opened.await.unwrap_err();
+        assert_eq!((error.failures().len(), alive.count()), (1, 0));
+        assert_eq!(error.into_first_error().unwrap().to_string(), "enough");
+        occupant.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_destructor_that_panics_in_a_blocking_task_that_never_ran_is_a_failure() {
+    one_blocking_thread().block_on(async {
+        let (open, gate) = oneshot::channel::<()>();
+        let occupant = tokio::task::spawn_blocking(move || gate.blocking_recv());
+        let pool = Pool::<BoxError>::new();
+        let panics = OnDrop::new(|| panic!("destructor"));
+        pool.spawn_blocking(move || {
+            let _panics = panics;
+            unreachable!("the only thread is occupied until it is aborted");
+        });
+        let mut run = task::spawn(pool.clone().run());
+        assert_pending!(run.poll());
+        pool.cancel();
+        assert_pending!(run.poll());
+        open.send(()).unwrap();
+        let error = run.await.unwrap_err();
+        let Some(Failure::Panic(payload)) = error.first().map(|failed| failed.failure()) else { panic!("{error:?}") };
+        assert_eq!((payload.message(), error.failures().len()), (Some("destructor"), 1));
+        occupant.await.unwrap().unwrap();
+    });
+}

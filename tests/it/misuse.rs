@@ -1,0 +1,353 @@
+//! What a pool says to those who use it wrongly, and what it does not do to them.
+
+use std::future::{Future, pending};
+use std::panic::Location;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use aiodrive::{BoxError, Pool, PoolError, TaskStopped};
+
+use crate::support::{Alive, on_both, panic_of, panic_text, poll_once, watched};
+
+type Outcome<T = ()> = Result<T, PoolError>;
+
+/// The place that a message names: this file, at the line of `site`.
+fn place(site: &Location<'_>) -> String {
+    format!("{}:{}:", site.file(), site.line())
+}
+
+#[track_caller]
+fn here() -> &'static Location<'static> {
+    Location::caller()
+}
+
+/// What a future panics with that is polled where there is no runtime.
+fn polled_outside(future: impl Future) -> String {
+    panic_text(|| tokio_test::task::spawn(future).poll().is_ready())
+}
+
+// ===== no runtime =====
+
+#[test]
+fn open_outside_of_a_runtime_names_the_call() {
+    let (open, site) = (Pool::<BoxError>::open(async |_| Ok(())), here());
+    let message = polled_outside(open);
+    assert!(message.contains("`Pool::open`") && message.contains("runtime"), "{message}");
+    assert!(message.contains(&place(site)), "{message}");
+}
+
+#[test]
+fn open_of_a_builder_outside_of_a_runtime_names_the_call() {
+    let (open, site) = (Pool::<BoxError>::builder().name("web").open(async |_| Ok(())), here());
+    let message = polled_outside(open);
+    assert!(message.contains("runtime") && message.contains(&place(site)), "{message}");
+}
+
+#[test]
+fn run_outside_of_a_runtime_names_the_call() {
+    let pool = Pool::<BoxError>::new();
+    let (run, site) = (pool.run(), here());
+    let message = polled_outside(run);
+    assert!(message.contains("`Pool::run`") && message.contains("runtime"), "{message}");
+    assert!(message.contains(&place(site)), "{message}");
+}
+
+#[test]
+fn a_pool_that_found_no_runtime_drops_its_tasks_and_is_closed() {
+    let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
+    let one = alive.one();
+    pool.spawn(async move {
+        let _one = one;
+        pending::<()>().await;
+    });
+    let seen = pool.clone();
+    polled_outside(pool.run());
+    assert!(seen.is_closed() && seen.is_empty());
+    assert_eq!(alive.count(), 0);
+}
+
+#[test]
+fn calling_open_and_run_needs_no_runtime() {
+    drop(Pool::<BoxError>::open(async |_| Ok(())));
+    drop(Pool::<BoxError>::new().run());
+}
+
+// ===== running twice =====
+
+/// The message of a second `run`.
+fn run_again(pool: Pool) {
+    let site = here();
+    let mut line = 0;
+    let message = with_panic_line(&mut line, || {
+        panic_text(|| {
+            drop(pool.run());
+        })
+    });
+    assert!(message.contains("`Pool::run`") && message.contains("already ran"), "{message}");
+    assert!((site.line()..site.line() + 10).contains(&line), "the panic is located in line {line}");
+}
+
+/// Notes the line that a panic in this thread is located in; it must be in this file.
+fn with_panic_line<R>(line: &mut u32, code: impl FnOnce() -> R) -> R {
+    thread_local! {
+        static AT: std::cell::Cell<Option<(String, u32)>> = const { std::cell::Cell::new(None) };
+    }
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            AT.set(info.location().map(|at| (at.file().to_owned(), at.line())));
+            default(info);
+        }));
+    });
+    let result = code();
+    let (file, at) = AT.take().expect("nothing panicked");
+    assert_eq!(file, file!());
+    *line = at;
+    result
+}
+
+#[test]
+fn running_twice_in_sequence_panics() {
+    on_both(|| async {
+        let pool = Pool::new();
+        pool.clone().run().await.unwrap();
+        run_again(pool);
+    });
+}
+
+#[test]
+fn running_twice_in_parallel_panics() {
+    on_both(|| async {
+        let pool = Pool::new();
+        pool.spawn(pending::<()>());
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        run_again(pool.clone());
+        // The first run is none the worse for it.
+        pool.cancel();
+        run.await.unwrap();
+    });
+}
+
+#[test]
+fn running_twice_panics_although_the_first_was_not_polled() {
+    on_both(|| async {
+        let pool = Pool::new();
+        let first = pool.clone().run();
+        run_again(pool);
+        first.await.unwrap();
+    });
+}
+
+#[test]
+fn running_again_after_the_first_was_dropped_panics() {
+    on_both(|| async {
+        let pool = Pool::new();
+        drop(pool.clone().run());
+        run_again(pool);
+    });
+}
+
+#[test]
+fn running_a_pool_from_its_own_task_is_a_panic_of_that_task() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let own = pool.clone();
+        pool.spawn(async move { drop(own.run()) });
+        let error = pool.run().await.unwrap_err();
+        assert!(error.is_panic() && error.to_string().contains("already ran"), "{error}");
+    });
+}
+
+#[test]
+fn running_a_pool_from_its_body_is_a_panic_of_the_caller() {
+    on_both(|| async {
+        // `open` is the run of its pool: nobody else can be its owner.
+        let open = Pool::<BoxError>::open(async |pool| {
+            let mut second = tokio_test::task::spawn(pool.run());
+            let _ = second.poll();
+            Ok(())
+        });
+        assert!(panic_of(open).await.contains("already ran"));
+    });
+}
+
+// ===== a pool that is closed =====
+
+async fn finished() -> Pool {
+    Pool::open(async |pool| Ok(pool)).await.unwrap()
+}
+
+#[test]
+fn spawn_on_a_closed_pool_drops_the_future_unpolled() {
+    on_both(|| async {
+        let (pool, alive, polled) = (finished().await, Alive::default(), Arc::new(AtomicBool::new(false)));
+        let (one, flag) = (alive.one(), Arc::clone(&polled));
+        pool.spawn(async move {
+            let _one = one;
+            flag.store(true, Ordering::SeqCst);
+        });
+        assert_eq!((alive.count(), polled.load(Ordering::SeqCst), pool.len()), (0, false, 0));
+    });
+}
+
+#[test]
+fn try_spawn_on_a_closed_pool_gives_the_future_back() {
+    on_both(|| async {
+        let pool = finished().await;
+        let polled = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&polled);
+        let refused = pool.try_spawn(async move { flag.store(true, Ordering::SeqCst) }).unwrap_err();
+        assert_eq!(refused.to_string(), "the pool is closed");
+        assert!(!polled.load(Ordering::SeqCst));
+        refused.into_inner().await;
+        assert!(polled.load(Ordering::SeqCst));
+        let named = pool.build_task().name("late").try_spawn(async {}).unwrap_err();
+        named.into_inner().await;
+    });
+}
+
+#[test]
+fn the_handle_of_a_refused_task_says_cancelled() {
+    on_both(|| async {
+        let (pool, alive) = (finished().await, Alive::default());
+        let one = alive.one();
+        let refused = pool.spawn_with_handle(async move {
+            drop(one);
+            Ok(1)
+        });
+        assert_eq!(alive.count(), 0);
+        assert!(refused.is_finished() && refused.id().is_none());
+        refused.cancel();
+        assert_eq!(refused.await, Err(TaskStopped::Cancelled));
+    });
+}
+
+#[test]
+fn a_blocking_task_on_a_closed_pool_is_dropped_uncalled() {
+    on_both(|| async {
+        let (pool, alive, called) = (finished().await, Alive::default(), Arc::new(AtomicBool::new(false)));
+        let (one, flag) = (alive.one(), Arc::clone(&called));
+        pool.spawn_blocking(move || {
+            let _one = one;
+            flag.store(true, Ordering::SeqCst);
+        });
+        assert_eq!((alive.count(), called.load(Ordering::SeqCst)), (0, false));
+    });
+}
+
+#[test]
+fn a_closed_pool_refuses_tasks_without_a_runtime_as_well() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let pool = runtime.block_on(finished());
+    drop(runtime);
+    pool.spawn(async {});
+    pool.spawn_blocking(|| {});
+    pool.try_spawn(async {}).unwrap_err();
+    assert!(pool.is_closed() && pool.is_empty());
+    thread::spawn(move || pool.spawn(async {})).join().unwrap();
+}
+
+#[test]
+fn a_closed_pool_refuses_tasks_in_the_destructor_of_a_thread_local() {
+    struct Late(Pool);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            self.0.spawn(async {});
+            self.0.try_spawn(async {}).unwrap_err();
+            self.0.cancel();
+            assert!(Pool::<BoxError>::try_current().is_none() && self.0.is_empty());
+        }
+    }
+    thread_local! {
+        static LATE: std::cell::OnceCell<Late> = const { std::cell::OnceCell::new() };
+    }
+    on_both(|| async {
+        let pool = finished().await;
+        thread::spawn(move || LATE.with(|late| drop(late.set(Late(pool))))).join().unwrap();
+    });
+}
+
+#[test]
+fn a_destructor_of_a_refused_future_may_use_the_pool() {
+    watched(|| {
+        on_both(|| async {
+            let (pool, alive) = (finished().await, Alive::default());
+            let (own, one) = (pool.clone(), alive.one());
+            let on_drop = crate::support::OnDrop::new(move || {
+                own.spawn(async move { drop(one) });
+                assert_eq!(own.len(), 0);
+            });
+            pool.spawn(async move { drop(on_drop) });
+            assert_eq!(alive.count(), 0);
+        });
+    });
+}
+
+// ===== no current pool =====
+
+#[test]
+fn current_outside_of_a_pool_panics() {
+    let mut line = 0;
+    let message = with_panic_line(&mut line, || panic_text(|| drop(Pool::<BoxError>::current())));
+    assert!(line > 1);
+    assert!(message.contains("`Pool::current`") && message.contains("outside of a pool"), "{message}");
+    assert!(Pool::<BoxError>::try_current().is_none());
+}
+
+#[test]
+fn current_in_pools_of_other_error_types_panics() {
+    on_both(|| async {
+        let outcome: Outcome<_> = Pool::open(async |_| Ok(panic_text(Pool::<String>::current))).await;
+        assert!(outcome.unwrap().contains("with this error type"));
+    });
+}
+
+// ===== polling after the end =====
+
+#[test]
+fn polling_after_the_end_panics_or_stays_pending() {
+    watched(|| {
+        on_both(|| async {
+            let mut open = tokio_test::task::spawn(Pool::<BoxError>::open(async |_| Ok(())));
+            assert!(open.poll().is_ready());
+            let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open.poll().is_pending()));
+            assert!(again.unwrap_or(true), "it was ready twice");
+            drop(open);
+        });
+    });
+}
+
+#[test]
+fn polling_after_a_panic_of_the_body_panics_or_stays_pending() {
+    watched(|| {
+        on_both(|| async {
+            let mut open = tokio_test::task::spawn(Pool::<BoxError>::open(async |_| -> Result<(), _> {
+                crate::support::quiet_panic("body")
+            }));
+            assert_eq!(panic_text(|| open.poll().is_ready()), "body");
+            let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open.poll().is_pending()));
+            assert!(again.unwrap_or(true), "it was ready");
+            drop(open);
+        });
+    });
+}
+
+#[test]
+fn spurious_polls_do_no_harm() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(pending::<()>());
+        let seen = pool.clone();
+        let mut run = tokio_test::task::spawn(Box::pin(pool.run()));
+        for _ in 0..1_000 {
+            assert!(run.poll().is_pending());
+        }
+        seen.cancel();
+        assert!(run.is_woken());
+        run.into_inner().await.unwrap();
+    });
+}

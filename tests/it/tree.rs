@@ -1,0 +1,636 @@
+//! Who is alive below a pool, as data and as a drawing; and why a pool closes.
+
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aiodrive::{
+    BoxError, ClosingReason, LatchEvent, NodeKind, NodeState, Pool, PoolTree, cancellation_token, race, shield,
+    try_all, wait_all, with_exit,
+};
+use tokio::task::yield_now;
+
+use crate::support::{OnDrop, on_both, on_current_thread, on_multi_thread, poll_once, until, watched};
+
+const LONG: Duration = Duration::from_secs(1_000);
+
+/// A drawing without its places, of which the numbers of lines change with every test above.
+fn drawn(tree: &PoolTree) -> Vec<String> {
+    let without = |line: &str| match line.split_once(&format!("  {}:", file!())) {
+        Some((before, after)) => {
+            format!("{before}{}", after.trim_start_matches(|c: char| c.is_ascii_digit() || c == ':'))
+        }
+        None => line.to_owned(),
+    };
+    tree.to_string().lines().map(without).collect()
+}
+
+/// A pool that is nested where it is called, and never ends by itself.
+async fn nested(name: &'static str) -> Result<(), BoxError> {
+    let opened = Pool::builder().name(name).open(async |pool: Pool| {
+        pool.build_task().name("leaf").spawn(pending::<()>());
+        pending::<Result<(), _>>().await
+    });
+    Ok(opened.await?)
+}
+
+/// How many nodes have a name.
+fn count(tree: &PoolTree, name: &str) -> usize {
+    tree.nodes().filter(|node| node.name() == Some(name)).count()
+}
+
+/// Runs a test in a pool, and cancels that.
+async fn in_pool(test: impl AsyncFnOnce(&Pool)) {
+    let opened = Pool::builder().name("pool").open(async |pool: Pool| {
+        test(&pool).await;
+        pool.cancel();
+        pending::<Result<(), _>>().await
+    });
+    assert!(opened.await.unwrap_err().is_cancelled());
+}
+
+// ===== the drawing =====
+
+#[test]
+fn a_tree_is_drawn_as_documented() {
+    on_both(|| async {
+        let opened = Pool::builder().name("web").open(async |pool: Pool| {
+            pool.build_task().name("accept").spawn(pending::<()>());
+            let accept = line!() - 1;
+            let go = LatchEvent::new();
+            let goes = go.wait_set();
+            pool.build_task().name("conn 7").spawn(async {
+                let opened = Pool::builder().grace(LONG).open(async |pool: Pool| {
+                    pool.build_task().name("read").spawn(goes);
+                    pool.cancel();
+                    Ok(())
+                });
+                opened.await?;
+                Ok(())
+            });
+            let conn = line!() - 9;
+            let read = conn + 2;
+            pool.build_task().name("metrics").daemon().spawn(pending::<()>());
+            let metrics = line!() - 1;
+
+            until(|| count(&pool.tree(), "read") == 1).await;
+            until(|| pool.tree().nodes().any(|node| node.state() == NodeState::Closing)).await;
+            let file = file!();
+            let expected = format!(
+                "web (running, 3 tasks)\n\
+                 ├── accept  {file}:{accept}:46\n\
+                 ├── conn 7  {file}:{conn}:46\n\
+                 │   └── <pool> (closing, 1 task)\n\
+                 │       └── read  {file}:{read}:52\n\
+                 └── metrics  {file}:{metrics}:56  daemon"
+            );
+            let tree = pool.tree();
+            go.set();
+            assert_eq!(tree.to_string(), expected);
+            assert_eq!(format!("{tree:#}"), expected.replace("(closing, ", "(closing: cancelled, "));
+            pool.cancel();
+            pending::<Result<(), _>>().await
+        });
+        assert!(opened.await.unwrap_err().is_cancelled());
+    });
+}
+
+#[test]
+fn depths_daemons_and_what_has_no_name_are_marked() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            pool.build_task().depth(-1).name("storage").spawn(pending::<()>());
+            pool.spawn(pending::<()>());
+            pool.build_task().depth(2).daemon().spawn(pending::<()>());
+            let lines =
+                ["pool (running, 3 tasks)", "├── <task>  depth 2  daemon", "├── <task>", "└── storage  depth -1"];
+            assert_eq!(drawn(&pool.tree()), lines);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn the_same_is_there_as_data() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            pool.build_task().name("owner").depth(3).spawn(nested("inner"));
+            let line = line!() - 1;
+            until(|| count(&pool.tree(), "leaf") == 1).await;
+            let tree = pool.tree();
+            let root = tree.root();
+            assert_eq!((root.kind(), root.name(), root.state()), (NodeKind::Pool, Some("pool"), NodeState::Running));
+            assert_eq!((root.level(), root.tasks(), root.spawned_at()), (0, 1, None));
+            let owner = root.children().next().unwrap();
+            assert_eq!((owner.kind(), owner.name(), owner.depth()), (NodeKind::Task, Some("owner"), 3));
+            assert_eq!((owner.level(), owner.is_daemon(), owner.spawned_at().unwrap().line()), (1, false, line));
+            let [inner] = owner.children().collect::<Vec<_>>()[..] else { panic!("{tree}") };
+            assert_eq!((inner.name(), inner.closing_reason(), inner.is_handed_over()), (Some("inner"), None, false));
+            assert_eq!(root.children().count(), 1);
+            assert_eq!(tree.nodes().count(), 4);
+        })
+        .await;
+    });
+}
+
+// ===== every state =====
+
+#[test]
+fn planned_and_ended_pools_have_a_tree() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        assert_eq!(drawn(&pool.tree()), ["<pool> (planned, 0 tasks)"]);
+        pool.build_task().name("later").spawn(async {});
+        assert_eq!(drawn(&pool.tree()), ["<pool> (planned, 1 task)", "└── later"]);
+        assert_eq!(pool.tree().nodes().last().unwrap().state(), NodeState::Planned);
+        pool.clone().run().await.unwrap();
+        assert_eq!(drawn(&pool.tree()), ["<pool> (closed, 0 tasks)"]);
+        assert_eq!(format!("{:#}", pool.tree()), "<pool> (closed: completed, 0 tasks)");
+        assert_eq!(drawn(&pool.root_tree()), ["<pool> (closed, 0 tasks)"]);
+    });
+}
+
+#[test]
+fn tasks_that_wait_for_their_turn_are_queued() {
+    on_both(|| async {
+        let opened = Pool::builder().limit(1).open(async |pool: Pool| {
+            pool.build_task().name("first").spawn(pending::<()>());
+            pool.build_task().name("second").spawn(pending::<()>());
+            assert_eq!(drawn(&pool.tree()), ["<pool> (running, 2 tasks)", "├── first", "└── second  queued"]);
+            pool.cancel();
+            pending::<Result<(), _>>().await
+        });
+        assert!(opened.await.unwrap_err().is_cancelled());
+    });
+}
+
+#[test]
+fn a_task_that_has_ended_is_gone() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            let (short, _long) =
+                (pool.spawn_with_handle(async { Ok(()) }), pool.spawn_with_handle(pending::<Result<(), _>>()));
+            short.await.unwrap();
+            until(|| pool.tree().root().tasks() == 1).await;
+            assert_eq!(drawn(&pool.tree()), ["pool (running, 1 task)", "└── <task>"]);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn what_is_being_aborted_is_shown_until_it_has_ended() {
+    on_multi_thread(|| async {
+        let (entered, left) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let pool = Pool::<BoxError>::new();
+        let (inside, go) = (entered.clone(), left.clone());
+        let begins = LatchEvent::new();
+        let begun = begins.wait_set();
+        pool.build_task().name("slow").spawn(async move {
+            begins.set();
+            let _slow = OnDrop::new(move || {
+                inside.store(true, Ordering::SeqCst);
+                while !go.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            });
+            pending::<()>().await;
+        });
+        let running = tokio::spawn(pool.clone().run());
+        begun.await;
+        pool.cancel();
+        until(|| entered.load(Ordering::SeqCst)).await;
+        let tree = pool.tree();
+        left.store(true, Ordering::SeqCst);
+        assert_eq!(drawn(&tree), ["<pool> (closing, 1 task)", "└── slow"]);
+        running.await.unwrap().unwrap();
+        assert_eq!(drawn(&pool.tree()), ["<pool> (closed, 0 tasks)"]);
+    });
+}
+
+// ===== what is nested =====
+
+#[test]
+fn two_nested_pools_in_one_task_are_both_shown() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            pool.build_task().name("task").spawn(async {
+                let (one, two) = tokio::join!(nested("one"), nested("two"));
+                one.and(two)
+            });
+            until(|| count(&pool.tree(), "leaf") == 2).await;
+            let expected = [
+                "pool (running, 1 task)",
+                "└── task",
+                "    ├── one (running, 1 task)",
+                "    │   └── leaf",
+                "    └── two (running, 1 task)",
+                "        └── leaf",
+            ];
+            assert_eq!(drawn(&pool.tree()), expected);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_pool_that_is_nested_in_the_body_is_directly_below_the_pool() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            pool.build_task().name("task").spawn(pending::<()>());
+            let mut inner = Box::pin(nested("inner"));
+            assert!(poll_once(inner.as_mut()).await.is_pending());
+            let expected = ["pool (running, 1 task)", "├── task", "└── inner (running, 1 task)", "    └── leaf"];
+            assert_eq!(drawn(&pool.tree()), expected);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn functions_with_tasks_of_their_own_are_shown_with_what_is_below_them() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            pool.build_task().name("racer").spawn(async { race([nested("one")]).await.1 });
+            pool.build_task().name("both").spawn(async {
+                try_all((nested("three"), pending::<Result<(), BoxError>>())).await?;
+                Ok(())
+            });
+            pool.build_task().name("all").spawn(async { drop(wait_all([nested("four")]).await) });
+            pool.build_task().name("shielder").spawn(async {
+                let stopped = cancellation_token();
+                shield(async move { stopped.cancelled().await }).await;
+            });
+            // A branch can run before the next one is spawned.
+            let both = |tree: &PoolTree| tree.nodes().any(|node| node.name() == Some("try_all") && node.tasks() == 2);
+            until(|| pool.tree().nodes().count() == 15 && both(&pool.tree())).await;
+            let expected = [
+                "pool (running, 4 tasks)",
+                "├── racer",
+                "│   └── <race> (running, 1 task)",
+                "│       └── one (running, 1 task)",
+                "│           └── leaf",
+                "├── both",
+                "│   └── <try_all> (running, 2 tasks)",
+                "│       └── three (running, 1 task)",
+                "│           └── leaf",
+                "├── all",
+                "│   └── <wait_all> (running, 1 task)",
+                "│       └── four (running, 1 task)",
+                "│           └── leaf",
+                "└── shielder",
+                "    └── <shield> (running, 1 task)",
+            ];
+            assert_eq!(drawn(&pool.tree()), expected);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn an_exit_handler_is_shown() {
+    on_both(|| async {
+        let (pool, go) = (Pool::<BoxError>::new(), LatchEvent::new());
+        let goes = go.clone();
+        let handle = pool.spawn_with_handle(async move {
+            let visit = with_exit(
+                (),
+                async |()| pending().await,
+                async move |(), _| {
+                    goes.wait_set().await;
+                    Ok::<_, BoxError>(())
+                },
+            );
+            Ok::<(), _>(visit.await?)
+        });
+        let running = tokio::spawn(pool.clone().run());
+        until(|| pool.tree().root().state() == NodeState::Running).await;
+        yield_now().await;
+        pool.cancel();
+        until(|| handle.is_finished()).await;
+        if count(&pool.tree(), "with_exit") == 1 {
+            assert!(drawn(&pool.tree()).contains(&"└── <with_exit> (running, 1 task)".to_owned()), "{}", pool.tree());
+        }
+        go.set();
+        running.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_nested_pool_in_a_timeout_or_a_blocking_closure_is_below_its_task() {
+    on_multi_thread(|| async {
+        in_pool(async |pool| {
+            pool.build_task().name("timed").spawn(async { drop(aiodrive::timeout(LONG, nested("one")).await) });
+            let runtime = tokio::runtime::Handle::current();
+            let blocking = move || {
+                runtime.block_on(async { aiodrive::timeout(Duration::from_millis(20), nested("two")).await.is_ok() })
+            };
+            pool.build_task().name("blocking").spawn_blocking(move || {
+                blocking();
+            });
+            until(|| count(&pool.tree(), "leaf") == 2 || count(&pool.tree(), "blocking") == 0).await;
+            let tree = pool.tree();
+            for (task, inner) in [("timed", "one"), ("blocking", "two")] {
+                let Some(task) = tree.nodes().find(|node| node.name() == Some(task)) else { continue };
+                assert!(task.children().all(|node| node.name() == Some(inner)), "{tree}");
+            }
+        })
+        .await;
+    });
+}
+
+// ===== what was handed over =====
+
+#[test]
+fn what_a_dropped_owner_has_handed_over_is_shown_where_it_lives() {
+    on_both(|| async {
+        let (go, pool) = (LatchEvent::new(), Pool::<BoxError>::builder().name("outer").build());
+        let goes = go.clone();
+        let owner = pool.build_task().name("owner").spawn_with_handle(async move {
+            let opened = Pool::builder().name("inner").grace(LONG).open(async |pool: Pool| {
+                pool.build_task().name("leaf").spawn(async move { goes.wait_set().await });
+                pending::<Result<(), _>>().await
+            });
+            Ok(opened.await?)
+        });
+        pool.build_task().name("other").spawn(go.wait_set());
+        let running = tokio::spawn(pool.clone().run());
+        until(|| count(&pool.tree(), "leaf") == 1).await;
+        owner.cancel();
+        until(|| count(&pool.tree(), "owner") == 0).await;
+        let expected =
+            ["outer (running, 1 task)", "├── other", "└── inner (closing, 1 task, handed over)", "    └── leaf"];
+        assert_eq!(drawn(&pool.tree()), expected);
+        assert!(format!("{:#}", pool.tree()).contains("inner (closing: dropped, 1 task, handed over)"));
+        go.set();
+        running.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn what_a_nested_pool_gave_up_on_is_still_shown_above_it() {
+    on_multi_thread(|| async {
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let blocked = Mutex::new(Some(blocked));
+        in_pool(async |pool| {
+            let blocked = blocked.lock().unwrap().take().unwrap();
+            let inner = Pool::<BoxError>::builder().name("inner").abandon_after(Duration::ZERO).build();
+            let begun = LatchEvent::new();
+            let begins = begun.clone();
+            inner.build_task().name("stuck").spawn_blocking(move || {
+                begins.set();
+                let _ = blocked.recv();
+            });
+            let stop = inner.clone();
+            pool.spawn(async move {
+                begun.wait_set().await;
+                stop.cancel();
+            });
+            let error = inner.run().await.unwrap_err();
+            assert_eq!(error.stuck()[0].name(), Some("stuck"));
+            assert!(
+                drawn(&pool.tree()).ends_with(&["└── inner (closed, 1 task)".into(), "    └── stuck".into()]),
+                "{}",
+                pool.tree()
+            );
+            drop(release);
+        })
+        .await;
+    });
+}
+
+// ===== root_tree =====
+
+#[test]
+fn the_tree_from_the_top_marks_the_pool_that_was_asked() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            let (asked, tree) = (LatchEvent::new(), Arc::new(Mutex::new(None)));
+            let (done, keep) = (asked.clone(), tree.clone());
+            pool.build_task().name("owner").spawn(async move {
+                let opened = Pool::open(async |inner: Pool| {
+                    *keep.lock().unwrap() = Some((inner.root_tree(), inner.tree()));
+                    done.set();
+                    pending::<Result<(), BoxError>>().await
+                });
+                opened.await?;
+                Ok(())
+            });
+            asked.wait_set().await;
+            let (from_the_top, own) = tree.lock().unwrap().take().unwrap();
+            let expected = ["pool (running, 1 task)", "└── owner", "    └── <pool> (running, 0 tasks)  ← asked"];
+            assert_eq!(drawn(&from_the_top), expected);
+            assert_eq!(drawn(&own), ["<pool> (running, 0 tasks)"]);
+            assert_eq!(from_the_top.asked().level(), 2);
+            assert_eq!(drawn(&pool.root_tree()), drawn(&pool.tree()));
+        })
+        .await;
+    });
+}
+
+// ===== from anywhere =====
+
+#[test]
+fn a_tree_can_be_had_in_a_destructor_while_the_pool_closes() {
+    on_both(|| async {
+        let (pool, seen) = (Pool::<BoxError>::new(), Arc::new(Mutex::new(Vec::new())));
+        let (own, see) = (pool.clone(), seen.clone());
+        let running = pool.clone();
+        pool.spawn(async move {
+            let _look = OnDrop::new(move || see.lock().unwrap().extend([own.tree(), own.root_tree()]));
+            running.cancel();
+            pending::<()>().await;
+        });
+        pool.run().await.unwrap();
+        for tree in seen.lock().unwrap().drain(..) {
+            assert_eq!(drawn(&tree), ["<pool> (closing, 1 task)", "└── <task>"]);
+        }
+    });
+}
+
+#[test]
+fn a_tree_can_be_had_from_another_thread_while_a_task_blocks_its_own() {
+    on_current_thread(|| async {
+        let pool = Pool::<BoxError>::new();
+        let own = pool.clone();
+        pool.build_task().name("blocks").spawn(async move {
+            let tree = std::thread::spawn(move || own.tree()).join().unwrap();
+            assert_eq!(drawn(&tree), ["<pool> (running, 1 task)", "└── blocks"]);
+        });
+        pool.run().await.unwrap();
+    });
+}
+
+#[test]
+fn eight_threads_draw_the_tree_while_ten_thousand_tasks_come_and_go() {
+    on_multi_thread(|| async {
+        let stop = Arc::new(AtomicBool::new(false));
+        let opened = Pool::<BoxError>::builder().name("busy").open(async |pool: Pool| {
+            let threads: Vec<_> = (0..8)
+                .map(|_| {
+                    let (pool, stop) = (pool.clone(), stop.clone());
+                    std::thread::spawn(move || {
+                        while !stop.load(Ordering::SeqCst) {
+                            assert!(pool.tree().to_string().starts_with("busy (running, "));
+                            // Eight that never let go of the lock would leave the tasks little of two cores.
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..100 {
+                for n in 0..100 {
+                    pool.spawn(async move {
+                        if n % 10 == 0 {
+                            Pool::<BoxError>::open(async |pool| {
+                                pool.spawn(yield_now());
+                                Ok(())
+                            })
+                            .await?;
+                        }
+                        yield_now().await;
+                        Ok(())
+                    });
+                }
+                yield_now().await;
+            }
+            until(|| pool.is_empty()).await;
+            stop.store(true, Ordering::SeqCst);
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            Ok(())
+        });
+        opened.await.unwrap();
+    });
+}
+
+#[test]
+fn a_tree_can_be_ten_thousand_pools_deep() {
+    fn descend(left: usize) -> std::pin::Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> {
+        Box::pin(async move {
+            if left == 0 {
+                return Ok(());
+            }
+            let opened = Pool::open(async |pool: Pool| {
+                pool.spawn(descend(left - 1));
+                if left == 1 {
+                    DEEPEST.set();
+                }
+                pending::<Result<(), _>>().await
+            });
+            Ok(opened.await?)
+        })
+    }
+    static DEEPEST: std::sync::LazyLock<LatchEvent> = std::sync::LazyLock::new(LatchEvent::new);
+
+    watched(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            in_pool(async |pool| {
+                pool.spawn(descend(10_000));
+                DEEPEST.wait_set().await;
+                // A task and a pool at each level, and the pool at the top.
+                until(|| pool.tree().nodes().count() >= 20_001).await;
+                assert_eq!(pool.tree().nodes().last().unwrap().level(), 20_000);
+            })
+            .await;
+        });
+    });
+}
+
+// ===== why a pool closes =====
+
+#[test]
+fn a_closing_reason_is_there_for_tasks_during_grace() {
+    on_both(|| async {
+        for (how, expected) in [
+            ("completed", ClosingReason::Completed),
+            ("failed", ClosingReason::Failed),
+            ("body failed", ClosingReason::Failed),
+            ("cancelled", ClosingReason::Cancelled(None)),
+            ("stop", ClosingReason::Cancelled(Some("stop".into()))),
+        ] {
+            let seen = Arc::new(Mutex::new(None));
+            let see = seen.clone();
+            let opened = Pool::<BoxError>::builder().grace(LONG).open(async |pool: Pool| {
+                assert_eq!(pool.closing_reason(), None);
+                let own = pool.clone();
+                pool.build_task().daemon().spawn(async move {
+                    cancellation_token().cancelled().await;
+                    *see.lock().unwrap() = own.closing_reason();
+                });
+                match how {
+                    "failed" => pool.spawn(async { Err("broken".into()) }),
+                    "body failed" => return Err("broken".into()),
+                    "cancelled" => pool.cancel(),
+                    "stop" => {
+                        pool.cancel_with("stop");
+                        pool.cancel_with("too late");
+                    }
+                    _ => {}
+                }
+                Ok(())
+            });
+            let outcome = opened.await;
+            assert_eq!(seen.lock().unwrap().take(), Some(expected.clone()), "{how}");
+            if let Err(error) = outcome {
+                assert_eq!(*error.closing_reason(), expected, "{how}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_pool_that_is_nested_closes_because_its_parent_does() {
+    on_both(|| async {
+        let (inner, seen) = (Pool::<BoxError>::builder().grace(LONG).keep_open(true).build(), LatchEvent::new());
+        let (own, sees) = (inner.clone(), seen.clone());
+        inner.spawn(async move {
+            cancellation_token().cancelled().await;
+            assert_eq!(own.closing_reason(), Some(ClosingReason::ParentClosing));
+            sees.set();
+        });
+        let outer = Pool::<BoxError>::builder().grace(LONG).open(async |pool: Pool| {
+            pool.spawn(async { Ok(inner.run().await?) });
+            yield_now().await;
+            until(|| pool.tree().nodes().count() == 4).await;
+            pool.cancel();
+            Ok(())
+        });
+        outer.await.unwrap();
+        assert!(seen.is_set());
+    });
+}
+
+#[test]
+fn a_pool_whose_future_is_dropped_closes_for_that() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().keep_open(true).build();
+        let mut run = Box::pin(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        drop(run);
+        assert_eq!(pool.closing_reason(), Some(ClosingReason::Dropped));
+
+        let unpolled = Pool::<BoxError>::new();
+        drop(unpolled.clone().run());
+        assert_eq!(unpolled.closing_reason(), Some(ClosingReason::Dropped));
+    });
+}
+
+#[test]
+fn the_first_reason_stays() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().grace(LONG).build();
+        let own = pool.clone();
+        pool.spawn(async move {
+            own.cancel_with("first");
+            Err("broken meanwhile".into())
+        });
+        let error = pool.clone().run().await.unwrap_err();
+        assert_eq!(error.closing_reason().to_string(), "cancelled: first");
+        assert_eq!((error.failures().len(), error.cancel_reason()), (1, Some("first")));
+        assert_eq!(pool.closing_reason().as_ref(), Some(error.closing_reason()));
+    });
+}

@@ -1,0 +1,268 @@
+//! What a pool tells `tracing`, as a subscriber records it.
+
+use std::fmt::{self, Write};
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aiodrive::{BoxError, OnFailure, Pool};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Registry;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Writes every event down, after the spans that it is in.
+#[derive(Clone, Default)]
+struct Record(Arc<Mutex<Vec<String>>>);
+
+struct Fields(String);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        match field.name() {
+            "message" => write!(self.0, " {value:?}").unwrap(),
+            name => write!(self.0, " {name}={value:?}").unwrap(),
+        }
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Record {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut fields = Fields(attributes.metadata().name().to_owned());
+        attributes.record(&mut fields);
+        context.span(id).unwrap().extensions_mut().insert(fields);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        assert_eq!(event.metadata().target(), "aiodrive");
+        let mut fields = Fields(event.metadata().level().to_string());
+        for span in context.event_scope(event).into_iter().flatten() {
+            write!(fields.0, " [{}]", span.extensions().get::<Fields>().unwrap().0).unwrap();
+        }
+        event.record(&mut fields);
+        // Somebody's code, which may look at the pool that it is told of.
+        if let Some(pool) = Pool::<BoxError>::try_current() {
+            drop(pool.tree());
+        }
+        self.0.lock().unwrap().push(fields.0);
+    }
+}
+
+/// What was recorded while a test ran, on the paused clock.
+fn recorded(test: impl AsyncFnOnce()) -> Vec<String> {
+    let record = Record::default();
+    tracing::subscriber::with_default(Registry::default().with(record.clone()), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(test());
+    });
+    let mut lines = record.0.lock().unwrap();
+    std::mem::take(&mut *lines)
+}
+
+/// A daemon that ends some time after it was asked to, of a pool that has the time.
+///
+/// Gives the line that it is spawned in.
+fn late(pool: &Pool, name: &'static str, after: Duration) -> u32 {
+    pool.build_task().name(name).spawn(async move {
+        aiodrive::cancellation_token().cancelled().await;
+        tokio::time::sleep(after).await;
+    });
+    line!() - 4
+}
+
+#[test]
+fn a_named_pool_has_a_span_with_what_happens_in_it() {
+    let lines = recorded(async || {
+        Pool::<BoxError>::builder().name("web").open(async |_| Ok(())).await.unwrap();
+    });
+    let expected = ["DEBUG [pool name=\"web\"] pool opened", "DEBUG [pool name=\"web\"] pool closing reason=completed"];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_pool_without_a_name_has_none() {
+    let lines = recorded(async || Pool::<BoxError>::new().run().await.unwrap());
+    assert_eq!(lines, ["DEBUG pool opened", "DEBUG pool closing reason=completed"]);
+}
+
+#[test]
+fn every_failure_is_told_with_its_task_and_its_place() {
+    let mut line = 0;
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::builder().name("web").build();
+        pool.build_task().name("fetch").spawn(async { Err("no such host".into()) });
+        line = line!() - 1;
+        pool.spawn(async { std::panic::resume_unwind(Box::new("broken")) });
+        pool.run().await.unwrap_err();
+    });
+    let fetch = format!(
+        "ERROR [pool name=\"web\"] task failed task=\"fetch\" body=false spawned_at=tests/tracing.rs:{line}:41 \
+         error=\"no such host\""
+    );
+    assert_eq!(lines[1], fetch);
+    assert_eq!(lines[2], "DEBUG [pool name=\"web\"] pool closing reason=failed");
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert!(
+        lines[3].contains(&format!("tests/tracing.rs:{}:14", line + 2))
+            && lines[3].ends_with("error=\"panicked: broken\""),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn the_failure_of_a_body_and_an_error_without_a_text_are_told() {
+    let lines = recorded(async || {
+        let opened = Pool::open(async |_: Pool<BoxError>| Err::<(), BoxError>("broken".into()));
+        opened.await.unwrap_err();
+        let pool = Pool::<std::io::Error>::new();
+        pool.spawn(async { Err(std::io::ErrorKind::NotFound.into()) });
+        pool.run().await.unwrap_err();
+    });
+    assert!(lines[1].contains("body=true") && lines[1].ends_with("error=\"broken\""), "{lines:?}");
+    assert!(lines[4].ends_with("error=\"an error of the type `std::io::error::Error`\""), "{lines:?}");
+}
+
+#[test]
+fn a_closing_that_is_handed_over_is_told() {
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::builder().name("web").keep_open(true).build();
+        let run = tokio::time::timeout(MINUTE, pool.run());
+        run.await.unwrap_err();
+    });
+    let expected = ["opened", "closing reason=dropped", "handed over"]
+        .map(|what| format!("DEBUG [pool name=\"web\"] pool {what}"));
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_pool_that_has_to_wait_warns_every_five_seconds() {
+    let mut line = 0;
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::builder().name("web").grace(MINUTE).build();
+        line = late(&pool, "slow", Duration::from_secs(7));
+        late(&pool, "slower", Duration::from_secs(12));
+        pool.build_task().name("stopper").spawn({
+            let pool = pool.clone();
+            async move { pool.cancel_with("shutdown") }
+        });
+        pool.run().await.unwrap();
+    });
+    let place = format!("(tests/tracing.rs:{line}:34)");
+    let waits = |tasks: &str| format!("WARN [pool name=\"web\"] closing pool still waits for tasks tasks=\"{tasks}\"");
+    let both = waits(&format!("task \\\"slow\\\" {place}, task \\\"slower\\\" {place}"));
+    assert_eq!(lines[1], "DEBUG [pool name=\"web\"] pool closing reason=cancelled: shutdown");
+    assert_eq!(lines[2..], [both, waits(&format!("task \\\"slower\\\" {place}"))]);
+}
+
+#[test]
+fn how_often_it_warns_can_be_set() {
+    for (interval, warnings) in [(3, 3), (10, 0)] {
+        let lines = recorded(async || {
+            let pool = Pool::<BoxError>::builder().grace(MINUTE).warn_every(Duration::from_secs(interval)).build();
+            late(&pool, "slow", Duration::from_millis(9_500));
+            pool.cancel_on(std::future::ready(()));
+            pool.run().await.unwrap();
+        });
+        assert_eq!(lines.iter().filter(|line| line.starts_with("WARN")).count(), warnings, "{lines:?}");
+    }
+}
+
+#[test]
+fn what_it_gives_up_on_is_told() {
+    let lines = recorded(async || {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let pool = Pool::<BoxError>::builder().name("web").abandon_after(Duration::ZERO).build();
+        let begun = aiodrive::LatchEvent::new();
+        let (begins, stop) = (begun.clone(), pool.clone());
+        pool.build_task().name("culprit").spawn_blocking(move || {
+            begins.set();
+            let _ = released.recv();
+        });
+        pool.spawn(async move {
+            begun.wait_set().await;
+            stop.cancel();
+            pending::<()>().await;
+        });
+        pool.run().await.unwrap_err();
+        drop(release);
+    });
+    let gave_up = lines.iter().find(|line| line.contains("gave up")).unwrap();
+    assert!(
+        gave_up.starts_with("WARN [pool name=\"web\"] pool gave up on tasks tasks=\"task \\\"culprit\\\""),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn without_timers_a_pool_that_has_to_wait_does_not_warn() {
+    let record = Record::default();
+    tracing::subscriber::with_default(Registry::default().with(record.clone()), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let pool = Pool::<BoxError>::new();
+            let stop = pool.clone();
+            pool.spawn_blocking(move || stop.cancel());
+            pool.spawn(pending::<()>());
+            pool.run().await.unwrap();
+        });
+    });
+    assert!(record.0.lock().unwrap().iter().all(|line| line.starts_with(&Level::DEBUG.to_string())));
+}
+
+/// A subscriber is somebody's code. Its panic once took the failure along, and the slot of the task.
+#[test]
+fn a_subscriber_that_panics_loses_nothing() {
+    struct Bomb;
+
+    impl<S: Subscriber> Layer<S> for Bomb {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            std::panic::resume_unwind(Box::new("bomb"));
+        }
+    }
+
+    tracing::subscriber::with_default(Registry::default().with(Bomb), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let pool = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect).build();
+            pool.spawn(async { Err("broken".into()) });
+            pool.spawn(async { Err("broken too".into()) });
+            assert_eq!(pool.run().await.unwrap_err().failures().len(), 2);
+            let dropped = Pool::<BoxError>::builder().keep_open(true).build();
+            tokio::time::timeout(MINUTE, dropped.clone().run()).await.unwrap_err();
+            dropped.cancelled().await;
+        });
+    });
+}
+
+#[test]
+fn the_events_of_a_pool_without_a_name_are_in_the_span_around() {
+    let lines = recorded(async || {
+        let request = tracing::info_span!("request");
+        request.in_scope(|| drop(tokio_test::task::spawn(Pool::<BoxError>::new().run()).poll()));
+    });
+    assert_eq!(lines, ["DEBUG [request] pool opened", "DEBUG [request] pool closing reason=completed"]);
+}
+
+// ===== the example =====
+
+#[test]
+fn the_example_names_the_culprit() {
+    let test = std::env::current_exe().unwrap();
+    let example = test.ancestors().nth(2).unwrap().join("examples/stuck");
+    assert!(example.is_file(), "{example:?} is missing: run `cargo build --features tracing --example stuck`");
+    let output = std::process::Command::new(example).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[0], "service (closing: cancelled: shutdown, 0 tasks)");
+    assert_eq!(lines[1], "└── <pool> (closing: the enclosing task is to stop, 1 task, handed over)");
+    assert!(lines[2].starts_with("    └── old printer  examples/stuck.rs:"), "{said}");
+    assert!(lines[3].starts_with("pool \"service\": gave up on task \"old printer\" (examples/stuck.rs:"), "{said}");
+    let warned = String::from_utf8(output.stderr).unwrap();
+    assert!(warned.contains("closing pool still waits for tasks") && warned.contains("old printer"), "{warned}");
+}
