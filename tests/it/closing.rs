@@ -1266,38 +1266,3 @@ fn ten_thousand_failures_are_all_reported() {
         assert!(!error.failures().is_empty());
     });
 }
-
-/// The memory of this process, in MiB.
-#[cfg(target_os = "linux")]
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() / 256
-}
-
-/// Each task is so large that 100,000 of them would be noticed.
-#[cfg(target_os = "linux")]
-#[test]
-fn a_long_lived_pool_does_not_keep_what_has_ended() {
-    on_both(|| async {
-        let before = resident();
-        let outcome: Outcome = Pool::open(async |pool| {
-            let done = Arc::new(AtomicUsize::new(0));
-            for spawned in 1..=100_000 {
-                let (counter, ballast) = (Arc::clone(&done), [1_u8; 4096]);
-                pool.spawn(async move {
-                    std::hint::black_box(&ballast);
-                    counter.fetch_add(1, Ordering::SeqCst);
-                });
-                if spawned % 1_000 == 0 {
-                    until(|| done.load(Ordering::SeqCst) == spawned).await;
-                }
-            }
-            let grown = resident().saturating_sub(before);
-            assert!(grown < 300, "{grown} MiB");
-            until(|| pool.is_empty()).await;
-            Ok(())
-        })
-        .await;
-        outcome.unwrap();
-    });
-}
