@@ -172,6 +172,19 @@ fn how_often_it_warns_can_be_set() {
 }
 
 #[test]
+fn a_warning_names_the_body_if_only_that_is_waited_for() {
+    let lines = recorded(async || {
+        let opened = Pool::<BoxError>::builder().grace(MINUTE).open(async |pool| {
+            pool.cancel();
+            tokio::time::sleep(Duration::from_secs(7)).await;
+            Ok(())
+        });
+        opened.await.unwrap();
+    });
+    assert_eq!(lines[2..], ["WARN closing pool still waits for tasks tasks=\"body\""]);
+}
+
+#[test]
 fn what_it_gives_up_on_is_told() {
     let lines = recorded(async || {
         let (release, released) = std::sync::mpsc::channel::<()>();

@@ -68,7 +68,9 @@ mod on {
         }
 
         fn waits(&self, tasks: &[TaskInfo]) {
-            self.record(|| warn!(target: "aiodrive", tasks = listed(tasks), "closing pool still waits for tasks"));
+            // What has no tasks and is waited for is the body, or something that it or a task has left behind.
+            let tasks = if tasks.is_empty() { "body".to_owned() } else { listed(tasks) };
+            self.record(|| warn!(target: "aiodrive", tasks, "closing pool still waits for tasks"));
         }
     }
 
@@ -110,10 +112,9 @@ mod on {
             tasks: impl Fn() -> Vec<TaskInfo>,
         ) {
             if matches!(self, Self::Idle) {
-                let heard = event_enabled!(target: "aiodrive", Level::WARN);
-                // In a runtime without timers this panics.
-                let sleep = heard.then(|| catch(|| Box::pin(sleep(every)))).and_then(Result::ok);
-                *self = sleep.map_or(Self::Off, Self::Ticking);
+                // A subscriber may panic when it is asked, and so does a runtime without timers.
+                let sleep = catch(|| event_enabled!(target: "aiodrive", Level::WARN).then(|| Box::pin(sleep(every))));
+                *self = sleep.ok().flatten().map_or(Self::Off, Self::Ticking);
             }
             let Self::Ticking(sleep) = self else { return };
             if sleep.as_mut().poll(cx).is_pending() {
