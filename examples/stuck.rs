@@ -8,18 +8,20 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use aiodrive::{Pool, cancellation_token};
+use tokio::sync::oneshot;
 
 #[tokio::main]
 async fn main() {
     // Warnings of the crate go to stderr.
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
     let (release, released) = mpsc::channel();
+    let (started, running) = oneshot::channel();
 
     let service: Pool = Pool::builder()
         .name("service")
         .grace(Duration::from_millis(100))
-        .warn_every(Duration::from_millis(200))
-        .abandon_after(Duration::from_millis(500))
+        .warn_every(Duration::from_millis(500))
+        .abandon_after(Duration::from_secs(3))
         .build();
 
     // This one stops when it is asked to.
@@ -30,6 +32,7 @@ async fn main() {
     service.build_task().name("reports").spawn(async {
         Pool::open(async |pool: Pool| {
             pool.build_task().name("old printer").spawn_blocking(move || {
+                drop(started.send(()));
                 let _: Result<(), _> = released.recv();
             });
             Ok(())
@@ -38,12 +41,12 @@ async fn main() {
         Ok(())
     });
 
-    // What an operator would see who asks, a moment after the shutdown has begun.
+    // What an operator would see who asks, some time after the shutdown has begun.
     let asked = service.clone();
     let operator = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(running.await);
         asked.cancel_with("shutdown");
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         println!("{:#}", asked.tree());
     });
 

@@ -1,3 +1,5 @@
+//! Why a pool closes.
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,11 +1,12 @@
 //! Every public error: what a task, a pool and the functions can report, and how it reads.
 
-use crate::closing_reason::ClosingReason;
 use std::any::Any;
 use std::error::Error;
 use std::fmt::{self, Debug, Display, Write as _};
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::closing_reason::ClosingReason;
 
 /// The error type of a [`Pool`](crate::Pool) that names no other: any error that can cross threads.
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
@@ -148,9 +149,9 @@ impl<E> PoolError<E> {
     }
 
     /// What the pool has given up on: the tasks of the pool and of all that is below it that had not ended when the time
-    /// of [`abandon_after`](crate::PoolBuilder::abandon_after) was over. They are in the order in which they were spawned,
-    /// daemons after the others, each followed by those below it; last come those whose owner is gone. If it was no task, but for example a pool
-    /// that was moved out of its task, then the pool's body stands for it.
+    /// of [`abandon_after`](crate::PoolBuilder::abandon_after) was over. Those of one depth are in the order in which they
+    /// were spawned, daemons after the others, each followed by those below it; last come those whose owner is gone. If it
+    /// was no task, but for example a pool that was moved out of its task, then the pool's body stands for it.
     #[must_use]
     pub fn stuck(&self) -> &[TaskInfo] {
         &self.0.stuck

@@ -1,13 +1,15 @@
+//! How a pool, a task or a function stands.
+
 use std::fmt;
 
 /// How something in a [`PoolTree`](crate::PoolTree) stands.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum NodeState {
     /// Not running yet: a pool that was not run, or a task of one.
-    #[default]
     Planned,
-    /// A task that waits for its turn under a [`limit`](crate::PoolBuilder::limit).
+    /// A task that waits for its turn under a [`limit`](crate::PoolBuilder::limit). Those of `spawn_local` are spawned while
+    /// they wait, and shown as running.
     Queued,
     /// It runs.
     Running,

@@ -106,7 +106,6 @@ pub(crate) struct Place {
 pub(crate) struct Cleanup(Arc<Mutex<Option<Vec<TaskError>>>>);
 
 /// What a pool has to show.
-#[derive(Default)]
 pub(crate) struct Census {
     pub(crate) name: Option<Arc<str>>,
     pub(crate) state: NodeState,
@@ -119,6 +118,11 @@ pub(crate) struct Census {
 }
 
 impl Census {
+    /// Nothing seen yet, of a pool that stands like this.
+    pub(crate) fn new(state: NodeState) -> Self {
+        Self { name: None, state, reason: None, handed_over: false, tasks: Vec::new(), scopes: Vec::new() }
+    }
+
     /// Whether nothing is left.
     pub(crate) fn is_over(&self) -> bool {
         self.state == NodeState::Closed && self.tasks.is_empty() && self.scopes.is_empty()
@@ -131,6 +135,8 @@ pub(crate) struct Resident {
     /// `None` if it was not spawned yet.
     pub(crate) id: Option<task::Id>,
     pub(crate) place: Place,
+    /// The order in which those of a place were spawned. The last one if it was not yet.
+    pub(crate) number: u64,
 }
 
 /// The state of a pool, whatever its error type.
@@ -138,8 +144,9 @@ pub(crate) trait PoolState: Any + Send + Sync {
     /// Takes a cleanup failure, or gives it back if the pool has returned already.
     fn report(&self, failure: TaskError) -> Option<TaskError>;
 
-    /// A task is about to let go of its scope, having said all that it has to say; `crowd` others have, and were not
-    /// freed. Says whether there is a limit to how many run.
+    /// A task is about to let go of its scope, having said all that it has to say. `crowd` is by how many those that have
+    /// ended in its scope, and were not freed, outnumber those that are alive. Says whether there is a limit to how many
+    /// run.
     fn task_ended(&self, crowd: usize) -> bool;
 
     /// One that counted towards the limit has ended.

@@ -32,7 +32,7 @@ pub(super) trait Waiting<E>: Send {
 
     /// What there is to be seen of it; a task that is spawned is seen among the others.
     fn resident(&self) -> Option<Resident> {
-        Some(Resident { info: self.info()?, id: None, place: self.place() })
+        Some(Resident { info: self.info()?, id: None, place: self.place(), number: u64::MAX })
     }
 
     /// Whether its handle has cancelled it.

@@ -5,7 +5,6 @@
 //! tasks, what it allocates and locks for each of them to be told is not needed.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::panic::Location;
 use std::sync::{Arc, Weak};
 
@@ -271,18 +270,15 @@ impl Stages {
         self.zero.as_ref().map_or(0, Stage::len) + others
     }
 
-    /// Adds what there is to be seen, from the highest depth to the lowest.
+    /// Adds what there is to be seen, in no order.
     pub(super) fn census(&self, census: &mut Census) {
         self.stages().for_each(|(depth, stage)| stage.census(depth, census));
     }
 
-    /// All depths that are left, from the highest to the lowest.
+    /// All depths that are left, in no order.
     fn stages(&self) -> impl Iterator<Item = (i32, &Stage)> {
-        let others = |range| self.others.iter().flat_map(move |others| others.range(range)).rev();
-        let zero = self.zero.iter().map(|stage| (0, stage));
-        let others = [(Bound::Included(1), Bound::Unbounded), (Bound::Unbounded, Bound::Excluded(0))].map(others);
-        let [above, below] = others.map(|others| others.map(|(depth, stage)| (*depth, stage)));
-        above.chain(zero).chain(below)
+        let others = self.others.iter().flat_map(|others| others.iter());
+        self.zero.iter().map(|stage| (0, stage)).chain(others.map(|(depth, stage)| (*depth, stage)))
     }
 }
 
@@ -425,15 +421,14 @@ impl Crew {
     fn census(&self, place: Place, census: &mut Census) {
         census.scopes.extend(self.scope.upgrade());
         let members = self.members.iter().chain(self.leaving.iter().flat_map(|leaving| leaving.iter()));
-        let mut members: Vec<_> = members.filter(|member| !member.task.is_finished()).collect();
-        members.sort_unstable_by_key(|member| member.number);
-        census.tasks.extend(members.into_iter().map(|member| member.resident(place)));
+        let alive = members.filter(|member| !member.task.is_finished());
+        census.tasks.extend(alive.map(|member| member.resident(place)));
     }
 }
 
 impl Member {
     fn resident(&self, place: Place) -> Resident {
         let info = TaskInfo { name: self.name.clone(), spawned_at: self.spawned_at, body: false };
-        Resident { info, id: Some(self.task.id()), place }
+        Resident { info, id: Some(self.task.id()), place, number: self.number }
     }
 }

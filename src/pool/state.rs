@@ -4,8 +4,8 @@
 //!
 //! 1. Nothing of the user's runs under the lock: no future is dropped or polled, no waker cloned, woken or dropped, no
 //!    error or payload dropped. What a call finds to drop or to wake it takes out and sees to after unlocking; what
-//!    tokio drops inside a call is kept by [`quiet`]. One exception is not to
-//!    be had otherwise: `spawn_local` outside of a `LocalSet` panics in tokio, and so calls the panic hook, under it.
+//!    tokio drops inside a call is kept by [`quiet`]. One exception is not to be had otherwise: `spawn_local` outside of
+//!    a `LocalSet` panics in tokio, and so calls the panic hook, under it.
 //! 2. A phase is only ever followed by one below it in [`Phase`]. `closed` is set under the lock, together with the
 //!    first phase in which the pool closes. A pool that was cancelled before it ran is the exception: it is given its
 //!    stages all the same, to be closed at once. From the abort of a depth on, [`Shared::takes`] refuses spawns in it.
@@ -124,7 +124,7 @@ enum Phase<E> {
 }
 
 impl<E> Phase<E> {
-    fn name(&self) -> NodeState {
+    fn state(&self) -> NodeState {
         match self {
             Self::Planned(_) => NodeState::Planned,
             Self::Running(_) => NodeState::Running,
@@ -229,7 +229,7 @@ impl<E> Shared<E> {
     }
 
     pub(super) fn phase(&self) -> NodeState {
-        self.lock().phase.name()
+        self.lock().phase.state()
     }
 
     pub(super) fn closing_reason(&self) -> Option<ClosingReason> {
@@ -592,8 +592,8 @@ impl<E: Send + 'static> PoolState for Shared<E> {
         None
     }
 
-    /// Nobody frees the tasks of a long-lived pool while its driver has nothing to do, so that it is woken when more
-    /// than half of a list has ended.
+    /// Nobody frees the tasks of a long-lived pool while its driver has nothing to do, so that it is woken when those that
+    /// have ended are many more than those that are alive.
     fn task_ended(&self, crowd: usize) -> bool {
         if crowd > LARGE && !self.crowded.load(Ordering::Relaxed) && !self.crowded.swap(true, Ordering::Relaxed) {
             self.wake_driver();
@@ -648,10 +648,9 @@ impl<E: Send + 'static> PoolState for Shared<E> {
         let state = self.lock();
         let mut census = Census {
             name: self.name.clone(),
-            state: state.phase.name(),
             reason: state.reason.clone(),
             handed_over: self.handed_over.load(Ordering::Relaxed),
-            ..Census::default()
+            ..Census::new(state.phase.state())
         };
         match &state.phase {
             Phase::Planned(plans) => census.tasks.extend(plans.iter().filter_map(|task| task.resident())),
@@ -860,7 +859,7 @@ impl<E: Send + 'static> Shared<E> {
 
     /// Gives up on what does not end of a depth.
     pub(super) fn give_up(&self, depth: i32) {
-        let mut census = Census::default();
+        let mut census = Census::new(NodeState::Closing);
         let mut state = self.lock();
         let Phase::Closing(stages) = &mut state.phase else { return };
         let Some(stage) = stages.take(depth) else { return };

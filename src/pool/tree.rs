@@ -4,6 +4,7 @@
 //! when somebody asks. One pool is looked at after the other, each under its lock for a moment, so that a tree of a
 //! busy pool is no single point in time.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::Location;
@@ -118,8 +119,9 @@ impl PoolTree {
         self.nodes().find(|node| node.get().asked).unwrap_or_else(|| self.root())
     }
 
-    /// Everything in the tree, each before what is below it. The tasks of a pool are in the order in which they close, and
-    /// those of one depth in the order in which they were spawned; daemons and queued tasks come after the others.
+    /// Everything in the tree, each before what is below it. The tasks of a pool are in the order in which they close: from
+    /// the highest depth to the lowest, and in each the daemons after the others. Those of one kind are in the order in which
+    /// they were spawned, and then those that were not yet.
     pub fn nodes(&self) -> impl Iterator<Item = TreeNode<'_>> {
         (0..self.nodes.len()).map(|index| self.node(index))
     }
@@ -220,18 +222,29 @@ impl<'a> TreeNode<'a> {
 }
 
 impl Node {
-    fn of_pool(census: &Census, asked: bool) -> Self {
+    fn new(kind: NodeKind, state: NodeState) -> Self {
         Self {
             level: 0,
-            kind: NodeKind::Pool,
-            name: census.name.clone(),
+            kind,
+            name: None,
             location: None,
-            state: census.state,
+            state,
+            reason: None,
+            tasks: 0,
+            place: Place::default(),
+            handed_over: false,
+            asked: false,
+        }
+    }
+
+    fn of_pool(census: &Census, asked: bool) -> Self {
+        Self {
+            name: census.name.clone(),
             reason: census.reason.clone(),
             tasks: census.tasks.len(),
-            place: Place::default(),
             handed_over: census.handed_over,
             asked,
+            ..Self::new(NodeKind::Pool, census.state)
         }
     }
 
@@ -242,32 +255,22 @@ impl Node {
             (None, _) => NodeState::Queued,
         };
         Self {
-            level: 0,
-            kind: NodeKind::Task,
             name: task.info.name.clone(),
             location: Some(task.info.spawned_at),
-            state,
-            reason: None,
-            tasks: 0,
             place: task.place,
-            handed_over: false,
-            asked: false,
+            ..Self::new(NodeKind::Task, state)
         }
     }
 
     fn of_call(call: &Call) -> Self {
         let handed_over = call.is_handed_over();
+        let state = if handed_over { NodeState::Closing } else { NodeState::Running };
         Self {
-            level: 0,
-            kind: NodeKind::Function,
             name: Some(Arc::from(call.function)),
             location: Some(call.called_at),
-            state: if handed_over { NodeState::Closing } else { NodeState::Running },
-            reason: None,
             tasks: call.alive(),
-            place: Place::default(),
             handed_over,
-            asked: false,
+            ..Self::new(NodeKind::Function, state)
         }
     }
 }
@@ -392,8 +395,10 @@ fn walk(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
     }
 }
 
-/// The tasks of a pool, each with what began in it; then what began in none of them that is alive.
-fn parts_of(census: Census) -> Vec<Part> {
+/// The tasks of a pool as they close, each with what began in it; then what began in none of them that is alive.
+fn parts_of(mut census: Census) -> Vec<Part> {
+    // Stable, so that those that were not spawned stay in the order in which they will be.
+    census.tasks.sort_by_key(|task| (Reverse(task.place.depth), task.place.daemon, task.number));
     let mut below: HashMap<task::Id, Vec<Part>> =
         census.tasks.iter().filter_map(|task| task.id).map(|id| (id, Vec::new())).collect();
     let mut others = Vec::new();

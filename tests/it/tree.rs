@@ -112,6 +112,56 @@ fn depths_daemons_and_what_has_no_name_are_marked() {
 }
 
 #[test]
+fn tasks_are_drawn_in_the_order_in_which_they_will_close() {
+    on_both(|| async {
+        let opened = Pool::builder().name("pool").limit(4).open(async |pool: Pool| {
+            for daemon in [true, false] {
+                for depth in [0, -1, 2, 1] {
+                    let task = pool.build_task().name(format!("{depth} {daemon}")).depth(depth);
+                    if daemon { task.daemon() } else { task }.spawn(pending::<()>());
+                }
+            }
+            // One too many for the limit, of which the daemons are no part.
+            pool.build_task().name("late").depth(1).spawn(pending::<()>());
+            let tree = pool.tree();
+            let names: Vec<_> = tree.nodes().skip(1).filter_map(|node| node.name()).collect();
+            let expected =
+                ["2 false", "2 true", "1 false", "late", "1 true", "0 false", "0 true", "-1 false", "-1 true"];
+            assert_eq!(names, expected);
+            pool.cancel();
+            pending::<Result<(), _>>().await
+        });
+        assert!(opened.await.unwrap_err().is_cancelled());
+    });
+}
+
+/// To free one, the last takes its place in the list.
+#[test]
+fn tasks_keep_their_order_when_many_others_have_been_freed() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            let go = LatchEvent::new();
+            for n in 0..10_000 {
+                match n % 1_000 {
+                    0 => pool.build_task().name(n.to_string()).spawn(pending::<()>()),
+                    _ => pool.spawn(go.wait_set()),
+                }
+            }
+            go.set();
+            until(|| pool.len() == 10).await;
+            // The driver frees them in the turns that it has meanwhile.
+            for _ in 0..200 {
+                yield_now().await;
+            }
+            let tree = pool.tree();
+            let names: Vec<_> = tree.nodes().skip(1).map(|node| node.name().unwrap().parse::<u32>().unwrap()).collect();
+            assert_eq!(names, (0..10).map(|n| n * 1_000).collect::<Vec<_>>());
+        })
+        .await;
+    });
+}
+
+#[test]
 fn the_same_is_there_as_data() {
     on_both(|| async {
         in_pool(async |pool| {
@@ -289,52 +339,74 @@ fn functions_with_tasks_of_their_own_are_shown_with_what_is_below_them() {
 }
 
 #[test]
-fn an_exit_handler_is_shown() {
+fn an_exit_handler_is_shown_also_when_nobody_waits_for_it() {
     on_both(|| async {
-        let (pool, go) = (Pool::<BoxError>::new(), LatchEvent::new());
-        let goes = go.clone();
-        let handle = pool.spawn_with_handle(async move {
-            let visit = with_exit(
-                (),
-                async |()| pending().await,
-                async move |(), _| {
+        for cut_short in [false, true] {
+            let (pool, go) = (Pool::<BoxError>::new(), LatchEvent::new());
+            let (stay, begun) = (LatchEvent::new(), LatchEvent::new());
+            let (goes, stays, begins) = (go.clone(), stay.clone(), begun.clone());
+            let owner = pool.build_task().name("owner").spawn_with_handle(async move {
+                let body = async move |_: &mut ()| {
+                    stays.set();
+                    if cut_short { pending().await } else { Ok(()) }
+                };
+                let handler = async move |(), _| {
+                    begins.set();
                     goes.wait_set().await;
                     Ok::<_, BoxError>(())
-                },
-            );
-            Ok::<(), _>(visit.await?)
-        });
-        let running = tokio::spawn(pool.clone().run());
-        until(|| pool.tree().root().state() == NodeState::Running).await;
-        yield_now().await;
-        pool.cancel();
-        until(|| handle.is_finished()).await;
-        if count(&pool.tree(), "with_exit") == 1 {
-            assert!(drawn(&pool.tree()).contains(&"└── <with_exit> (running, 1 task)".to_owned()), "{}", pool.tree());
+                };
+                Ok(with_exit((), body, handler).await?)
+            });
+            let running = tokio::spawn(pool.clone().run());
+            stay.wait_set().await;
+            if cut_short {
+                owner.cancel();
+                until(|| count(&pool.tree(), "owner") == 0).await;
+            }
+            begun.wait_set().await;
+            let expected: &[&str] = match cut_short {
+                false => &["<pool> (running, 1 task)", "└── owner", "    └── <with_exit> (running, 1 task)"],
+                true => &["<pool> (running, 0 tasks)", "└── <with_exit> (running, 1 task)"],
+            };
+            assert_eq!(drawn(&pool.tree()), expected);
+            go.set();
+            running.await.unwrap().unwrap();
         }
-        go.set();
-        running.await.unwrap().unwrap();
     });
 }
 
 #[test]
-fn a_nested_pool_in_a_timeout_or_a_blocking_closure_is_below_its_task() {
-    on_multi_thread(|| async {
+fn a_nested_pool_in_a_timeout_is_below_its_task() {
+    on_both(|| async {
         in_pool(async |pool| {
-            pool.build_task().name("timed").spawn(async { drop(aiodrive::timeout(LONG, nested("one")).await) });
-            let runtime = tokio::runtime::Handle::current();
-            let blocking = move || {
-                runtime.block_on(async { aiodrive::timeout(Duration::from_millis(20), nested("two")).await.is_ok() })
-            };
+            pool.build_task().name("timed").spawn(async { drop(aiodrive::timeout(LONG, nested("inner")).await) });
+            until(|| count(&pool.tree(), "leaf") == 1).await;
+            let expected =
+                ["pool (running, 1 task)", "└── timed", "    └── inner (running, 1 task)", "        └── leaf"];
+            assert_eq!(drawn(&pool.tree()), expected);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_nested_pool_in_a_blocking_closure_is_below_its_task() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            let (stop, runtime) = (LatchEvent::new(), tokio::runtime::Handle::current());
+            let stops = stop.clone();
             pool.build_task().name("blocking").spawn_blocking(move || {
-                blocking();
+                let opened = Pool::<BoxError>::builder().name("inner").open(async |pool: Pool| {
+                    pool.build_task().name("leaf").spawn(stops.wait_set());
+                    Ok(())
+                });
+                runtime.block_on(opened).unwrap();
             });
-            until(|| count(&pool.tree(), "leaf") == 2 || count(&pool.tree(), "blocking") == 0).await;
-            let tree = pool.tree();
-            for (task, inner) in [("timed", "one"), ("blocking", "two")] {
-                let Some(task) = tree.nodes().find(|node| node.name() == Some(task)) else { continue };
-                assert!(task.children().all(|node| node.name() == Some(inner)), "{tree}");
-            }
+            until(|| count(&pool.tree(), "leaf") == 1).await;
+            let expected =
+                ["pool (running, 1 task)", "└── blocking", "    └── inner (running, 1 task)", "        └── leaf"];
+            assert_eq!(drawn(&pool.tree()), expected);
+            stop.set();
         })
         .await;
     });
@@ -465,21 +537,18 @@ fn a_tree_can_be_had_from_another_thread_while_a_task_blocks_its_own() {
 #[test]
 fn eight_threads_draw_the_tree_while_ten_thousand_tasks_come_and_go() {
     on_multi_thread(|| async {
-        let stop = Arc::new(AtomicBool::new(false));
         let opened = Pool::<BoxError>::builder().name("busy").open(async |pool: Pool| {
-            let threads: Vec<_> = (0..8)
-                .map(|_| {
-                    let (pool, stop) = (pool.clone(), stop.clone());
-                    std::thread::spawn(move || {
-                        while !stop.load(Ordering::SeqCst) {
-                            assert!(pool.tree().to_string().starts_with("busy (running, "));
-                            // Eight that never let go of the lock would leave the tasks little of two cores.
-                            std::thread::sleep(Duration::from_millis(1));
-                        }
-                    })
-                })
-                .collect();
-            for _ in 0..100 {
+            let draw = |pool: Pool| {
+                move || {
+                    for _ in 0..100 {
+                        assert!(pool.tree().to_string().starts_with("busy (running, "));
+                    }
+                }
+            };
+            let threads: Vec<_> = (0..8).map(|_| std::thread::spawn(draw(pool.clone()))).collect();
+            let mut rounds = 0;
+            while rounds < 100 || !threads.iter().all(|thread| thread.is_finished()) {
+                rounds += 1;
                 for n in 0..100 {
                     pool.spawn(async move {
                         if n % 10 == 0 {
@@ -493,13 +562,10 @@ fn eight_threads_draw_the_tree_while_ten_thousand_tasks_come_and_go() {
                         Ok(())
                     });
                 }
-                yield_now().await;
+                until(|| pool.len() < 200).await;
             }
             until(|| pool.is_empty()).await;
-            stop.store(true, Ordering::SeqCst);
-            for thread in threads {
-                thread.join().unwrap();
-            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
             Ok(())
         });
         opened.await.unwrap();
