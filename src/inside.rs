@@ -7,24 +7,17 @@ use std::task::{Context, Poll};
 use pin_project::{pin_project, pinned_drop};
 
 use crate::error::{PanicPayload, catch};
-use crate::scope::Scope;
+use crate::scope::{Scope, Spot};
 
 /// A future that runs in a scope, and ends in it: it is polled and dropped with the scope as the current one.
 #[pin_project(PinnedDrop)]
 pub(crate) struct Inside<F> {
+    /// `None` once it has ended.
     #[pin]
-    state: State<F>,
-    /// In the task-local while the future runs, here otherwise; `None` once it has been taken.
-    scope: Option<Arc<Scope>>,
-}
-
-#[pin_project(project = StateProjection, project_replace = StateReplaced)]
-enum State<F> {
-    /// Not pinned yet, so that it can still be moved: see [`Inside::take_unpolled`].
-    Unpolled(F),
-    Polled(#[pin] F),
-    /// Dropped.
-    Ended,
+    future: Option<F>,
+    /// In the thread-local while the future runs, here otherwise; `None` before it has entered its scope, and once that
+    /// has been taken.
+    spot: Option<Spot>,
 }
 
 /// How a future ended.
@@ -37,46 +30,46 @@ pub(crate) struct Ended<T> {
 
 impl<F> Inside<F> {
     pub(crate) fn new(scope: Arc<Scope>, future: F) -> Self {
-        Self { state: State::Unpolled(future), scope: Some(scope) }
+        Self::at(Spot::new(scope), future)
+    }
+
+    /// The future of a pool's task.
+    pub(crate) fn at(spot: Spot, future: F) -> Self {
+        Self { future: Some(future), spot: Some(spot) }
+    }
+
+    /// A future that is not polled before it has [entered](Self::enter) its scope.
+    pub(crate) fn outside(future: F) -> Self {
+        Self { future: Some(future), spot: None }
+    }
+
+    /// One that has ended.
+    pub(crate) fn ended() -> Self {
+        Self { future: None, spot: None }
+    }
+
+    pub(crate) fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
+        *self.project().spot = Some(Spot::new(scope));
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.future.is_none()
     }
 
     /// Drops the future, if it has not ended.
     pub(crate) fn end(self: Pin<&mut Self>) -> Option<PanicPayload> {
         let mut this = self.project();
-        catch(|| Scope::enter_with(this.scope, || this.state.set(State::Ended))).err()
-    }
-
-    /// Moves the future out if it was never polled, which leaves nothing to drop here.
-    pub(crate) fn take_unpolled(self: Pin<&mut Self>) -> Option<Self> {
-        let this = self.project();
-        match this.state.project_replace(State::Ended) {
-            StateReplaced::Unpolled(future) => Some(Self { state: State::Unpolled(future), scope: this.scope.take() }),
-            _ => None,
-        }
+        catch(|| Spot::enter(this.spot, || this.future.set(None))).err()
     }
 
     /// The scope, of a future that has ended.
     pub(crate) fn take_scope(self: Pin<&mut Self>) -> Option<Arc<Scope>> {
-        self.project().scope.take()
+        self.take_spot().map(|spot| spot.scope)
     }
-}
 
-impl<F> State<F> {
-    /// The future, pinned from the first call on.
-    ///
-    /// # Panics
-    ///
-    /// If it has ended.
-    fn polled(mut self: Pin<&mut Self>) -> Pin<&mut F> {
-        if let StateProjection::Unpolled(_) = self.as_mut().project() {
-            if let StateReplaced::Unpolled(future) = self.as_mut().project_replace(State::Ended) {
-                self.set(State::Polled(future));
-            }
-        }
-        match self.project() {
-            StateProjection::Polled(future) => future,
-            _ => panic!("a future was polled after it had ended"),
-        }
+    /// The same, with the seat of a pool's task.
+    pub(crate) fn take_spot(self: Pin<&mut Self>) -> Option<Spot> {
+        self.project().spot.take()
     }
 }
 
@@ -85,19 +78,20 @@ impl<F: Future> Future for Inside<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        Scope::enter_with(this.scope, || {
+        Spot::enter(this.spot, || {
             let mut returned = None;
             let caught = catch(|| {
-                if let Poll::Ready(value) = this.state.as_mut().polled().poll(cx) {
+                let future = this.future.as_mut().as_pin_mut().expect("a future is not polled after it has ended");
+                if let Poll::Ready(value) = future.poll(cx) {
                     returned = Some(value);
-                    this.state.set(State::Ended);
+                    this.future.set(None);
                 }
             });
             match (returned, caught) {
                 (None, Ok(())) => Poll::Pending,
                 (Some(value), caught) => Poll::Ready(Ended { output: Ok(value), dropped: caught.err() }),
                 (None, Err(payload)) => {
-                    let dropped = catch(|| this.state.set(State::Ended)).err();
+                    let dropped = catch(|| this.future.set(None)).err();
                     Poll::Ready(Ended { output: Err(payload), dropped })
                 }
             }
@@ -109,8 +103,8 @@ impl<F: Future> Future for Inside<F> {
 impl<F> PinnedDrop for Inside<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
-        if !matches!(*this.state, State::Ended) {
-            Scope::enter_with(this.scope, || this.state.set(State::Ended));
+        if this.future.is_some() && this.spot.is_some() {
+            Spot::enter(this.spot, || this.future.set(None));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Who encloses whom: the chain of scopes that makes an owner wait for everything below it.
 //!
 //! A scope is made by each [`Pool`](crate::Pool) that runs, and by each call of a function that runs user code. The
-//! thread-local [`CURRENT`] names the innermost one, in the tasks of a scope as in its body.
+//! thread-local [`CURRENT`] names the innermost one, in the tasks of a scope as in its body, and the task.
 //!
 //! # Invariants
 //!
@@ -14,12 +14,14 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::num::NonZeroU32;
 use std::panic::Location;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::oneshot;
-use tokio::task::{self, AbortHandle};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::closing_reason::ClosingReason;
@@ -29,7 +31,15 @@ use crate::node_state::NodeState;
 thread_local! {
     /// Set while a future of the scope is polled or dropped, as tokio's own task-locals are. It is none of them since
     /// a task needs its scope once more when its future has ended, and they do not give it back for nothing.
-    static CURRENT: Cell<Option<Arc<Scope>>> = const { Cell::new(None) };
+    static CURRENT: Cell<Option<Spot>> = const { Cell::new(None) };
+}
+
+/// Where code runs.
+#[derive(Clone)]
+pub(crate) struct Spot {
+    pub(crate) scope: Arc<Scope>,
+    /// That of the pool's task that it is part of; `None` in a body, and in a task of a function.
+    pub(crate) seat: Option<Seat>,
 }
 
 /// One level of the tree of owners.
@@ -38,10 +48,6 @@ pub(crate) struct Scope {
     parent: Option<Arc<Scope>>,
     /// Dropped with the scope, which wakes [`Scope::settled`].
     waiter: OnceLock<oneshot::Sender<()>>,
-    /// Of a pool: how many of its tasks in this scope have not ended.
-    alive: AtomicUsize,
-    /// Of a pool: how many of them had not been freed when one was last spawned, or some were freed.
-    unfreed: AtomicUsize,
     /// What is directly below; made by the first of it.
     below: OnceLock<Box<Mutex<Below>>>,
 }
@@ -81,8 +87,8 @@ struct Below {
 /// Something that has tasks of its own, directly below a scope.
 #[derive(Clone)]
 pub(crate) struct Child {
-    /// The task in which it began.
-    pub(crate) task: Option<task::Id>,
+    /// That of the task in which it began.
+    pub(crate) seat: Option<Seat>,
     pub(crate) owner: ChildOwner,
 }
 
@@ -93,12 +99,20 @@ pub(crate) enum ChildOwner {
 }
 
 /// Which of a pool's tasks.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Place {
     /// Closed from the highest to the lowest.
     pub(crate) depth: i32,
     /// Does not hold the pool open.
     pub(crate) daemon: bool,
+}
+
+/// Which of the tasks of one place.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Seat {
+    pub(crate) index: u32,
+    /// Counts all who have taken a seat, so that a task is not mistaken for one that had the seat before.
+    pub(crate) turn: NonZeroU32,
 }
 
 /// Cleanup failures on their way into an error. The lock is held to push or take only.
@@ -114,7 +128,7 @@ pub(crate) struct Census {
     pub(crate) handed_over: bool,
     pub(crate) tasks: Vec<Resident>,
     /// Held for the moment, to look at what is below them. They are let go of when no lock is held.
-    pub(crate) scopes: Vec<Arc<Scope>>,
+    pub(crate) scopes: Vec<(Place, Arc<Scope>)>,
 }
 
 impl Census {
@@ -132,11 +146,10 @@ impl Census {
 /// A task of a pool.
 pub(crate) struct Resident {
     pub(crate) info: TaskInfo,
-    /// `None` if it was not spawned yet.
-    pub(crate) id: Option<task::Id>,
     pub(crate) place: Place,
-    /// The order in which those of a place were spawned. The last one if it was not yet.
-    pub(crate) number: u64,
+    /// `None` if it was not spawned yet.
+    pub(crate) seat: Option<Seat>,
+    pub(crate) state: NodeState,
 }
 
 /// The state of a pool, whatever its error type.
@@ -144,10 +157,9 @@ pub(crate) trait PoolState: Any + Send + Sync {
     /// Takes a cleanup failure, or gives it back if the pool has returned already.
     fn report(&self, failure: TaskError) -> Option<TaskError>;
 
-    /// A task is about to let go of its scope, having said all that it has to say. `crowd` is by how many those that have
-    /// ended in its scope, and were not freed, outnumber those that are alive. Says whether there is a limit to how many
-    /// run.
-    fn task_ended(&self, crowd: usize) -> bool;
+    /// A task is about to let go of its scope, having said all that it has to say. Says whether there is a limit to how
+    /// many run.
+    fn task_ended(&self, place: Place, seat: Seat) -> bool;
 
     /// One that counted towards the limit has ended.
     fn slot_freed(self: Arc<Self>);
@@ -175,14 +187,7 @@ pub(crate) trait PoolState: Any + Send + Sync {
 impl Scope {
     /// A new scope inside another, or inside none.
     pub(crate) fn within(parent: Option<Arc<Self>>, owner: Owner) -> Arc<Self> {
-        let scope = Arc::new(Self {
-            owner,
-            parent,
-            waiter: OnceLock::new(),
-            alive: AtomicUsize::new(0),
-            unfreed: AtomicUsize::new(0),
-            below: OnceLock::new(),
-        });
+        let scope = Arc::new(Self { owner, parent, waiter: OnceLock::new(), below: OnceLock::new() });
         if let (Some(parent), Some(_)) = (&scope.parent, scope.call()) {
             parent.adopt(ChildOwner::Call(Arc::downgrade(&scope)));
         }
@@ -201,10 +206,11 @@ impl Scope {
 
     /// Notes what begins in here, for those who look from above.
     pub(crate) fn adopt(&self, owner: ChildOwner) {
-        if let Some(scope) = self.shown() {
-            let child = Child { task: task::try_id(), owner };
-            lock(scope.below.get_or_init(Box::default)).children.push(child);
-        }
+        let Some(scope) = self.shown() else { return };
+        // What begins in a task of somebody else's, as in a bare `tokio::spawn`, is in none of these.
+        let here = Spot::current().filter(|here| here.scope.shown().is_some_and(|shown| ptr::eq(shown, scope)));
+        let child = Child { seat: here.and_then(|here| here.seat), owner };
+        lock(scope.below.get_or_init(Box::default)).children.push(child);
     }
 
     /// Something in here has ended, or some of it. Throws out what has, when that is half of what is there.
@@ -223,7 +229,7 @@ impl Scope {
     /// Tells the enclosing scope that this one has ended, and lets go of it.
     fn leave_parent(&mut self) -> Option<Arc<Self>> {
         let parent = self.parent.take()?;
-        if !matches!(self.owner, Owner::Passing | Owner::Blocking) {
+        if self.is_shown() {
             parent.child_ended();
         }
         Some(parent)
@@ -231,7 +237,11 @@ impl Scope {
 
     /// The nearest scope, here or further out, that is shown by itself.
     fn shown(&self) -> Option<&Self> {
-        self.outwards().find(|scope| !matches!(scope.owner, Owner::Passing | Owner::Blocking))
+        self.outwards().find(|scope| scope.is_shown())
+    }
+
+    fn is_shown(&self) -> bool {
+        !matches!(self.owner, Owner::Passing | Owner::Blocking)
     }
 
     /// What is directly below, in the order in which it began.
@@ -249,19 +259,7 @@ impl Scope {
 
     /// The scope that this is called from.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        let current = CURRENT.try_with(|current| {
-            let scope = current.take();
-            current.set(scope.clone());
-            scope
-        });
-        current.ok().flatten()
-    }
-
-    /// Runs code with the scope in `slot` as the current one. It is back in the slot afterwards, also on a panic.
-    pub(crate) fn enter_with<R>(slot: &mut Option<Arc<Self>>, code: impl FnOnce() -> R) -> R {
-        let mut swapped = Swapped(slot);
-        swapped.swap();
-        code()
+        Spot::current().map(|here| here.scope)
     }
 
     /// Waits until nothing is left below, once the caller has let go of the scope.
@@ -324,42 +322,12 @@ impl Scope {
         }
     }
 
-    /// Tells the owner that one of its tasks is about to let go; `counted` says whether it may count towards a limit.
-    pub(crate) fn task_ended(&self, counted: bool) {
-        let Owner::Pool(pool, place) = &self.owner else { return };
-        let alive = self.alive.fetch_sub(1, Ordering::Relaxed) - 1;
-        let limited = pool.task_ended(self.crowd(alive));
-        if limited && counted && !place.daemon {
-            Arc::clone(pool).slot_freed();
-        }
-    }
-
     /// Which tasks of its pool are in this scope.
     pub(crate) fn place(&self) -> Place {
         match self.owner {
             Owner::Pool(_, place) => place,
             _ => Place::default(),
         }
-    }
-
-    /// A task was spawned by the pool; `unfreed` counts those that it has not freed, this one included.
-    pub(crate) fn task_spawned(&self, unfreed: usize) {
-        self.alive.fetch_add(1, Ordering::Relaxed);
-        self.set_unfreed(unfreed);
-    }
-
-    /// How many tasks of the pool have not ended.
-    pub(crate) fn alive(&self) -> usize {
-        self.alive.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_unfreed(&self, tasks: usize) {
-        self.unfreed.store(tasks, Ordering::Relaxed);
-    }
-
-    /// By how many the ended tasks of the pool that have not been freed outnumber those that are alive.
-    fn crowd(&self, alive: usize) -> usize {
-        self.unfreed.load(Ordering::Relaxed).saturating_sub(2 * alive)
     }
 
     /// The token that asks the enclosing task to stop; `None` outside of a pool, and in shielded work.
@@ -412,13 +380,48 @@ impl Drop for Scope {
     }
 }
 
-/// Has changed places with the scope that was current before.
-struct Swapped<'a>(&'a mut Option<Arc<Scope>>);
+impl Spot {
+    /// A spot in a scope, and in the task that this is called from if the scope is but a part of what that does.
+    pub(crate) fn new(scope: Arc<Scope>) -> Self {
+        let seat = if scope.is_shown() { None } else { Self::current().and_then(|here| here.seat) };
+        Self { scope, seat }
+    }
+
+    /// The spot that this is called from.
+    pub(crate) fn current() -> Option<Self> {
+        let current = CURRENT.try_with(|current| {
+            let here = current.take();
+            current.set(here.clone());
+            here
+        });
+        current.ok().flatten()
+    }
+
+    /// Tells the pool that its task here is about to let go; `counted` says whether it may count towards a limit.
+    pub(crate) fn task_ended(&self, counted: bool) {
+        let (Owner::Pool(pool, place), Some(seat)) = (&self.scope.owner, self.seat) else { return };
+        let limited = pool.task_ended(*place, seat);
+        if limited && counted && !place.daemon {
+            Arc::clone(pool).slot_freed();
+        }
+    }
+
+    /// Runs code with the spot in `slot` as the current one. It is back in the slot afterwards, also on a panic.
+    #[inline]
+    pub(crate) fn enter<R>(slot: &mut Option<Self>, code: impl FnOnce() -> R) -> R {
+        let mut swapped = Swapped(slot);
+        swapped.swap();
+        code()
+    }
+}
+
+/// Has changed places with the spot that was current before.
+struct Swapped<'a>(&'a mut Option<Spot>);
 
 impl Swapped<'_> {
     #[inline]
     fn swap(&mut self) {
-        // A thread that is ending has no current scope any more; its futures do without.
+        // A thread that is ending has no current spot any more; its futures do without.
         let _ = CURRENT.try_with(|current| *self.0 = current.replace(self.0.take()));
     }
 }

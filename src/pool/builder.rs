@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use super::driver::{Body, Owner, drive};
+use super::driver::{Body, Drive, Owner};
 use super::on_failure::OnFailure;
 use super::state::{Options, Shared};
 use crate::error::{BoxError, PoolError, TaskError};
@@ -267,7 +267,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     {
         let pool = Pool { shared: Shared::new(self.name, self.options, true) };
         let owner = Owner::new(Arc::clone(&pool.shared), "Pool::open");
-        drive(owner, Body::new(async move { body(pool).await }))
+        Drive::new(owner, Body::new(async move { body(pool).await }))
     }
 }
 

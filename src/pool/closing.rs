@@ -5,28 +5,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::stage::Stage;
 use super::state::Shared;
 use super::trace::Watch;
 use crate::error::{BoxError, Report, TaskError};
 use crate::scope::Scope;
 
 /// Closes one depth after the other, from the highest to the lowest.
+#[derive(Default)]
 pub(super) struct Closing {
-    runtime: Handle,
     step: Step,
     /// Whether it is the turn of depth 0, to which the body belongs, or past that.
     cuts_body: bool,
-    /// Depths that are done: nothing of the user's is left of them. They are freed while others are waited for.
-    done: Vec<Stage>,
     watch: Watch,
 }
 
+#[derive(Default)]
 enum Step {
     /// On to the highest depth that is left.
+    #[default]
     Next,
     /// The tasks of a depth have been asked to stop.
     Asked { depth: i32, grace: Deadline },
@@ -56,16 +54,12 @@ pub(super) enum Progress {
 }
 
 impl Closing {
-    pub(super) fn new(runtime: Handle) -> Self {
-        Self { runtime, step: Step::Next, cuts_body: false, done: Vec::new(), watch: Watch::default() }
-    }
-
     /// Whether the body is to be dropped, if it has not ended. Until then it is polled.
     pub(super) fn cuts_body(&self) -> bool {
         self.cuts_body
     }
 
-    /// Goes as far as it can. Cooperative: it frees a batch of tasks at a time.
+    /// Goes as far as it can.
     pub(super) fn poll<E: Send + 'static>(&mut self, pool: &Shared<E>, cx: &mut Context<'_>) -> Progress {
         loop {
             match &mut self.step {
@@ -75,7 +69,8 @@ impl Closing {
                 },
                 Step::Asked { depth, grace } => {
                     if !pool.wait_settled(cx, *depth) && grace.poll(cx).is_pending() {
-                        return self.wait(pool, cx);
+                        pool.watch(&mut self.watch, cx);
+                        return Progress::Waiting;
                     }
                     let depth = *depth;
                     self.abort(pool, depth);
@@ -84,17 +79,15 @@ impl Closing {
                 Step::Aborted { depth, patience } => {
                     if !pool.wait_settled(cx, *depth) {
                         if patience.as_mut().is_none_or(|patience| patience.poll(cx).is_pending()) {
-                            return self.wait(pool, cx);
+                            pool.watch(&mut self.watch, cx);
+                            return Progress::Waiting;
                         }
                         pool.give_up(*depth);
                     }
-                    self.done.extend(pool.take_stage(*depth));
+                    pool.close_depth(*depth);
                     self.step = Step::Next;
                 }
-                Step::Over => {
-                    let more = self.free_some(cx);
-                    return if more { Progress::Waiting } else { Progress::Over };
-                }
+                Step::Over => return Progress::Over,
             }
         }
     }
@@ -106,31 +99,11 @@ impl Closing {
         self.step = Step::Aborted { depth, patience: pool.abandon_after().map(Deadline::After) };
     }
 
-    /// Makes use of the time until the driver is woken.
-    fn wait<E: Send + 'static>(&mut self, pool: &Shared<E>, cx: &mut Context<'_>) -> Progress {
-        self.free_some(cx);
-        pool.watch(&mut self.watch, cx);
-        Progress::Waiting
-    }
-
-    /// Frees some tasks of the depths that are done. If there are more, the driver is woken to go on.
-    fn free_some(&mut self, cx: &Context<'_>) -> bool {
-        if self.done.last_mut().is_some_and(|stage| !stage.free_some()) {
-            self.done.pop();
-        }
-        let more = !self.done.is_empty();
-        if more {
-            cx.waker().wake_by_ref();
-        }
-        more
-    }
-
     /// Has the rest done by the runtime, and what fails reported to the enclosing scope, which waits for it.
-    pub(super) fn hand_on<E>(mut self, pool: Arc<Shared<E>>, enclosing: Option<Arc<Scope>>)
+    pub(super) fn hand_on<E>(mut self: Box<Self>, pool: Arc<Shared<E>>, enclosing: Option<Arc<Scope>>)
     where
         E: Into<BoxError> + Send + 'static,
     {
-        let runtime = self.runtime.clone();
         // What has no time to end by itself does not wait for the runtime to take over.
         if let (Step::Next, true) = (&self.step, pool.grace().is_zero()) {
             if let Some(depth) = pool.ask_next() {
@@ -138,8 +111,8 @@ impl Closing {
             }
         }
         let over = self.cuts_body && pool.is_over();
-        let mut remains = Remains { closing: self, pool, enclosing };
-        if !over {
+        let mut remains = Remains { closing: self, pool: Arc::clone(&pool), enclosing };
+        if let (Some(runtime), false) = (pool.runtime.get(), over) {
             drop(runtime.spawn(async move { std::future::poll_fn(|cx| remains.poll(cx)).await }));
         }
     }
@@ -166,7 +139,7 @@ impl Deadline {
 
 /// What is left of a pool whose owner was dropped. Its end is reported even if the runtime cuts it off.
 struct Remains<E: Into<BoxError> + Send + 'static> {
-    closing: Closing,
+    closing: Box<Closing>,
     pool: Arc<Shared<E>>,
     /// Waits until it has been told.
     enclosing: Option<Arc<Scope>>,

@@ -1,33 +1,60 @@
 //! Polls the body, frees the tasks, closes the pool; and hands the closing on if its own future is dropped.
 
 use std::panic::Location;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
+use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::closing::{Closing, Progress};
-use super::stage::Stages;
-use super::state::{Look, Shared};
+use super::phases::Look;
+use super::state::Shared;
 use crate::closing_reason::ClosingReason;
 use crate::error::{BoxError, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch, is_echo};
 use crate::inside::Inside;
 use crate::scope::Scope;
 
 /// Runs a pool to its end: the future behind `open` and `run`.
-pub(super) async fn drive<E, T, F>(mut owner: Owner<E>, body: Body<T, F>) -> Result<T, PoolError<E>>
+#[must_use = "a pool does nothing until its future is polled"]
+#[pin_project(project = Projected)]
+pub(super) struct Drive<E: Into<BoxError> + Send + 'static, T, F> {
+    /// Dropped before `owner`, so that a body that is dropped halfway is gone when the closing is handed on.
+    #[pin]
+    body: Body<T, F>,
+    owner: Owner<E>,
+}
+
+impl<E: Into<BoxError> + Send + 'static, T, F> Drive<E, T, F> {
+    pub(super) fn new(owner: Owner<E>, body: Body<T, F>) -> Self {
+        Self { body, owner }
+    }
+}
+
+impl<E, T, F> Future for Drive<E, T, F>
 where
     E: Into<BoxError> + Send + 'static,
     F: Future<Output = Result<T, E>>,
 {
-    // Dropped before `owner`, so that a body that is dropped halfway is gone when the closing is handed on.
-    let mut body = pin!(body);
-    body.as_mut().enter(owner.start());
-    std::future::poll_fn(|cx| owner.poll_running(body.as_mut(), cx)).await;
-    std::future::poll_fn(|cx| owner.poll_closing(body.as_mut(), cx)).await;
-    owner.finish(body)
+    type Output = Result<T, PoolError<E>>;
+
+    /// # Panics
+    ///
+    /// If polled again after it was ready.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Projected { mut body, owner } = self.project();
+        loop {
+            match owner.step {
+                Step::Unpolled => body.as_mut().enter(owner.start()),
+                Step::Running => ready!(owner.poll_running(body.as_mut(), cx)),
+                Step::Closing(_) => ready!(owner.poll_closing(body.as_mut(), cx)),
+                Step::Over | Step::Closed => return Poll::Ready(owner.finish(body)),
+                Step::Done => panic!("the future of a pool was polled after it had completed"),
+            }
+        }
+    }
 }
 
 /// The side of the pool that must see it to its end.
@@ -51,10 +78,12 @@ enum Step {
     /// The pool runs.
     Running,
     /// The pool closes, by these steps.
-    Closing(Closing),
+    Closing(Box<Closing>),
     /// Everything has ended well.
     Over,
-    /// Everything has ended, or was handed on.
+    /// Everything has ended, by these steps.
+    Closed,
+    /// The pool has returned, or its closing was handed on.
     Done,
 }
 
@@ -77,13 +106,19 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     }
 
     /// Lets the planned tasks run.
+    ///
+    /// # Panics
+    ///
+    /// Without a runtime, naming the line of the call.
     fn start(&mut self) -> Arc<Scope> {
         let (call, site) = self.call;
+        let Ok(runtime) = Handle::try_current() else {
+            panic!("`{call}` (called at {site}) was polled outside of a tokio runtime");
+        };
         let enclosing = Scope::current();
-        let stages = Stages::here(call, site, enclosing.clone());
         // Before the first task begins: a request that comes after this is for this pool too.
         self.asked = enclosing.as_ref().and_then(|scope| scope.token_to_heed()).and_then(listen);
-        let scope = self.pool.start(stages);
+        let scope = self.pool.start(runtime, enclosing.clone());
         self.enclosing = enclosing;
         self.step = Step::Running;
         scope
@@ -101,22 +136,12 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
         if !self.pool.is_closed() {
             body.as_mut().poll(self, cx);
         }
-        self.look(cx)
-    }
-
-    // A function of its own, so that its variables take no room on the stack while the body is polled.
-    fn look(&mut self, cx: &Context<'_>) -> Poll<()> {
-        match self.pool.look(cx) {
-            Look::Waiting => Poll::Pending,
-            Look::Close(closing) => {
-                self.step = Step::Closing(closing);
-                Poll::Ready(())
-            }
-            Look::Over => {
-                self.step = Step::Over;
-                Poll::Ready(())
-            }
-        }
+        self.step = match self.pool.look(cx) {
+            Look::Waiting => return Poll::Pending,
+            Look::Close(closing) => Step::Closing(closing),
+            Look::Over => Step::Over,
+        };
+        Poll::Ready(())
     }
 
     /// Ready once nothing is left of the pool. The body is polled as long as its depth is not aborted.
@@ -126,7 +151,7 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     {
         while let Step::Closing(closing) = &mut self.step {
             match closing.poll(&self.pool, cx) {
-                Progress::Over => break,
+                Progress::Over => self.step = Step::Closed,
                 // It may be waiting, in a blocking call, for something that the body holds: first the abort, then the
                 // body's end, then the wait.
                 Progress::Aborted if closing.cuts_body() => body.as_mut().cut_short(self),
@@ -147,7 +172,7 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     ///
     /// A panic of the body outranks everything, as in `std::thread::scope`: the caller expects to unwind, and an error
     /// in its place would hide the bug. That is the one case in which failures are not returned.
-    fn finish<T, F: Future>(&mut self, body: Pin<&mut Body<T, F>>) -> Result<T, PoolError<E>> {
+    fn finish<T, F>(&mut self, body: Pin<&mut Body<T, F>>) -> Result<T, PoolError<E>> {
         let well = matches!(std::mem::replace(&mut self.step, Step::Done), Step::Over);
         if let Some(payload) = self.panic.take() {
             self.pool.retire();
@@ -180,7 +205,7 @@ impl<E: Into<BoxError> + Send + 'static> Drop for Owner<E> {
             Step::Unpolled => return self.pool.close(ClosingReason::Dropped),
             Step::Running => self.pool.abandon(),
             Step::Closing(closing) => closing,
-            Step::Over | Step::Done => return,
+            Step::Over | Step::Closed | Step::Done => return,
         };
         self.pool.hand_over();
         let panic = self.panic.take();
@@ -198,38 +223,30 @@ fn listen(token: CancellationToken) -> Option<Pin<Box<WaitForCancellationFutureO
 #[pin_project]
 pub(super) struct Body<T, F> {
     #[pin]
-    state: BodyState<F>,
+    future: Inside<F>,
+    /// What it has returned.
     value: Option<T>,
 }
 
-#[pin_project(project = BodyProjection, project_replace = BodyReplaced)]
-enum BodyState<F> {
-    /// Not in the pool's scope yet.
-    Unpolled(F),
-    Running(#[pin] Inside<F>),
-    /// It has returned, panicked, or been dropped.
-    Ended,
-}
-
-impl<T, F: Future> Body<T, F> {
+impl<T, F> Body<T, F> {
     pub(super) fn new(future: F) -> Self {
-        Self { state: BodyState::Unpolled(future), value: None }
+        Self { future: Inside::outside(future), value: None }
     }
 
     /// A body that has returned already, for a pool that is run without one.
     pub(super) fn returned(value: T) -> Self {
-        Self { state: BodyState::Ended, value: Some(value) }
+        Self { future: Inside::ended(), value: Some(value) }
     }
 
     fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
-        let mut state = self.project().state;
-        if let BodyReplaced::Unpolled(future) = state.as_mut().project_replace(BodyState::Ended) {
-            state.set(BodyState::Running(Inside::new(scope, future)));
+        let future = self.project().future;
+        if !future.has_ended() {
+            future.enter(scope);
         }
     }
 
     fn has_ended(&self) -> bool {
-        matches!(self.state, BodyState::Ended)
+        self.future.has_ended()
     }
 
     fn take_value(self: Pin<&mut Self>) -> Option<T> {
@@ -238,10 +255,10 @@ impl<T, F: Future> Body<T, F> {
 
     /// Drops the body if it has not ended; a panic of its destructors is a failure.
     fn cut_short<E: Into<BoxError> + Send + 'static>(self: Pin<&mut Self>, owner: &Owner<E>) {
-        let mut state = self.project().state;
-        if let BodyProjection::Running(future) = state.as_mut().project() {
-            let dropped = future.end();
-            state.set(BodyState::Ended);
+        let mut future = self.project().future;
+        if !future.has_ended() {
+            let dropped = future.as_mut().end();
+            drop(future.take_scope());
             owner.body_failed(dropped.map(Failure::Panic));
         }
     }
@@ -255,9 +272,11 @@ impl<T, F: Future> Body<T, F> {
         F: Future<Output = Result<T, E>>,
     {
         let mut this = self.project();
-        let BodyProjection::Running(future) = this.state.as_mut().project() else { return };
-        let Poll::Ready(ended) = future.poll(cx) else { return };
-        this.state.set(BodyState::Ended);
+        if this.future.has_ended() {
+            return;
+        }
+        let Poll::Ready(ended) = this.future.as_mut().poll(cx) else { return };
+        drop(this.future.take_scope());
         match ended.output {
             Ok(Ok(value)) => *this.value = Some(value),
             // It only says that something in it has heard the request to stop, or that a task has ended.

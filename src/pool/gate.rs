@@ -1,14 +1,16 @@
 //! The limit on how many tasks of a pool run, and the tasks that wait for their turn.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::handle::Control;
-use super::stage::{Launch, Launched, Stages};
+use super::output::Local;
+use super::stage::{Berth, Launch};
 use super::state::Shared;
 use crate::error::TaskInfo;
+use crate::node_state::NodeState;
 use crate::scope::{Place, PoolState, Resident, Scope};
 
 /// A task that waits for its pool to run, or for its turn.
@@ -23,16 +25,15 @@ pub(super) trait Waiting<E>: Send {
         false
     }
 
-    /// Spawns it under the pool's lock; a task that its handle has cancelled meanwhile is given back, to be dropped
-    /// elsewhere.
-    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, stages: &mut Stages) -> Result<Launched, Box<dyn Waiting<E>>>;
+    /// Spawns it in its berth, or tells it that it is its turn if it is spawned already, and so has no berth here.
+    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, berth: Option<Berth>);
 
     /// Which task it is, unless it is spawned already.
     fn info(&self) -> Option<TaskInfo>;
 
     /// What there is to be seen of it; a task that is spawned is seen among the others.
-    fn resident(&self) -> Option<Resident> {
-        Some(Resident { info: self.info()?, id: None, place: self.place(), number: u64::MAX })
+    fn resident(&self, state: NodeState) -> Option<Resident> {
+        Some(Resident { info: self.info()?, place: self.place(), seat: None, state })
     }
 
     /// Whether its handle has cancelled it.
@@ -56,11 +57,10 @@ impl<E: Send + 'static, L: Launch + Send> Waiting<E> for Kept<L> {
         self.task.control()
     }
 
-    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, stages: &mut Stages) -> Result<Launched, Box<dyn Waiting<E>>> {
-        if Waiting::<E>::is_cancelled(&*self) {
-            return Err(self);
+    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, berth: Option<Berth>) {
+        if let Some(berth) = berth {
+            pool.launch(berth, self.task);
         }
-        Ok(stages.launch(pool, self.place, self.task))
     }
 
     fn info(&self) -> Option<TaskInfo> {
@@ -88,7 +88,7 @@ pub(super) struct Queued<E> {
 impl<E> Gate<E> {
     /// The tasks that wait, but for those that are spawned.
     pub(super) fn residents(&self) -> impl Iterator<Item = Resident> {
-        self.queue.values().filter_map(|queued| queued.task.resident())
+        self.queue.values().filter_map(|queued| queued.task.resident(NodeState::Queued))
     }
 
     pub(super) fn new(limit: usize) -> Self {
@@ -168,8 +168,8 @@ pub(super) enum Turn {
 }
 
 impl Turn {
-    /// Waits for the slot, and puts it into `held`. Without one the pool is closing, and has aborted the task.
-    pub(super) async fn come(self, held: Arc<OnceLock<Slot>>) {
+    /// Waits for the slot, and has the task keep it. Without one the pool is closing, and has aborted the task.
+    pub(super) async fn come(self, task: Arc<Local>) {
         let slot = match self {
             Self::Now(None) => return,
             Self::Now(Some(slot)) => slot,
@@ -178,7 +178,7 @@ impl Turn {
                 Err(_) => std::future::pending().await,
             },
         };
-        drop(held.set(slot));
+        task.keep(slot);
     }
 }
 
@@ -223,9 +223,9 @@ impl<E: Send + 'static> Waiting<E> for Ticket {
         true
     }
 
-    /// The task is told after unlocking, since that wakes its `LocalSet`. If it is gone, the slot is given back.
-    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, _: &mut Stages) -> Result<Launched, Box<dyn Waiting<E>>> {
-        Ok(Launched::turn(self.turn, Slot::new(pool)))
+    /// That wakes its `LocalSet`. If the task is gone, the slot is given back.
+    fn launch(self: Box<Self>, pool: &Arc<Shared<E>>, _: Option<Berth>) {
+        drop(self.turn.send(Slot::new(pool)));
     }
 
     fn info(&self) -> Option<TaskInfo> {

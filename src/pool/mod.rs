@@ -25,14 +25,17 @@
 //! payload that unwinds through the pool could take only one of several failures along. A panic of the *body* is
 //! resumed, once everything has been joined: the body is the caller's own code, and its caller expects to unwind.
 
+mod admission;
 mod builder;
 mod closing;
 mod driver;
+mod failures;
 mod gate;
 mod handle;
 mod on_failure;
 mod output;
-mod quiet;
+mod phases;
+mod roster;
 mod stage;
 mod start;
 mod state;
@@ -46,7 +49,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::builder::shared_str;
-use self::driver::{Body, Owner, drive};
+use self::driver::{Body, Drive, Owner};
 use self::state::Shared;
 use crate::cancellation_token::cancellation_token;
 use crate::closing_reason::ClosingReason;
@@ -303,7 +306,7 @@ impl<E: Send + 'static> Pool<E> {
         E: Into<BoxError>,
     {
         let owner = Owner::claim(self.shared, "Pool::run");
-        drive(owner, Body::<(), std::future::Pending<Result<(), E>>>::returned(()))
+        Drive::new(owner, Body::<(), std::future::Pending<Result<(), E>>>::returned(()))
     }
 
     /// The innermost pool with this error type that the calling task, body or destructor is in.

@@ -1,7 +1,9 @@
 //! What a task of a pool may return.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use super::gate::Slot;
 use super::handle::Control;
@@ -113,10 +115,40 @@ impl<O: TaskOutput<E>, E> Observer<O, E> for Unobserved {
     }
 }
 
-/// The same, for a task that holds its slot itself, if it needs one and has got it, until its end has been recorded.
-pub(super) struct Uncounted(pub(super) Arc<OnceLock<Slot>>);
+/// The same, for a task that cannot leave its thread. It holds its slot itself until its end has been recorded, if it
+/// needs one and has got it.
+pub(super) struct LocalObserver(Arc<Local>);
 
-impl<O: TaskOutput<E>, E: 'static> Observer<O, E> for Uncounted {
+/// What is known of such a task where it is spawned, and in it.
+#[derive(Default)]
+pub(super) struct Local {
+    slot: OnceLock<Slot>,
+    spawned: AtomicBool,
+}
+
+impl Local {
+    /// It was spawned, and not refused.
+    pub(super) fn spawned(&self) {
+        self.spawned.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps its slot.
+    pub(super) fn keep(&self, slot: Slot) {
+        drop(self.slot.set(slot));
+    }
+}
+
+impl LocalObserver {
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    pub(super) fn local(&self) -> Arc<Local> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl<O: TaskOutput<E>, E: 'static> Observer<O, E> for LocalObserver {
     const COUNTED: bool = false;
 
     fn output(&mut self, output: O) -> Result<(), E> {
@@ -130,5 +162,10 @@ impl<O: TaskOutput<E>, E: 'static> Observer<O, E> for Uncounted {
 
     fn control(&self) -> Option<Arc<Control>> {
         None
+    }
+
+    /// Outside of a `LocalSet`, tokio panics and drops the task.
+    fn is_refused(&self) -> bool {
+        !self.0.spawned.load(Ordering::Relaxed) && thread::panicking()
     }
 }

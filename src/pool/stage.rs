@@ -1,36 +1,31 @@
-//! The tasks of a running pool, the scopes they run in, and the runtime they run on.
+//! The tasks of a running pool, by depth, and the scopes they run in.
 //!
 //! Each depth has a list of its tasks. It is what they are aborted by, and what [`Pool::tree`](crate::Pool::tree) looks
 //! at. A `JoinSet` would do the first as well, but cannot be looked into; and since no one waits for the ends of single
-//! tasks, what it allocates and locks for each of them to be told is not needed.
+//! tasks, what it allocates and locks for each of them to be told is not needed: a task leaves the list by itself.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
 use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::gate::Slot;
 use super::handle::Control;
-use super::quiet::{Dropped, quietly};
+use super::roster::Roster;
 use crate::error::TaskInfo;
-use crate::scope::{Census, ChildOwner, Owner, Place, PoolState, Resident, Scope, is_settled};
+use crate::node_state::NodeState;
+use crate::scope::{Census, ChildOwner, Owner, Place, PoolState, Resident, Scope, Seat, is_settled};
 
-/// How many tasks one turn looks at, to free those that have ended: some ten microseconds.
+/// How many tasks are aborted before others get at the lock.
 const BATCH: usize = 256;
-
-/// How many ended tasks may be left in a list, or freed in one go: about half a megabyte, and a tenth of a millisecond.
-pub(super) const LARGE: usize = 8 * BATCH;
 
 /// The tasks of all depths.
 pub(super) struct Stages {
-    pub(super) runtime: Handle,
-    /// The scope around the pool, which waits for it.
+    /// The scope around the pool, which waits for it; let go of when the pool has closed.
     enclosing: Option<Arc<Scope>>,
-    /// Depth 0, to which most belong; `None` once it has been taken out to be closed.
+    /// Depth 0, to which most belong; `None` once it has closed.
     zero: Option<Stage>,
     /// The other depths, each from its first task on.
     #[expect(clippy::box_collection, reason = "the pointer is what most pools are to have of it")]
@@ -48,136 +43,98 @@ pub(super) struct Stage {
 }
 
 /// Tasks that are waited for together.
-///
-/// What a task has to say it says itself, as it ends: the outputs are `()`, and the join errors, all of them
-/// cancellations, are not looked at.
 struct Crew {
-    members: Vec<Member>,
-    /// How far the list has been searched for tasks that have ended.
-    searched: usize,
-    /// How many tasks there have been.
-    spawned: u64,
-    /// All the members, once they are being aborted.
-    leaving: Option<Arc<Vec<Member>>>,
+    members: Roster<Member>,
     /// Held by the tasks and the body, not from here: its end is what the driver waits for. The next task makes a new
     /// one.
     scope: Weak<Scope>,
 }
 
-/// A task, as its pool knows it.
+/// A task, as its pool knows it. What it has to say it says itself, as it ends: its output is `()`, and nobody joins it.
 pub(super) struct Member {
-    task: JoinHandle<()>,
+    /// `None` while it is being spawned.
+    task: Option<JoinHandle<()>>,
     name: Option<Arc<str>>,
     spawned_at: &'static Location<'static>,
-    /// The order in which they are shown; that of the list changes when some are freed.
-    number: u64,
 }
 
-/// What one turn has taken out of the lists, to be dropped when no lock is held. The last to let go of a scope takes
-/// the pool's lock itself.
-#[derive(Default)]
-pub(super) struct Held {
-    scopes: Vec<Arc<Scope>>,
-    freed: Vec<Member>,
+/// What is reserved for a task that is about to be spawned. Once it was made into a task, that gives it up itself.
+pub(super) struct Berth {
+    pub(super) place: Place,
+    pub(super) seat: Seat,
+    pub(super) scope: Arc<Scope>,
 }
 
-/// The tasks of a depth that is being aborted.
-pub(super) struct Leaving([Option<Arc<Vec<Member>>>; 2]);
-
-impl Leaving {
-    /// Aborts the tasks; no lock is held, since that may wake somebody's `LocalSet`.
-    pub(super) fn abort(&self) {
-        self.0.iter().flatten().flat_map(|members| members.iter()).for_each(|member| member.task.abort());
-    }
-}
-
-/// A task that was spawned under the lock, and what is to be done about it after unlocking.
-#[must_use = "its handle does not know it yet"]
-pub(super) struct Launched {
-    dropped: Option<Dropped>,
-    handle: Option<(Arc<Control>, AbortHandle)>,
-    turn: Option<(oneshot::Sender<Slot>, Slot)>,
-}
-
-impl Launched {
-    /// Drops what could not be dropped under the lock, and lets the handle know its task.
-    pub(super) fn unlocked(self) {
-        drop(self.dropped);
-        if let Some((control, abort)) = self.handle {
-            control.spawned(abort);
-        }
-        if let Some((sender, slot)) = self.turn {
-            drop(sender.send(slot));
-        }
-    }
-
-    /// A task that has been spawned before, and is to be told that it is its turn.
-    pub(super) fn turn(sender: oneshot::Sender<Slot>, slot: Slot) -> Self {
-        Self { dropped: None, handle: None, turn: Some((sender, slot)) }
-    }
-}
-
-/// Something that can be spawned in a stage.
+/// Something that can be spawned.
 pub(super) trait Launch: 'static {
     /// What its handle cancels it by, if it has one.
     fn control(&self) -> Option<Arc<Control>>;
 
     fn info(&self) -> TaskInfo;
 
-    /// Spawns it; the pool's lock is held, so that this must be called quietly.
-    fn launch(self, scope: Arc<Scope>, runtime: &Handle) -> JoinHandle<()>;
+    /// Spawns it in its scope, and on its seat; no lock is held.
+    fn launch(self, scope: Arc<Scope>, seat: Seat, runtime: &Handle) -> JoinHandle<()>;
 }
 
 impl Stages {
-    /// No tasks yet, on the runtime that this is called from.
-    ///
-    /// # Panics
-    ///
-    /// Without a runtime, naming the line that `call` is in.
+    pub(super) const fn new() -> Self {
+        Self { enclosing: None, zero: Some(Stage::new()), others: None }
+    }
+
+    /// Puts the pool into what encloses it. Returns the scope of depth 0.
     #[inline]
-    pub(super) fn here(call: &str, site: &Location<'_>, enclosing: Option<Arc<Scope>>) -> Self {
-        let Ok(runtime) = Handle::try_current() else {
-            panic!("`{call}` (called at {site}) was polled outside of a tokio runtime");
-        };
-        Self { runtime, enclosing, zero: Some(Stage::new()), others: None }
-    }
-
-    /// Spawns a task under the pool's lock, in a depth that takes it.
-    #[inline]
-    pub(super) fn launch<L: Launch>(&mut self, pool: &Arc<impl PoolState>, place: Place, task: L) -> Launched {
-        let control = task.control();
-        let TaskInfo { name, spawned_at, .. } = task.info();
-        let (crew, runtime, enclosing) = self.crew(place);
-        let scope = crew.scope(pool, place, enclosing);
-        scope.task_spawned(crew.members.len() + 1);
-        let (task, dropped) = quietly(|| task.launch(scope, runtime));
-        let handle = control.map(|control| (control, task.abort_handle()));
-        crew.members.push(Member { task, name, spawned_at, number: crew.spawned });
-        crew.spawned += 1;
-        Launched { dropped: Some(dropped), handle, turn: None }
-    }
-
-    /// The scope of a place, for somebody who holds it from now on; see [`Held`].
-    pub(super) fn scope(&mut self, pool: &Arc<impl PoolState>, place: Place) -> Arc<Scope> {
-        let (crew, _, enclosing) = self.crew(place);
-        crew.scope(pool, place, enclosing)
-    }
-
-    /// Has the pool shown as part of what encloses it.
-    pub(super) fn adopt(&self, pool: &Arc<impl PoolState>) {
-        if let Some(enclosing) = &self.enclosing {
+    pub(super) fn enter(&mut self, pool: &Arc<impl PoolState>, enclosing: Option<Arc<Scope>>) -> Arc<Scope> {
+        if let Some(enclosing) = &enclosing {
             enclosing.adopt(ChildOwner::Pool(Arc::downgrade(pool) as Weak<dyn PoolState>));
         }
+        self.enclosing = enclosing;
+        self.scope(pool, Place::default())
     }
 
     pub(super) fn enclosing(&self) -> Option<&Arc<Scope>> {
         self.enclosing.as_ref()
     }
 
-    /// The tasks of a place whose depth takes some, with what it takes to spawn more.
+    /// Lets go of what encloses the pool.
+    pub(super) fn leave(&mut self) -> Option<Arc<Scope>> {
+        self.enclosing.take()
+    }
+
+    /// Takes a task in, in a depth that takes it.
+    #[inline]
+    pub(super) fn reserve(&mut self, pool: &Arc<impl PoolState>, place: Place, info: TaskInfo) -> Berth {
+        let (crew, enclosing) = self.make_crew(place);
+        let scope = crew.scope(pool, place, enclosing);
+        let TaskInfo { name, spawned_at, .. } = info;
+        let seat = crew.members.enter(Member { task: None, name, spawned_at });
+        Berth { place, seat, scope }
+    }
+
+    /// Notes the task that a berth was made into; gives it back if it has ended already.
+    #[inline]
+    pub(super) fn spawned(&mut self, place: Place, seat: Seat, task: JoinHandle<()>) -> Option<JoinHandle<()>> {
+        match self.crew_mut(place).and_then(|crew| crew.members.get_mut(seat)) {
+            Some(member) => member.task.replace(task),
+            None => Some(task),
+        }
+    }
+
+    /// A task has ended: its member is to be dropped when no lock is held.
+    #[inline]
+    pub(super) fn ended(&mut self, place: Place, seat: Seat) -> Option<Member> {
+        self.crew_mut(place)?.members.leave(seat)
+    }
+
+    /// The scope of a place, for somebody who holds it from now on. The last to let go of a scope takes the pool's lock.
+    pub(super) fn scope(&mut self, pool: &Arc<impl PoolState>, place: Place) -> Arc<Scope> {
+        let (crew, enclosing) = self.make_crew(place);
+        crew.scope(pool, place, enclosing)
+    }
+
+    /// The tasks of a place, with what it takes to make their scope.
     #[inline(always)]
-    fn crew(&mut self, place: Place) -> (&mut Crew, &Handle, Option<&Arc<Scope>>) {
-        let Self { runtime, enclosing, zero, others, .. } = self;
+    fn make_crew(&mut self, place: Place) -> (&mut Crew, Option<&Arc<Scope>>) {
+        let Self { enclosing, zero, others } = self;
         let stage = match zero {
             Some(zero) if place.depth == 0 => zero,
             _ => others.get_or_insert_default().entry(place.depth).or_insert_with(Stage::new),
@@ -186,7 +143,12 @@ impl Stages {
             false => &mut stage.crew,
             true => stage.daemons.get_or_insert_with(|| Box::new(Crew::new())),
         };
-        (crew, runtime, enclosing.as_ref())
+        (crew, enclosing.as_ref())
+    }
+
+    #[inline]
+    fn crew_mut(&mut self, place: Place) -> Option<&mut Crew> {
+        self.get_mut(place.depth)?.crew_mut(place.daemon)
     }
 
     /// The highest depth that is left.
@@ -200,6 +162,7 @@ impl Stages {
         Some((depth, self.get_mut(depth)?))
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, depth: i32) -> Option<&mut Stage> {
         if depth == 0 { self.zero.as_mut() } else { self.others.as_mut()?.get_mut(&depth) }
     }
@@ -234,40 +197,19 @@ impl Stages {
     #[inline]
     pub(super) fn ask(&mut self) -> Vec<CancellationToken> {
         let mut tokens = Vec::new();
-        self.each(|stage| tokens.extend(stage.ask()));
+        self.zero.iter_mut().for_each(|zero| tokens.extend(zero.ask()));
+        self.others.iter_mut().for_each(|others| tokens.extend(others.values_mut().filter_map(Stage::ask)));
         tokens
     }
 
-    /// The tasks of all depths, to be aborted. None is spawned any more.
-    pub(super) fn leave(&mut self) -> Vec<Leaving> {
-        let mut leaving = Vec::new();
-        self.each(|stage| leaving.push(stage.leave()));
-        leaving
-    }
-
-    /// Takes tasks that have ended out of the lists, a batch of each at most. Says whether there may be more.
-    pub(super) fn reap(&mut self, held: &mut Held) -> bool {
-        let mut more = false;
-        self.each(|stage| more |= stage.reap(held));
-        more
-    }
-
-    #[inline]
-    fn each(&mut self, mut change: impl FnMut(&mut Stage)) {
-        self.zero.iter_mut().for_each(&mut change);
-        self.others.iter_mut().for_each(|others| others.values_mut().for_each(&mut change));
+    /// The depths that are left.
+    pub(super) fn depths(&self) -> Vec<i32> {
+        self.stages().map(|(depth, _)| depth).collect()
     }
 
     /// How many tasks have not ended.
-    pub(super) fn alive(&self, held: &mut Held) -> usize {
-        self.stages().map(|(_, stage)| stage.alive(held)).sum()
-    }
-
-    /// How many tasks have not been freed.
-    #[inline]
     pub(super) fn len(&self) -> usize {
-        let others = self.others.as_ref().map_or(0, |others| others.values().map(Stage::len).sum());
-        self.zero.as_ref().map_or(0, Stage::len) + others
+        self.stages().flat_map(|(_, stage)| stage.crews()).map(|crew| crew.members.len()).sum()
     }
 
     /// Adds what there is to be seen, in no order.
@@ -283,16 +225,17 @@ impl Stages {
 }
 
 impl Stage {
-    fn new() -> Self {
+    const fn new() -> Self {
         Self { crew: Crew::new(), daemons: None, token: None, asked: false }
+    }
+
+    #[inline]
+    fn crew_mut(&mut self, daemon: bool) -> Option<&mut Crew> {
+        if daemon { self.daemons.as_deref_mut() } else { Some(&mut self.crew) }
     }
 
     fn crews(&self) -> impl Iterator<Item = &Crew> {
         std::iter::once(&self.crew).chain(self.daemons.as_deref())
-    }
-
-    fn crews_mut(&mut self) -> impl Iterator<Item = &mut Crew> {
-        std::iter::once(&mut self.crew).chain(self.daemons.as_deref_mut())
     }
 
     /// The token of this depth.
@@ -304,6 +247,7 @@ impl Stage {
     }
 
     /// Notes that the tasks are asked to stop, and says by which token, if there is one; it has waiters to wake.
+    #[inline]
     pub(super) fn ask(&mut self) -> Option<CancellationToken> {
         self.asked = true;
         self.token.clone()
@@ -313,53 +257,42 @@ impl Stage {
         self.asked
     }
 
-    /// The tasks, to be aborted. None is spawned any more.
-    pub(super) fn leave(&mut self) -> Leaving {
-        let daemons = self.daemons.as_mut().and_then(|daemons| daemons.leave());
-        Leaving([self.crew.leave(), daemons])
-    }
-
     /// Whether nothing is left of the tasks, the daemons and what is below them.
     #[inline]
     pub(super) fn is_settled(&self) -> bool {
         is_settled(&self.crew.scope) && self.daemons.as_ref().is_none_or(|daemons| is_settled(&daemons.scope))
     }
 
-    fn alive(&self, held: &mut Held) -> usize {
-        let mut alive = 0;
-        for scope in self.crews().filter_map(|crew| crew.scope.upgrade()) {
-            alive += scope.alive();
-            held.scopes.push(scope);
+    /// What aborts the tasks from an index on, a batch of them. Says where to go on, if there is more.
+    pub(super) fn abort_from(&self, daemon: bool, index: u32, batch: &mut Vec<AbortHandle>) -> Option<u32> {
+        let crew = if daemon { self.daemons.as_deref()? } else { &self.crew };
+        for (seat, member) in crew.members.from(index) {
+            if batch.len() == BATCH {
+                return Some(seat.index);
+            }
+            batch.extend(member.task.as_ref().map(JoinHandle::abort_handle));
         }
-        alive
+        None
     }
 
-    /// Takes tasks that have ended out of the lists. Says whether there may be more.
-    pub(super) fn reap(&mut self, held: &mut Held) -> bool {
-        self.crews_mut().fold(false, |more, crew| crew.reap(held) | more)
-    }
-
-    #[inline]
-    pub(super) fn len(&self) -> usize {
-        self.crew.len() + self.daemons.as_ref().map_or(0, |daemons| daemons.len())
-    }
-
-    /// Frees some tasks of a depth in which all have ended. Says whether there may be more.
-    pub(super) fn free_some(&mut self) -> bool {
-        self.crews_mut().any(Crew::free_some)
+    /// A task has ended that the pool had given up on.
+    pub(super) fn ended(&mut self, daemon: bool, seat: Seat) -> Option<Member> {
+        self.crew_mut(daemon)?.members.leave(seat)
     }
 
     /// Adds what there is to be seen of this depth.
     pub(super) fn census(&self, depth: i32, census: &mut Census) {
         for (crew, daemon) in self.crews().zip([false, true]) {
-            crew.census(Place { depth, daemon }, census);
+            let place = Place { depth, daemon };
+            census.scopes.extend(crew.scope.upgrade().map(|scope| (place, scope)));
+            census.tasks.extend(crew.members.iter().map(|(seat, member)| member.resident(place, seat)));
         }
     }
 }
 
 impl Crew {
-    fn new() -> Self {
-        Self { members: Vec::new(), searched: 0, spawned: 0, leaving: None, scope: Weak::new() }
+    const fn new() -> Self {
+        Self { members: Roster::new(), scope: Weak::new() }
     }
 
     /// The scope of the tasks, or a new one if the last has ended.
@@ -372,63 +305,11 @@ impl Crew {
         self.scope = Arc::downgrade(&scope);
         scope
     }
-
-    fn leave(&mut self) -> Option<Arc<Vec<Member>>> {
-        let leaving = self.leaving.get_or_insert_with(|| Arc::new(std::mem::take(&mut self.members)));
-        let leaving = Arc::clone(leaving);
-        (!is_settled(&self.scope)).then_some(leaving)
-    }
-
-    fn reap(&mut self, held: &mut Held) -> bool {
-        let more = (0..BATCH).all(|_| self.reap_one(held));
-        let mut alive = 0;
-        if let Some(scope) = self.scope.upgrade() {
-            scope.set_unfreed(self.members.len());
-            alive = scope.alive();
-            held.scopes.push(scope);
-        }
-        // Those that have ended behind the search have woken nobody.
-        more || self.members.len() > 2 * alive + LARGE
-    }
-
-    /// Looks at the next member, and takes it out if it has ended. Says whether there is another; if not, the search
-    /// begins anew.
-    fn reap_one(&mut self, held: &mut Held) -> bool {
-        match self.members.get(self.searched) {
-            Some(member) if member.task.is_finished() => held.freed.push(self.members.swap_remove(self.searched)),
-            _ => self.searched += 1,
-        }
-        let more = self.searched < self.members.len();
-        if !more {
-            self.searched = 0;
-            self.members.shrink_to(2 * self.members.len());
-        }
-        more
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        self.members.len() + self.leaving.as_ref().map_or(0, |leaving| leaving.len())
-    }
-
-    fn free_some(&mut self) -> bool {
-        let leaving = self.leaving.as_mut().and_then(Arc::get_mut);
-        let members = leaving.unwrap_or(&mut self.members);
-        members.truncate(members.len().saturating_sub(BATCH));
-        !members.is_empty()
-    }
-
-    fn census(&self, place: Place, census: &mut Census) {
-        census.scopes.extend(self.scope.upgrade());
-        let members = self.members.iter().chain(self.leaving.iter().flat_map(|leaving| leaving.iter()));
-        let alive = members.filter(|member| !member.task.is_finished());
-        census.tasks.extend(alive.map(|member| member.resident(place)));
-    }
 }
 
 impl Member {
-    fn resident(&self, place: Place) -> Resident {
+    fn resident(&self, place: Place, seat: Seat) -> Resident {
         let info = TaskInfo { name: self.name.clone(), spawned_at: self.spawned_at, body: false };
-        Resident { info, id: Some(self.task.id()), place, number: self.number }
+        Resident { info, place, seat: Some(seat), state: NodeState::Running }
     }
 }

@@ -11,12 +11,12 @@ use tokio::runtime::Handle;
 use tokio::task::{self, JoinHandle};
 
 use super::handle::Control;
-use super::quiet;
+use super::output::LocalObserver;
 use super::stage::Launch;
 use super::state::Shared;
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch, is_echo};
 use crate::inside::{Ended, Inside};
-use crate::scope::{Owner, Scope};
+use crate::scope::{Owner, Scope, Seat, Spot};
 
 /// Who, besides the pool, wants to know how a task ends.
 pub(super) trait Observer<O, E>: Send + 'static {
@@ -37,6 +37,11 @@ pub(super) trait Observer<O, E>: Send + 'static {
 
     /// What the observer aborts the task by, if it can.
     fn control(&self) -> Option<Arc<Control>>;
+
+    /// Whether the task is dropped for it could not be spawned, and was none yet.
+    fn is_refused(&self) -> bool {
+        false
+    }
 }
 
 /// What goes with a task: who it is, and who waits for it.
@@ -68,7 +73,7 @@ impl Name for Option<Arc<str>> {
 
 impl<N: Name, S> Badge<N, S> {
     /// Records how a task ended that came to its end.
-    fn ended<O, E>(mut self, scope: &Arc<Scope>, ended: Ended<O>)
+    fn ended<O, E>(mut self, spot: &Spot, ended: Ended<O>)
     where
         S: Observer<O, E>,
         E: Send + 'static,
@@ -76,9 +81,9 @@ impl<N: Name, S> Badge<N, S> {
         let Ended { output, dropped } = ended;
         let how = match (output.map(|output| self.observer.output(output)), dropped) {
             (Ok(Ok(())), None) => Ok(()),
-            (output, dropped) => Err(self.failed(scope, output, dropped)),
+            (output, dropped) => Err(self.failed(&spot.scope, output, dropped)),
         };
-        self.dismiss::<O, E>(scope, how);
+        self.dismiss::<O, E>(spot, how);
     }
 
     /// Records what has gone wrong, `dropped` being the panic of a destructor, and says how that ended the task.
@@ -106,19 +111,20 @@ impl<N: Name, S> Badge<N, S> {
     }
 
     /// Records how a task ended that was cut off, `dropped` being the panic of its destructor.
-    fn cut_off<O, E>(self, scope: &Arc<Scope>, dropped: Option<PanicPayload>)
+    fn cut_off<O, E>(self, spot: &Spot, dropped: Option<PanicPayload>)
     where
         S: Observer<O, E>,
         E: Send + 'static,
     {
         let how = if dropped.is_some() { TaskStopped::Panicked } else { TaskStopped::Cancelled };
-        if !self.is_cancelled() && !quiet::is_refusing() {
-            pool_of::<E>(scope).cut_off(scope.place().depth, || TaskError::new(self.info(), Failure::Cancelled));
+        if !self.is_cancelled() && !self.observer.is_refused() {
+            let depth = spot.scope.place().depth;
+            pool_of::<E>(&spot.scope).cut_off(depth, || TaskError::new(self.info(), Failure::Cancelled));
         }
         if let Some(payload) = dropped {
-            self.record::<E>(scope, Failure::Panic(payload));
+            self.record::<E>(&spot.scope, Failure::Panic(payload));
         }
-        self.dismiss::<O, E>(scope, Err(how));
+        self.dismiss::<O, E>(spot, Err(how));
     }
 
     fn record<E: Send + 'static>(&self, scope: &Arc<Scope>, failure: Failure<E>) {
@@ -128,8 +134,8 @@ impl<N: Name, S> Badge<N, S> {
         }
     }
 
-    /// Tells the observer, whose value may have a destructor that panics.
-    fn dismiss<O, E>(self, scope: &Arc<Scope>, how: Result<(), TaskStopped>)
+    /// Tells the observer, whose value may have a destructor that panics, then the pool.
+    fn dismiss<O, E>(self, spot: &Spot, how: Result<(), TaskStopped>)
     where
         S: Observer<O, E>,
         E: Send + 'static,
@@ -137,9 +143,9 @@ impl<N: Name, S> Badge<N, S> {
         let Self { name, spawned_at, observer } = self;
         if let Err(payload) = catch(|| observer.ended(how)) {
             let badge = Badge { name, spawned_at, observer: () };
-            badge.record::<E>(scope, Failure::Panic(payload));
+            badge.record::<E>(&spot.scope, Failure::Panic(payload));
         }
-        scope.task_ended(S::COUNTED);
+        spot.task_ended(S::COUNTED);
     }
 
     /// Whether the task's handle has cancelled it.
@@ -183,20 +189,20 @@ where
         self.badge.info()
     }
 
-    fn launch(self, scope: Arc<Scope>, runtime: &Handle) -> JoinHandle<()> {
-        let future = Inside::new(scope, self.future);
+    fn launch(self, scope: Arc<Scope>, seat: Seat, runtime: &Handle) -> JoinHandle<()> {
+        let future = Inside::at(Spot { scope, seat: Some(seat) }, self.future);
         runtime.spawn(Task { future, badge: Some(self.badge), error: PhantomData })
     }
 }
 
 /// A future on its way into a pool, and not to another thread.
-pub(super) struct LocalSeed<F, N, S, E>(pub(super) Seed<F, N, S, E>);
+pub(super) struct LocalSeed<F, N, E>(pub(super) Seed<F, N, LocalObserver, E>);
 
-impl<F, N, S, E> Launch for LocalSeed<F, N, S, E>
+impl<F, N, E> Launch for LocalSeed<F, N, E>
 where
     N: Name,
     F: Future + 'static,
-    S: Observer<F::Output, E>,
+    LocalObserver: Observer<F::Output, E>,
     E: Send + 'static,
 {
     fn control(&self) -> Option<Arc<Control>> {
@@ -210,9 +216,14 @@ where
     /// # Panics
     ///
     /// Outside of a `LocalSet`.
-    fn launch(self, scope: Arc<Scope>, _: &Handle) -> JoinHandle<()> {
+    fn launch(self, scope: Arc<Scope>, seat: Seat, _: &Handle) -> JoinHandle<()> {
         let Seed { future, badge, .. } = self.0;
-        task::spawn_local(Task { future: Inside::new(scope, future), badge: Some(badge), error: PhantomData })
+        let local = badge.observer.local();
+        let future = Inside::at(Spot { scope, seat: Some(seat) }, future);
+        let task = Task { future, badge: Some(badge), error: PhantomData };
+        let spawned = task::spawn_local(task);
+        local.spawned();
+        spawned
     }
 }
 
@@ -246,8 +257,8 @@ where
             badge.observer.enter();
         }
         let dropped = this.future.as_mut().end();
-        if let (Some(badge), Some(scope)) = (this.badge.take(), this.future.take_scope()) {
-            badge.cut_off(&scope, dropped);
+        if let (Some(badge), Some(spot)) = (this.badge.take(), this.future.take_spot()) {
+            badge.cut_off(&spot, dropped);
         }
     }
 }
@@ -277,8 +288,8 @@ where
             }
             return Poll::Pending;
         };
-        if let (Some(badge), Some(scope)) = (this.badge.take(), this.future.take_scope()) {
-            badge.ended(&scope, ended);
+        if let (Some(badge), Some(spot)) = (this.badge.take(), this.future.take_spot()) {
+            badge.ended(&spot, ended);
         }
         Poll::Ready(())
     }
@@ -294,16 +305,8 @@ where
 {
     /// A task that has not ended was aborted, or its runtime is shutting down.
     fn drop(self: Pin<&mut Self>) {
-        if self.badge.is_none() {
-            return;
-        }
-        if !quiet::is_quiet() {
-            return self.cut_off();
-        }
-        let this = self.project();
-        if let Some(future) = this.future.take_unpolled() {
-            let task: Self = Task { future, badge: this.badge.take(), error: PhantomData };
-            quiet::keep(Box::new(task));
+        if self.badge.is_some() {
+            self.cut_off();
         }
     }
 }
@@ -333,8 +336,8 @@ where
         self.badge.info()
     }
 
-    fn launch(self, scope: Arc<Scope>, runtime: &Handle) -> JoinHandle<()> {
-        let task = Blocking { seed: Some(self), scope: Some(scope) };
+    fn launch(self, scope: Arc<Scope>, seat: Seat, runtime: &Handle) -> JoinHandle<()> {
+        let task = Blocking { seed: Some(self), spot: Some(Spot { scope, seat: Some(seat) }) };
         runtime.spawn_blocking(move || task.run())
     }
 }
@@ -350,7 +353,7 @@ where
 {
     /// `None` once it has been called, or dropped.
     seed: Option<BlockingSeed<C, N, S, E>>,
-    scope: Option<Arc<Scope>>,
+    spot: Option<Spot>,
 }
 
 impl<C, O, N, S, E> Blocking<C, O, N, S, E>
@@ -362,13 +365,13 @@ where
 {
     fn run(mut self) {
         let Some(BlockingSeed { closure, badge, .. }) = self.seed.take() else { return };
+        let Some(spot) = &self.spot else { return };
         // In a scope of its own, so that pools that are opened in it know that an abort does not reach them.
-        let mut inside = Some(Scope::within(self.scope.clone(), Owner::Blocking));
-        let output = catch(|| Scope::enter_with(&mut inside, closure));
+        let scope = Scope::within(Some(Arc::clone(&spot.scope)), Owner::Blocking);
+        let mut inside = Some(Spot { scope, seat: spot.seat });
+        let output = catch(|| Spot::enter(&mut inside, closure));
         drop(inside);
-        if let Some(scope) = &self.scope {
-            badge.ended(scope, Ended { output, dropped: None });
-        }
+        badge.ended(spot, Ended { output, dropped: None });
     }
 }
 
@@ -382,14 +385,10 @@ where
 {
     /// A closure that was not called was aborted in time, or its runtime is shutting down.
     fn drop(&mut self) {
-        let Some(seed) = self.seed.take() else { return };
-        if quiet::is_quiet() {
-            return quiet::keep(Box::new(Blocking { seed: Some(seed), scope: self.scope.take() }));
-        }
-        let BlockingSeed { closure, badge, .. } = seed;
-        let dropped = catch(|| Scope::enter_with(&mut self.scope, || drop(closure))).err();
-        if let Some(scope) = &self.scope {
-            badge.cut_off(scope, dropped);
+        let Some(BlockingSeed { closure, badge, .. }) = self.seed.take() else { return };
+        let dropped = catch(|| Spot::enter(&mut self.spot, || drop(closure))).err();
+        if let Some(spot) = &self.spot {
+            badge.cut_off(spot, dropped);
         }
     }
 }

@@ -7,11 +7,11 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use super::Pool;
+use super::admission::NotLocal;
 use super::builder::shared_str;
 use super::handle::TaskHandle;
-use super::output::{TaskOutput, Uncounted, Unobserved};
+use super::output::{LocalObserver, TaskOutput, Unobserved};
 use super::start::Started;
-use super::state::NotLocal;
 use super::task::{Badge, BlockingSeed, LocalSeed, Name, Seed};
 use crate::error::{BoxError, SpawnError, TaskStopped};
 use crate::scope::Place;
@@ -295,17 +295,18 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
-        let slot = Arc::default();
-        let badge = Badge { name, spawned_at: Location::caller(), observer: Uncounted(Arc::clone(&slot)) };
-        let outcome = self.shared.admit_local(place, |turn| {
+        let observer = LocalObserver::new();
+        let local = observer.local();
+        let badge = Badge { name, spawned_at: Location::caller(), observer };
+        let outcome = self.shared.admit_local(place, badge.info(), |turn| {
             let future = async move {
-                turn.come(slot).await;
+                turn.come(local).await;
                 task.await
             };
             LocalSeed(Seed { future, badge, error: PhantomData })
         });
         match outcome {
-            Ok(_) => {}
+            Ok(()) => {}
             Err(NotLocal::Planned) => panic!("`spawn_local` was called on a pool that does not run yet"),
             Err(NotLocal::Outside) => panic!("`spawn_local` was called outside of a `LocalSet`"),
         }

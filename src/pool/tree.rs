@@ -10,8 +10,6 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 
-use tokio::task;
-
 use crate::closing_reason::ClosingReason;
 use crate::error::TaskInfo;
 use crate::node_state::NodeState;
@@ -98,7 +96,7 @@ impl PoolTree {
         walk(vec![Part::Pool(top)], |level, seen| {
             let node = match seen {
                 Seen::Pool(pool, census) => Node::of_pool(census, Arc::ptr_eq(pool, asked)),
-                Seen::Task(task, pool) => Node::of_task(task, pool),
+                Seen::Task(task) => Node::of_task(task),
                 Seen::Call(call) => Node::of_call(call),
             };
             nodes.push(Node { level, ..node });
@@ -248,17 +246,12 @@ impl Node {
         }
     }
 
-    fn of_task(task: &Resident, pool: NodeState) -> Self {
-        let state = match (task.id, pool) {
-            (Some(_), _) => NodeState::Running,
-            (None, NodeState::Planned) => NodeState::Planned,
-            (None, _) => NodeState::Queued,
-        };
+    fn of_task(task: &Resident) -> Self {
         Self {
             name: task.info.name.clone(),
             location: Some(task.info.spawned_at),
             place: task.place,
-            ..Self::new(NodeKind::Task, state)
+            ..Self::new(NodeKind::Task, task.state)
         }
     }
 
@@ -345,7 +338,7 @@ pub(super) fn tasks_of(census: Census) -> Vec<TaskInfo> {
     let mut tasks = Vec::new();
     walk(parts_of(census), |_, seen| match seen {
         Seen::Pool(..) => {}
-        Seen::Task(task, _) => tasks.push(task.info.clone()),
+        Seen::Task(task) => tasks.push(task.info.clone()),
         Seen::Call(call) => tasks.extend(std::iter::repeat_n(TaskInfo::unnamed(call.called_at), call.alive())),
     });
     tasks
@@ -354,15 +347,15 @@ pub(super) fn tasks_of(census: Census) -> Vec<TaskInfo> {
 /// Something that can be seen. No lock is held while one is, nor while it is dropped.
 enum Part {
     Pool(Arc<dyn PoolState>),
-    /// With how its pool stands, and what is below it.
-    Task(Resident, NodeState, Vec<Part>),
+    /// With what is below it.
+    Task(Resident, Vec<Part>),
     Call(Arc<Scope>),
 }
 
 /// The same, while it is visited.
 enum Seen<'a> {
     Pool(&'a Arc<dyn PoolState>, &'a Census),
-    Task(&'a Resident, NodeState),
+    Task(&'a Resident),
     Call(&'a Call),
 }
 
@@ -380,8 +373,8 @@ fn walk(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
                 visit(level, Seen::Pool(&pool, &census));
                 parts_of(census)
             }
-            Part::Task(task, pool, below) => {
-                visit(level, Seen::Task(&task, pool));
+            Part::Task(task, below) => {
+                visit(level, Seen::Task(&task));
                 below
             }
             Part::Call(scope) => {
@@ -398,18 +391,22 @@ fn walk(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
 /// The tasks of a pool as they close, each with what began in it; then what began in none of them that is alive.
 fn parts_of(mut census: Census) -> Vec<Part> {
     // Stable, so that those that were not spawned stay in the order in which they will be.
-    census.tasks.sort_by_key(|task| (Reverse(task.place.depth), task.place.daemon, task.number));
-    let mut below: HashMap<task::Id, Vec<Part>> =
-        census.tasks.iter().filter_map(|task| task.id).map(|id| (id, Vec::new())).collect();
+    let order = |task: &Resident| {
+        (Reverse(task.place.depth), task.place.daemon, task.seat.map_or(u32::MAX, |seat| seat.turn.get()))
+    };
+    census.tasks.sort_by_key(order);
+    let mut below: HashMap<_, Vec<Part>> =
+        census.tasks.iter().filter_map(|task| Some(((task.place, task.seat?), Vec::new()))).collect();
     let mut others = Vec::new();
-    for child in census.scopes.iter().flat_map(|scope| scope.children()) {
-        let home = child.task.and_then(|id| below.get_mut(&id)).unwrap_or(&mut others);
+    for (place, child) in
+        census.scopes.iter().flat_map(|(place, scope)| scope.children().into_iter().map(|child| (*place, child)))
+    {
+        let home = child.seat.and_then(|seat| below.get_mut(&(place, seat))).unwrap_or(&mut others);
         home.extend(part_of(&child));
     }
-    let state = census.state;
     let take = |task: Resident| {
-        let below = task.id.and_then(|id| below.remove(&id)).unwrap_or_default();
-        Part::Task(task, state, below)
+        let below = task.seat.and_then(|seat| below.remove(&(task.place, seat))).unwrap_or_default();
+        Part::Task(task, below)
     };
     census.tasks.into_iter().map(take).chain(others).collect()
 }

@@ -1195,27 +1195,6 @@ fn a_planned_pool_is_nested_where_it_is_run() {
 // ===== many tasks =====
 
 #[test]
-fn ten_thousand_ended_tasks_are_joined_in_many_turns() {
-    on_both(|| async {
-        let left = Alive::default();
-        let mut open = tokio_test::task::spawn(Pool::<BoxError>::open(async |pool| {
-            for _ in 0..10_000 {
-                let one = left.one();
-                pool.spawn(async move { drop(one) });
-            }
-            Ok(())
-        }));
-        let mut turns = 0;
-        while open.poll().is_pending() {
-            until(|| left.count() == 0).await;
-            yield_now().await;
-            turns += 1;
-        }
-        assert!(turns > 20, "{turns} turns");
-    });
-}
-
-#[test]
 fn tasks_that_spawn_each_other_let_others_make_progress() {
     on_current_thread(|| async {
         fn next(left: usize) {

@@ -1,0 +1,187 @@
+//! What goes wrong in a pool: how it is recorded, what it does, and what is reported in the end.
+
+use super::on_failure::OnFailure;
+use super::stage::{Member, Stage};
+use super::state::{Policy, Shared, State};
+use crate::closing_reason::ClosingReason;
+use crate::error::{BoxError, Failure, Report, TaskError, TaskInfo, catch};
+use crate::scope::{Census, Place, Seat};
+
+/// Everything that has gone wrong.
+pub(super) struct Losses<E> {
+    /// Of tasks and body, in order of occurrence.
+    failures: Vec<TaskError<E>>,
+    /// What failed below without an owner.
+    cleanup_failures: Vec<TaskError>,
+    /// The tasks that the pool gave up on.
+    stuck: Vec<TaskInfo>,
+    /// The depths that they are of.
+    abandoned: Vec<(i32, Stage)>,
+    /// How to pass on what fails after the pool has returned, in what it has given up on.
+    retired: Option<fn(TaskError<E>) -> TaskError>,
+}
+
+impl<E> Default for Losses<E> {
+    fn default() -> Self {
+        Self {
+            failures: Vec::new(),
+            cleanup_failures: Vec::new(),
+            stuck: Vec::new(),
+            abandoned: Vec::new(),
+            retired: None,
+        }
+    }
+}
+
+impl<E> Losses<E> {
+    fn has_failed(&self) -> bool {
+        !self.failures.is_empty() || !self.cleanup_failures.is_empty() || !self.abandoned.is_empty()
+    }
+
+    /// A task has ended that was given up on.
+    pub(super) fn ended(&mut self, place: Place, seat: Seat) -> Option<Member> {
+        let (_, stage) = self.abandoned.iter_mut().find(|(depth, _)| *depth == place.depth)?;
+        stage.ended(place.daemon, seat)
+    }
+
+    /// Adds what was given up on, and has not ended.
+    pub(super) fn census(&self, census: &mut Census) {
+        self.abandoned.iter().for_each(|(depth, stage)| stage.census(*depth, census));
+    }
+}
+
+impl<E> State<E> {
+    /// Whether anything failed, here or below, or was given up on.
+    #[inline]
+    pub(super) fn has_failed(&self) -> bool {
+        self.losses.as_ref().is_some_and(|losses| losses.has_failed())
+    }
+}
+
+impl<E> Shared<E> {
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().has_failed()
+    }
+
+    /// Records the failure of a task, and does what the pool's owner wants done about it. Gives back what cannot be
+    /// recorded, since the pool has given up on the task and returned.
+    pub(super) fn fail_task(&self, failure: TaskError<E>) -> Vec<TaskError>
+    where
+        E: 'static,
+    {
+        self.trace.failed(&failure);
+        let policy = self.options.as_ref().and_then(|options| options.on_failure.as_ref());
+        match policy {
+            None => self.lose(failure, OnFailure::Cancel).into_iter().collect(),
+            Some(policy) => self.judge(policy, failure),
+        }
+    }
+
+    fn judge(&self, policy: &Policy<E>, failure: TaskError<E>) -> Vec<TaskError>
+    where
+        E: 'static,
+    {
+        let info = failure.task().clone();
+        let (untold, panicked) = match catch(|| policy(&failure)) {
+            Ok(OnFailure::Discard) => (None, catch(|| drop(failure)).err()),
+            Ok(decision) => (self.lose(failure, decision), None),
+            Err(payload) => (self.lose(failure, OnFailure::Cancel), Some(payload)),
+        };
+        let panicked = panicked.map(|payload| TaskError::new(info, Failure::Panic(payload)));
+        panicked.iter().for_each(|panicked| self.trace.failed(panicked));
+        untold.into_iter().chain(panicked.and_then(|panicked| self.lose(panicked, OnFailure::Cancel))).collect()
+    }
+
+    /// Records a failure, or gives it back; closes the pool, if that is what is done on it.
+    fn lose(&self, failure: TaskError<E>, decision: OnFailure) -> Option<TaskError> {
+        let mut state = self.lock();
+        let losses = state.losses.get_or_insert_default();
+        if let Some(boxed) = losses.retired {
+            drop(state);
+            return Some(boxed(failure));
+        }
+        losses.failures.push(failure);
+        if matches!(decision, OnFailure::Cancel) {
+            self.begin_closing(state, ClosingReason::Failed);
+        }
+        None
+    }
+
+    /// Records what failed below, or gives it back.
+    pub(super) fn lose_below(&self, failure: TaskError) -> Option<TaskError> {
+        let mut state = self.lock();
+        let losses = state.losses.get_or_insert_default();
+        if losses.retired.is_some() {
+            return Some(failure);
+        }
+        losses.cleanup_failures.push(failure);
+        None
+    }
+
+    /// Records a failure and closes the pool.
+    pub(super) fn fail(&self, failure: TaskError<E>)
+    where
+        E: 'static,
+    {
+        self.trace.failed(&failure);
+        let mut state = self.lock();
+        state.losses.get_or_insert_default().failures.push(failure);
+        self.begin_closing(state, ClosingReason::Failed);
+    }
+
+    /// Records that a task of this depth was cut off, unless it was the pool that aborted it.
+    pub(super) fn cut_off(&self, depth: i32, failure: impl FnOnce() -> TaskError<E>)
+    where
+        E: 'static,
+    {
+        if self.takes(depth) {
+            self.fail(failure());
+        }
+    }
+
+    /// Records that the pool has given up on a depth, and on these of its tasks.
+    pub(super) fn give_up_on(&self, tasks: Vec<TaskInfo>) {
+        self.lock().losses.get_or_insert_default().stuck.extend(tasks);
+    }
+
+    /// Keeps a depth that the pool gives up on; its tasks look for their seats there.
+    pub(super) fn keep_abandoned(state: &mut State<E>, depth: i32, stage: Stage) {
+        state.losses.get_or_insert_default().abandoned.push((depth, stage));
+    }
+
+    /// Says what was given up on; `pool` stands for what is no task.
+    pub(super) fn name_stuck(&self, pool: TaskInfo) {
+        if let Some(losses) = &mut self.lock().losses {
+            if !losses.abandoned.is_empty() && losses.stuck.is_empty() {
+                losses.stuck.push(pool);
+            }
+        }
+    }
+
+    /// Takes all failures, in order of occurrence. What fails from now on is passed on.
+    pub(super) fn take_report(&self) -> Report<E>
+    where
+        E: Into<BoxError>,
+    {
+        let mut state = self.lock();
+        // A pool that has a report has closed, and so has a reason.
+        let reason = state.reason.clone().unwrap_or(ClosingReason::Dropped);
+        let losses = state.losses.get_or_insert_default();
+        losses.retired = Some(TaskError::boxed);
+        Report {
+            pool: self.name.clone(),
+            failures: std::mem::take(&mut losses.failures),
+            cleanup_failures: std::mem::take(&mut losses.cleanup_failures),
+            stuck: std::mem::take(&mut losses.stuck),
+            reason,
+        }
+    }
+
+    /// The pool returns without a report: what fails from now on is passed on.
+    pub(super) fn retire(&self)
+    where
+        E: Into<BoxError>,
+    {
+        self.lock().losses.get_or_insert_default().retired = Some(TaskError::boxed);
+    }
+}

@@ -1,0 +1,279 @@
+//! From one phase of a pool to the next: what begins the closing, and what the driver does.
+
+use std::mem;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+use std::task::{Context, Waker};
+
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::closing::Closing;
+use super::state::{Phase, Shared, State, WARN_EVERY};
+use super::trace::Watch;
+use super::tree::tasks_of;
+use crate::closing_reason::ClosingReason;
+use crate::node_state::NodeState;
+use crate::scope::{Census, PoolState, Scope};
+
+/// What the driver sees when it looks.
+pub(super) enum Look {
+    /// Something is left; the driver is woken when it is time to look again.
+    Waiting,
+    /// The pool closes, or all but daemons have ended.
+    Close(Box<Closing>),
+    /// Everything has ended well.
+    Over,
+}
+
+// ===== the beginning =====
+
+impl<E: Send + 'static> Shared<E> {
+    /// Lets the planned tasks run; in a pool that was cancelled before, there are none. Returns the scope of depth 0.
+    pub(super) fn start(self: &Arc<Self>, runtime: Handle, enclosing: Option<Arc<Scope>>) -> Arc<Scope> {
+        self.trace.opened(self.name.as_ref());
+        // A pool is started by its one owner.
+        drop(self.runtime.set(runtime));
+        let mut state = self.lock();
+        let scope = state.stages.enter(self, enclosing);
+        if state.phase == Phase::Planned {
+            state.phase = Phase::Running;
+        } else {
+            state.phase = Phase::Closing;
+            self.refuse_from(i64::MIN);
+        }
+        let plans = mem::take(&mut state.plans);
+        if plans.is_empty() {
+            drop(state);
+        } else {
+            self.let_in(state, plans);
+        }
+        if let Some(options) = &self.options {
+            // There may be more slots than planned tasks.
+            options.freed.notify_waiters();
+        }
+        scope
+    }
+}
+
+// ===== what begins the closing =====
+
+impl<E: 'static> Shared<E> {
+    /// Closes the pool for a reason that is in nobody's list.
+    pub(super) fn close(&self, reason: ClosingReason) {
+        self.begin_closing(self.lock(), reason);
+    }
+}
+
+impl<E> Shared<E> {
+    /// Moves an open pool to a phase in which it closes, and tells everybody. Plans are dropped.
+    pub(super) fn begin_closing(&self, mut state: MutexGuard<'_, State<E>>, reason: ClosingReason) {
+        state.phase = match state.phase {
+            Phase::Planned => Phase::Closed,
+            Phase::Running => Phase::Closing,
+            Phase::Closing | Phase::Closed => return,
+        };
+        self.refuse_early(&state);
+        let plans = mem::take(&mut state.plans);
+        self.announce_closing(state, reason);
+        drop(plans);
+    }
+
+    /// Takes no tasks from now on in what is to be aborted at once.
+    fn refuse_early(&self, state: &State<E>) {
+        let stages = &state.stages;
+        if self.grace().is_zero() || stages.is_over() {
+            let highest = stages.highest().filter(|_| !stages.is_single());
+            self.refuse_from(highest.map_or(i64::MIN, i64::from));
+        }
+    }
+
+    /// Tells everybody that the pool closes, for this reason unless there was another before.
+    fn announce_closing(&self, mut state: MutexGuard<'_, State<E>>, reason: ClosingReason) {
+        let news = state.reason.is_none().then(|| reason.clone());
+        state.reason.get_or_insert(reason);
+        self.closed.store(true, Ordering::Release);
+        let driver = state.driver.take();
+        let closing = state.closing.take();
+        drop(state);
+        driver.into_iter().for_each(Waker::wake);
+        closing.iter().for_each(CancellationToken::cancel);
+        if let Some(options) = &self.options {
+            options.freed.notify_waiters();
+        }
+        if let Some(reason) = news {
+            self.trace.closing(&reason);
+        }
+    }
+
+    /// Whether the tasks of a depth have been asked to stop.
+    pub(super) fn is_asked(&self, depth: i32) -> bool {
+        let mut state = self.lock();
+        match state.phase {
+            Phase::Planned | Phase::Running => false,
+            Phase::Closing | Phase::Closed => state.stages.get_mut(depth).is_none_or(|stage| stage.is_asked()),
+        }
+    }
+}
+
+// ===== what the driver does =====
+
+impl<E: Send + 'static> Shared<E> {
+    /// Begins to close, or ends, if it is time for that.
+    pub(super) fn look(&self, cx: &Context<'_>) -> Look {
+        let waker = (!self.scope_ended.load(Ordering::Relaxed)).then(|| cx.waker().clone());
+        let mut state = self.lock();
+        let running = state.phase == Phase::Running;
+        if running && (self.keep_open() || !state.stages.is_settled()) {
+            let Some(waker) = waker else {
+                drop(state);
+                self.scope_ended.store(false, Ordering::Relaxed);
+                return self.look(cx);
+            };
+            let replaced = state.driver.replace(waker);
+            drop(state);
+            drop(replaced);
+            return Look::Waiting;
+        }
+        // What most pools come to. The steps are there for the others.
+        if running && !state.has_failed() && state.stages.is_over() {
+            let tokens = state.stages.ask();
+            self.over(state);
+            tokens.iter().for_each(CancellationToken::cancel);
+            return Look::Over;
+        }
+        Look::Close(self.take_over(state, ClosingReason::Completed))
+    }
+
+    /// Ends a pool in which everything has ended well.
+    fn over(&self, mut state: MutexGuard<'_, State<E>>) {
+        state.phase = Phase::Closed;
+        let enclosing = state.stages.leave();
+        self.announce_closing(state, ClosingReason::Completed);
+        drop(enclosing);
+    }
+
+    /// Closes a pool whose driver is gone, for the driver that carries on.
+    pub(super) fn abandon(&self) -> Box<Closing> {
+        self.take_over(self.lock(), ClosingReason::Dropped)
+    }
+
+    /// Begins to close, if that has not begun.
+    fn take_over(&self, mut state: MutexGuard<'_, State<E>>, reason: ClosingReason) -> Box<Closing> {
+        state.phase = Phase::Closing;
+        self.refuse_early(&state);
+        self.announce_closing(state, reason);
+        Box::default()
+    }
+
+    /// The future of the pool is gone, and its closing goes on.
+    pub(super) fn hand_over(&self) {
+        self.lock().handed_over = true;
+        self.trace.handed_over();
+    }
+
+    /// The highest depth that is left, after its tasks have been asked to stop; `None` at the end.
+    pub(super) fn ask_next(&self) -> Option<i32> {
+        let mut state = self.lock();
+        if state.phase != Phase::Closing {
+            return None;
+        }
+        let Some((depth, stage)) = state.stages.highest_mut() else {
+            state.phase = Phase::Closed;
+            let enclosing = state.stages.leave();
+            drop(state);
+            drop(enclosing);
+            return None;
+        };
+        let token = stage.ask();
+        // What is above has had its turn.
+        self.refuse_from(i64::from(depth) + 1);
+        drop(state);
+        token.inspect(CancellationToken::cancel);
+        Some(depth)
+    }
+
+    /// Whether nothing is left of a depth that closes; if not, the driver is woken when that may have changed.
+    pub(super) fn wait_settled(&self, cx: &Context<'_>, depth: i32) -> bool {
+        let waker = cx.waker().clone();
+        let mut state = self.lock();
+        if state.stages.get_mut(depth).is_none_or(|stage| stage.is_settled()) {
+            return true;
+        }
+        let replaced = state.driver.replace(waker);
+        drop(state);
+        drop(replaced);
+        false
+    }
+
+    /// Aborts what is left of a depth. Nothing is spawned in it any more.
+    pub(super) fn abort(&self, depth: i32) {
+        let mut state = self.lock();
+        self.refuse_from(depth.into());
+        let queued = state.gate.as_mut().map(|gate| gate.remove_from(depth));
+        drop(state);
+        self.abort_tasks(depth);
+        queued.into_iter().for_each(|queued| self.discard_all(queued));
+    }
+
+    /// Aborts all tasks of a depth, without the lock: that may wake somebody's `LocalSet`. They keep their seats until
+    /// they have ended, so that none is left out.
+    fn abort_tasks(&self, depth: i32) {
+        let mut batch: Vec<AbortHandle> = Vec::new();
+        for daemon in [false, true] {
+            let mut next = Some(0);
+            while let Some(seat) = next {
+                let mut state = self.lock();
+                next = state.stages.get_mut(depth).and_then(|stage| stage.abort_from(daemon, seat, &mut batch));
+                drop(state);
+                batch.drain(..).for_each(|task| task.abort());
+            }
+        }
+    }
+
+    /// Lets go of a depth that has closed.
+    pub(super) fn close_depth(&self, depth: i32) {
+        let stage = self.lock().stages.take(depth);
+        drop(stage);
+    }
+
+    /// Gives up on what does not end of a depth.
+    pub(super) fn give_up(&self, depth: i32) {
+        let mut census = Census::new(NodeState::Closing);
+        let mut state = self.lock();
+        let Some(stage) = state.stages.take(depth) else { return };
+        stage.census(depth, &mut census);
+        Self::keep_abandoned(&mut state, depth, stage);
+        drop(state);
+        let stuck = tasks_of(census);
+        self.trace.abandoned(&stuck);
+        self.give_up_on(stuck);
+    }
+
+    /// Whether there is nothing left to close.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.phase != Phase::Closing || state.stages.is_over()
+    }
+
+    /// Aborts all that is left, in no order, and lets go of it.
+    pub(super) fn abort_all(&self) {
+        let mut state = self.lock();
+        self.refuse_from(i64::MIN);
+        state.phase = Phase::Closed;
+        let tokens = state.stages.ask();
+        let depths = state.stages.depths();
+        let enclosing = state.stages.leave();
+        drop(state);
+        tokens.iter().for_each(CancellationToken::cancel);
+        depths.into_iter().for_each(|depth| self.abort(depth));
+        drop(enclosing);
+    }
+
+    /// The pool waits while it closes: whoever listens is told for whom, from time to time.
+    pub(super) fn watch(&self, watch: &mut Watch, cx: &mut Context<'_>) {
+        let every = self.options.as_ref().map_or(WARN_EVERY, |options| options.warn_every);
+        watch.poll(cx, every, &self.trace, || tasks_of(self.census()));
+    }
+}
