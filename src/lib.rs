@@ -5,6 +5,7 @@
 mod cancel_task;
 mod cancellation_token;
 mod closing_reason;
+pub mod docs;
 mod error;
 mod group;
 mod inside;
