@@ -3,7 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a pool closes: the first cause counts. Given by [`Pool::closing_reason`](crate::Pool::closing_reason).
+/// Why a pool closes. The first cause counts.
+///
+/// Given by [`Pool::closing_reason`](crate::Pool::closing_reason),
+/// [`PoolError::closing_reason`](crate::PoolError::closing_reason) and
+/// [`TreeNode::closing_reason`](crate::TreeNode::closing_reason).
 ///
 /// # Examples
 ///
@@ -24,11 +28,11 @@ pub enum ClosingReason {
     Completed,
     /// A task or the body has failed.
     Failed,
-    /// Somebody called [`cancel`](crate::Pool::cancel) or [`cancel_with`](crate::Pool::cancel_with), whose reason this is.
+    /// Somebody called [`cancel`](crate::Pool::cancel), or [`cancel_with`](crate::Pool::cancel_with) with this reason.
     Cancelled(Option<Arc<str>>),
     /// The future of `open` or `run` was dropped.
     Dropped,
-    /// The task that the pool is nested in was asked to stop.
+    /// The task in which the pool is nested was asked to stop.
     ParentClosing,
 }
 

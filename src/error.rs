@@ -9,17 +9,39 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::closing_reason::ClosingReason;
 
 /// The error type of a [`Pool`](crate::Pool) that names no other: any error that can cross threads.
+///
+/// `?` converts every error into it, and `.into()` a text. It is the usual boxed error; `anyhow::Error` converts into it,
+/// too.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::BoxError;
+///
+/// fn parse(text: &str) -> Result<u32, BoxError> {
+///     let number: u32 = text.parse()?;
+///     if number == 0 { Err("zero is not allowed".into()) } else { Ok(number) }
+/// }
+///
+/// assert!(parse("one").unwrap_err().is::<std::num::ParseIntError>());
+/// assert_eq!(parse("0").unwrap_err().to_string(), "zero is not allowed");
+/// ```
 pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
 // ===== PoolError =====
 
 /// Everything that went wrong in a pool, in order of occurrence.
 ///
-/// A pool returns this when at least one of its tasks or its body failed, when something that outlived its own
-/// owner failed below it, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides
-/// another: [`failures`](Self::failures) has all of them, the one that closed the pool first.
+/// A pool returns this when a task or the body failed, when something below it failed whose owner was gone, when it gave
+/// up on a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides another:
+/// [`failures`](Self::failures) has all of them, and the first is the one that closed the pool.
 ///
 /// Its `Display` is one line; `{:#}` prints one failure a line and indents the failures of nested pools.
+///
+/// Unlike tokio's `JoinError`, it knows the name of the task and where it was spawned, and it holds the task's own error
+/// beside the panics.
+///
+/// See [errors and panics](crate::docs::errors_and_panics) for where each failure goes.
 ///
 /// # Examples
 ///
@@ -59,18 +81,63 @@ impl<E> PoolError<E> {
     ///
     /// Empty if the pool was only cancelled, or if all that failed is in
     /// [`cleanup_failures`](Self::cleanup_failures).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{OnFailure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Collect).build();
+    /// pool.build_task().name("parse").spawn(async { Err("line 3 is empty".into()) });
+    /// pool.build_task().name("count").spawn(async { panic!("division by zero") });
+    /// let error = pool.run().await.unwrap_err();
+    /// let names: Vec<_> = error.failures().iter().map(|failed| failed.task().name().unwrap()).collect();
+    /// assert_eq!(names, ["parse", "count"]);
+    /// # }
+    /// ```
     #[must_use]
     pub fn failures(&self) -> &[TaskError<E>] {
         &self.0.failures
     }
 
-    /// Gives all failures away, in order of occurrence.
+    /// The same failures by value, in order of occurrence.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool<String> = Pool::new();
+    /// pool.spawn(async { Err("line 3 is empty".to_string()) });
+    /// for failed in pool.run().await.unwrap_err().into_failures() {
+    ///     assert!(matches!(failed.into_failure(), Failure::Error(text) if text == "line 3 is empty"));
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn into_failures(self) -> Vec<TaskError<E>> {
         self.0.failures
     }
 
-    /// The failure that closed the pool, if one did.
+    /// The first failure, which is the one that closed the pool, if one did.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("parse").spawn(async { Err("line 3 is empty".into()) });
+    /// let error = pool.run().await.unwrap_err();
+    /// assert_eq!(error.first().unwrap().task().name(), Some("parse"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn first(&self) -> Option<&TaskError<E>> {
         self.0.failures.first()
@@ -78,7 +145,25 @@ impl<E> PoolError<E> {
 
     /// The first failure that is an error, as the task or the body returned it.
     ///
-    /// Panics are skipped: to let one go on, call [`resume_panic`](Self::resume_panic) before.
+    /// Panics are skipped. To let a panic go on in the caller, call [`resume_panic`](Self::resume_panic) before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// async fn read() -> std::io::Result<()> {
+    ///     Err(std::io::ErrorKind::NotFound.into())
+    /// }
+    ///
+    /// let pool: Pool<std::io::Error> = Pool::new();
+    /// pool.spawn(read());
+    /// let error = pool.run().await.unwrap_err().into_first_error().unwrap();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    /// # }
+    /// ```
     #[must_use]
     pub fn into_first_error(self) -> Option<E> {
         self.0.failures.into_iter().find_map(|failed| match failed.failure {
@@ -89,12 +174,44 @@ impl<E> PoolError<E> {
 
     /// Whether nothing failed: the body was cut short by [`cancel`](crate::Pool::cancel), or because the enclosing task
     /// was asked to stop.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = Pool::open(async |pool: Pool| {
+    ///     pool.cancel();
+    ///     std::future::pending::<()>().await;
+    ///     Ok(())
+    /// });
+    /// assert!(error.await.unwrap_err().is_cancelled());
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.failures.is_empty() && self.0.cleanup_failures.is_empty() && self.0.stuck.is_empty()
     }
 
     /// What was given to [`cancel_with`](crate::Pool::cancel_with), if that is what closed the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = Pool::open(async |pool: Pool| {
+    ///     pool.cancel_with("deployment");
+    ///     std::future::pending::<()>().await;
+    ///     Ok(())
+    /// });
+    /// assert_eq!(error.await.unwrap_err().cancel_reason(), Some("deployment"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn cancel_reason(&self) -> Option<&str> {
         match &self.0.reason {
@@ -122,6 +239,19 @@ impl<E> PoolError<E> {
     }
 
     /// Whether the failure that closed the pool is a panic.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { panic!("a bug") });
+    /// assert!(pool.run().await.unwrap_err().is_panic());
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_panic(&self) -> bool {
         self.first().is_some_and(|failed| matches!(failed.failure, Failure::Panic(_)))
@@ -132,6 +262,24 @@ impl<E> PoolError<E> {
     /// # Panics
     ///
     /// With the payload of the first failure that is a panic, if there is one. The panic hook is not called again.
+    ///
+    /// # Examples
+    ///
+    /// A test that is to fail where its task does:
+    ///
+    /// ```should_panic
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { assert_eq!(1 + 1, 3) });
+    /// if let Err(error) = pool.run().await {
+    ///     let error = error.resume_panic(); // goes on here, if nothing panicked
+    ///     println!("{error}");
+    /// }
+    /// # }
+    /// ```
     pub fn resume_panic(mut self) -> Self {
         let panicked = |failed: &TaskError<E>| matches!(failed.failure, Failure::Panic(_));
         let Some(at) = self.0.failures.iter().position(panicked) else { return self };
@@ -141,17 +289,60 @@ impl<E> PoolError<E> {
         }
     }
 
-    /// What failed below the pool after its own owner was gone: tasks that were still ending, shielded work and exit
-    /// handlers whose future was dropped.
+    /// What failed below the pool when its own owner was gone: tasks that were still ending, shielded work and exit handlers
+    /// whose future had been dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Pool, shield};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = Pool::open(async |_: Pool| {
+    ///     drop(shield(async { panic!("the commit has failed") })); // as when its task is aborted
+    ///     Ok(())
+    /// });
+    /// let error = error.await.unwrap_err();
+    /// assert!(error.failures().is_empty());
+    /// assert!(error.cleanup_failures()[0].to_string().ends_with("panicked: the commit has failed"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn cleanup_failures(&self) -> &[TaskError] {
         &self.0.cleanup_failures
     }
 
-    /// What the pool has given up on: the tasks of the pool and of all that is below it that had not ended when the time
-    /// of [`abandon_after`](crate::PoolBuilder::abandon_after) was over. Those of one depth are in the order in which they
-    /// were spawned, daemons after the others, each followed by those below it; last come those whose owner is gone. If it
-    /// was no task, but for example a pool that was moved out of its task, then the pool's body stands for it.
+    /// What the pool has given up on: every task, of the pool and of all that is below it, that had not ended when the time of
+    /// [`abandon_after`](crate::PoolBuilder::abandon_after) was over.
+    ///
+    /// The tasks of one depth are in the order in which they were spawned, daemons after the others, each followed by those
+    /// below it. Last come those whose owner is gone. If the pool waited for something that is no task, for example a pool that
+    /// was moved out of its task, then its own body is named instead.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() {
+    /// let (release, blocked) = std::sync::mpsc::channel::<()>();
+    /// let (started, running) = tokio::sync::oneshot::channel();
+    /// let pool: Pool = Pool::builder().abandon_after(Duration::from_millis(1)).build();
+    /// pool.build_task().name("printer").spawn_blocking(move || {
+    ///     drop(started.send(()));
+    ///     drop(blocked.recv()); // for ever, as far as the pool can tell
+    /// });
+    /// pool.cancel_on(running);
+    ///
+    /// let error = pool.run().await.unwrap_err();
+    /// assert_eq!(error.stuck()[0].name(), Some("printer"));
+    /// assert!(error.to_string().starts_with(r#"gave up on task "printer" ("#));
+    /// # drop(release);
+    /// # }
+    /// ```
     #[must_use]
     pub fn stuck(&self) -> &[TaskInfo] {
         &self.0.stuck
@@ -279,6 +470,21 @@ pub(crate) fn is_echo<E: 'static>(error: &E) -> bool {
 // ===== TaskError =====
 
 /// One failure: what failed, and which task it was.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Pool, TaskError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pool: Pool = Pool::new();
+/// pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
+/// let error = pool.run().await.unwrap_err();
+/// let failed: &TaskError = error.first().unwrap();
+/// assert_eq!(failed.to_string(), format!("{} failed: connection refused", failed.task()));
+/// # }
+/// ```
 pub struct TaskError<E = BoxError> {
     task: TaskInfo,
     failure: Failure<E>,
@@ -290,18 +496,63 @@ impl<E> TaskError<E> {
     }
 
     /// The task that failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
+    /// let error = pool.run().await.unwrap_err();
+    /// assert_eq!(error.failures()[0].task().name(), Some("fetch"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn task(&self) -> &TaskInfo {
         &self.task
     }
 
     /// How it failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { Err(std::io::Error::other("disk full").into()) });
+    /// let error = pool.run().await.unwrap_err();
+    /// match error.failures()[0].failure() {
+    ///     Failure::Error(error) => assert!(error.is::<std::io::Error>()),
+    ///     other => unreachable!("{other:?}"),
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn failure(&self) -> &Failure<E> {
         &self.failure
     }
 
     /// How it failed, by value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool<&str> = Pool::new();
+    /// pool.spawn(async { Err("disk full") });
+    /// let failed = pool.run().await.unwrap_err().into_failures().remove(0);
+    /// assert!(matches!(failed.into_failure(), Failure::Error("disk full")));
+    /// # }
+    /// ```
     #[must_use]
     pub fn into_failure(self) -> Failure<E> {
         self.failure
@@ -347,6 +598,27 @@ impl<E: Debug + Display + 'static> Error for TaskError<E> {
 // ===== Failure, PanicPayload, TaskInfo =====
 
 /// How a task failed.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Failure, OnFailure, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Collect).build();
+/// pool.spawn(async { Err("disk full".into()) });
+/// pool.spawn(async { panic!("a bug") });
+///
+/// for failed in pool.run().await.unwrap_err().failures() {
+///     match failed.failure() {
+///         Failure::Error(error) => assert_eq!(error.to_string(), "disk full"),
+///         Failure::Panic(payload) => assert_eq!(payload.message(), Some("a bug")),
+///         _ => unreachable!("the runtime goes on"),
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure<E = BoxError> {
@@ -373,6 +645,22 @@ impl<E: Into<BoxError>> Failure<E> {
 ///
 /// Unlike the bare `Box<dyn Any + Send>` it is `Sync`, knows its message, and survives a payload whose own destructor
 /// panics.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Failure, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pool: Pool = Pool::new();
+/// pool.spawn(async { std::panic::panic_any(404) });
+/// let failed = pool.run().await.unwrap_err().into_failures().remove(0);
+/// let Failure::Panic(payload) = failed.into_failure() else { unreachable!() };
+/// assert_eq!(payload.to_string(), "a value that is no message");
+/// assert_eq!(payload.into_inner().downcast_ref(), Some(&404));
+/// # }
+/// ```
 pub struct PanicPayload(Box<Payload>);
 
 struct Payload {
@@ -389,12 +677,42 @@ impl PanicPayload {
     }
 
     /// The message, if the panic was raised with one, as `panic!` does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { panic!("row {} has no key", 17) });
+    /// let error = pool.run().await.unwrap_err();
+    /// let Failure::Panic(payload) = error.failures()[0].failure() else { unreachable!() };
+    /// assert_eq!(payload.message(), Some("row 17 has no key"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn message(&self) -> Option<&str> {
         self.0.message.as_deref()
     }
 
     /// The value that the task panicked with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { std::panic::panic_any(404) });
+    /// let failed = pool.run().await.unwrap_err().into_failures().remove(0);
+    /// let Failure::Panic(payload) = failed.into_failure() else { unreachable!() };
+    /// assert_eq!(*payload.into_inner().downcast::<i32>().unwrap(), 404);
+    /// # }
+    /// ```
     #[must_use]
     pub fn into_inner(mut self) -> Box<dyn Any + Send> {
         match self.take() {
@@ -408,6 +726,23 @@ impl PanicPayload {
     /// # Panics
     ///
     /// Always, with this payload. The panic hook is not called again.
+    ///
+    /// # Examples
+    ///
+    /// ```should_panic
+    /// use aiodrive::{Failure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { panic!("a bug") });
+    /// for failed in pool.run().await.unwrap_err().into_failures() {
+    ///     if let Failure::Panic(payload) = failed.into_failure() {
+    ///         payload.resume();
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub fn resume(self) -> ! {
         panic::resume_unwind(self.into_inner())
     }
@@ -450,6 +785,21 @@ pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, PanicPayload> {
 }
 
 /// Which task it was.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Pool, TaskInfo};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pool: Pool = Pool::new();
+/// pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
+/// let error = pool.run().await.unwrap_err();
+/// let task: &TaskInfo = error.first().unwrap().task();
+/// assert_eq!(task.to_string(), format!("task \"fetch\" ({})", task.spawned_at()));
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TaskInfo {
     pub(crate) name: Option<Arc<str>>,
@@ -463,19 +813,59 @@ impl TaskInfo {
         Self { name: None, spawned_at, body: false }
     }
 
-    /// The name that it was spawned with.
+    /// The name that it was given, if it was given one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
+    /// let error = pool.run().await.unwrap_err();
+    /// assert_eq!(error.first().unwrap().task().name(), Some("fetch"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
     /// Where it was spawned; for a body, where its pool was opened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { Err("connection refused".into()) }); let here = line!();
+    /// let error = pool.run().await.unwrap_err();
+    /// assert_eq!(error.first().unwrap().task().spawned_at().line(), here);
+    /// # }
+    /// ```
     #[must_use]
     pub fn spawned_at(&self) -> &'static Location<'static> {
         self.spawned_at
     }
 
     /// Whether it is the body of the pool and no spawned task.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = Pool::open(async |_: Pool| Err::<(), _>("no such user".into())).await.unwrap_err();
+    /// assert!(error.first().unwrap().task().is_body());
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_body(&self) -> bool {
         self.body
@@ -496,7 +886,29 @@ impl Display for TaskInfo {
 
 /// Why a [`TaskHandle`](crate::TaskHandle) has no value to give.
 ///
-/// It only marks what happened: the error or the panic itself is in the [`PoolError`] of the task's pool.
+/// It only marks what happened: the error or the panic itself is in the [`PoolError`] of the task's pool. So `?` can be
+/// used on a handle: a task or a body that returns a `TaskStopped` does not add a failure to that, unless it is
+/// [`NotReady`](Self::NotReady).
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{OnFailure, Pool, TaskStopped};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let error = Pool::builder()
+///     .on_failure(|_| OnFailure::Collect)
+///     .open(async |pool: Pool| {
+///         let failed = pool.spawn_with_handle(async { Err::<(), _>("connection refused".into()) });
+///         assert_eq!(failed.await, Err(TaskStopped::Failed));
+///         Ok(())
+///     })
+///     .await
+///     .unwrap_err();
+/// assert!(error.to_string().ends_with("failed: connection refused"));
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskStopped {
@@ -515,12 +927,36 @@ pub enum TaskStopped {
 }
 
 /// A task that was not spawned because the pool is closed, given back by [`Pool::try_spawn`](crate::Pool::try_spawn).
+///
+/// # Examples
+///
+/// ```
+/// let pool: aiodrive::Pool = aiodrive::Pool::new();
+/// pool.cancel();
+/// assert_eq!(pool.try_spawn(async {}).unwrap_err().to_string(), "the pool is closed");
+/// ```
 #[derive(thiserror::Error)]
 #[error("the pool is closed")]
 pub struct SpawnError<F>(pub(crate) F);
 
 impl<F> SpawnError<F> {
     /// The future, never polled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let (pool, other): (Pool, Pool) = (Pool::new(), Pool::new());
+    /// pool.cancel();
+    /// if let Err(refused) = pool.try_spawn(async {}) {
+    ///     other.spawn(refused.into_inner());
+    /// }
+    /// assert_eq!(other.len(), 1);
+    /// # }
+    /// ```
     #[must_use]
     pub fn into_inner(self) -> F {
         self.0
@@ -534,6 +970,24 @@ impl<F> Debug for SpawnError<F> {
 }
 
 /// What failed in [`with_exit`](crate::with_exit()): the body, the exit handler, or both.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{ExitError, with_exit};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let error = with_exit(
+///     "session",
+///     async |_| Err::<(), _>("query failed"),
+///     async |_, _| Err("logout failed"),
+/// );
+/// let error = error.await.unwrap_err();
+/// assert!(matches!(error, ExitError::Both { body: "query failed", exit: "logout failed" }));
+/// assert_eq!(error.to_string(), "body failed: query failed; exit handler failed: logout failed");
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 pub enum ExitError<E> {
     /// Only the body failed.

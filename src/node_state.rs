@@ -2,20 +2,31 @@
 
 use std::fmt;
 
-/// How something in a [`PoolTree`](crate::PoolTree) stands.
+/// The state of a pool, a task or a function in a [`PoolTree`](crate::PoolTree).
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{NodeState, Pool};
+///
+/// let pool: Pool = Pool::new();
+/// let state = pool.tree().root().state();
+/// assert_eq!(state, NodeState::Planned);
+/// assert_eq!(state.to_string(), "planned");
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum NodeState {
     /// Not running yet: a pool that was not run, or a task of one.
     Planned,
-    /// A task that waits for its turn under a [`limit`](crate::PoolBuilder::limit). Those of `spawn_local` are spawned while
-    /// they wait, and shown as running.
+    /// A task that waits for its turn under a [`limit`](crate::PoolBuilder::limit). A task of `spawn_local` is shown as
+    /// running while it waits.
     Queued,
     /// It runs.
     Running,
     /// A pool that closes, or a function whose future is gone and whose tasks are still ending.
     Closing,
-    /// A pool of which nothing is left, except what it has [given up](crate::PoolBuilder::abandon_after) on.
+    /// A pool of which nothing is left, except what it has [given up on](crate::PoolBuilder::abandon_after).
     Closed,
 }
 

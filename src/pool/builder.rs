@@ -44,27 +44,38 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self.options.get_or_insert_default()
     }
 
-    /// Names the pool: in its errors, and in `Debug`.
+    /// Names the pool: in its errors, in its [tree](Pool::tree), in `Debug`, and as its span with the feature `tracing`.
     ///
     /// # Examples
     ///
-    /// See [`PoolBuilder`].
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().name(format!("shard {}", 3)).build();
+    /// pool.spawn(async { Err("disk full".into()) });
+    /// assert!(pool.run().await.unwrap_err().to_string().starts_with(r#"pool "shard 3": task at "#));
+    /// # }
+    /// ```
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(shared_str(name.into()));
         self
     }
 
-    /// Sets how long tasks and body have to end by themselves when the pool closes, before they are aborted. The default
-    /// is no time at all.
+    /// Sets how long the tasks and the body have to end by themselves when the pool closes, before they are aborted. The
+    /// default is no time at all.
     ///
     /// When the pool closes, for whatever reason, the [`cancellation_token`](crate::cancellation_token()) of the tasks is
-    /// cancelled, and pools that are nested in them close. The tasks and the body run on, and can still spawn. Each
-    /// [depth](crate::TaskBuilder::depth) has `grace` for itself, and takes only as much of it as it needs.
+    /// cancelled, and pools that are nested in them close. The tasks and the body run on, and can still spawn. A task that
+    /// does not listen to its token, and does not end by itself, is aborted when the time is over.
+    ///
+    /// Each [depth](crate::TaskBuilder::depth) has `grace` for itself, and takes only as much of it as it needs.
     /// `Duration::MAX` is for ever. A nested pool has its own grace, and is waited for if that is longer.
     ///
     /// # Panics
     ///
-    /// This method does not panic, but the pool does when it closes in a runtime without timers.
+    /// This method does not panic, but a pool with a grace does when it closes in a runtime without timers.
     ///
     /// # Examples
     ///
@@ -92,12 +103,20 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Lets at most `tasks` run at a time; the others wait, first come, first served.
+    /// Lets at most `tasks` run at a time. The others wait for their turn.
     ///
-    /// [`spawn`](Pool::spawn) does not wait: [`ready`](Pool::ready) does. Tasks that wait are members of the pool, and
-    /// hold it open; they are dropped, never polled, when their depth is aborted. Daemons and the body are not counted.
-    /// A task that spawns into its own full pool and goes on is fine; one that *waits* for what it has spawned keeps its
-    /// own slot meanwhile.
+    /// [`spawn`](Pool::spawn) never waits; [`ready`](Pool::ready) does, for back-pressure. Tasks that wait are members of
+    /// the pool and hold it open. They are dropped unpolled when their depth is aborted. Daemons and the body do not count.
+    ///
+    /// A task may spawn into its own full pool. If it also *waits* for what it has spawned, it keeps its place meanwhile: as
+    /// many such tasks as the limit allows wait for each other for ever. Open a nested pool instead.
+    ///
+    /// Unlike a `Semaphore` whose permit each task takes, it needs nothing in the tasks, and the place is free again also
+    /// after a panic or an abort.
+    ///
+    /// # Fairness
+    ///
+    /// First come, first served.
     ///
     /// # Panics
     ///
@@ -129,6 +148,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     }
 
     /// Keeps the pool open when it has no task left and its body has returned, until it is cancelled or something fails.
+    /// The default is `false`.
+    ///
+    /// It is for a pool that takes work from elsewhere, through clones of its handle.
     ///
     /// # Examples
     ///
@@ -140,7 +162,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// let pool: Pool = Pool::builder().keep_open(true).build();
     /// let running = tokio::spawn(pool.clone().run());
     /// tokio::task::yield_now().await;
-    /// pool.spawn(async { println!("there is always somebody to run this") });
+    /// assert!(!running.is_finished()); // though it has no task
+    /// let answer = pool.spawn_with_handle(async { Ok(42) });
+    /// assert_eq!(answer.await, Ok(42));
     /// pool.cancel();
     /// running.await.unwrap().unwrap();
     /// # }
@@ -152,9 +176,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
     /// Decides what the failure of a task does: close the pool, which is the default, or not.
     ///
-    /// `policy` is called in the failing task, before anybody is told that it has ended. If it panics, the failure closes
-    /// the pool, and the panic is reported after it. It is not asked about the body, whose failures always close the
-    /// pool, nor about tasks that were cut off by their runtime.
+    /// `policy` is called in the failing task, before anybody is told that it has ended. It is not asked about the body,
+    /// whose failures always close the pool, nor about tasks that were cut off by their runtime. If it panics, the failure
+    /// closes the pool, and the panic is reported after it.
     ///
     /// # Examples
     ///
@@ -184,10 +208,11 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// [names](PoolError::stuck) every task that has not ended. The default is to wait as long as it takes.
     ///
     /// It is for work that cannot be aborted: a blocking closure that never ends, a future that never gets to an `.await`.
-    /// Each [depth](crate::TaskBuilder::depth) has the time for itself. What was given up on runs on, and an enclosing
-    /// pool waits for it, unless it gives up too: this is the one way in which something outlives its pool. The time is
-    /// counted from the abort, after the [`grace`](Self::grace). Tasks that were aborted need a moment to end, so that zero
-    /// gives up on most.
+    /// What was given up on runs on, and an enclosing pool waits for it, unless it gives up too. This is the one way in which
+    /// something outlives its pool.
+    ///
+    /// The time is counted from the abort, after the [`grace`](Self::grace), and each [depth](crate::TaskBuilder::depth) has
+    /// it for itself. A task needs a moment to end after its abort, so that a time of zero gives up on most of them.
     ///
     /// # Panics
     ///
@@ -231,7 +256,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// use aiodrive::Pool;
     ///
     /// let pool: Pool = Pool::builder().name("web").warn_every(Duration::from_secs(30)).build();
-    /// # drop(pool);
+    /// assert_eq!(pool.name(), Some("web"));
     /// ```
     #[cfg(feature = "tracing")]
     pub fn warn_every(mut self, interval: Duration) -> Self {
@@ -239,13 +264,27 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// A pool that is planned: tasks can be spawned in it, and start with [`Pool::run`].
+    /// Makes a pool that is planned: tasks can be spawned in it, and begin with [`Pool::run`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().name("import").build();
+    /// pool.spawn(async {});
+    /// assert_eq!(pool.len(), 1);
+    /// pool.run().await.unwrap();
+    /// # }
+    /// ```
     #[must_use]
     pub fn build(self) -> Pool<E> {
         Pool { shared: Shared::new(self.name, self.options, false) }
     }
 
-    /// Opens the pool; like [`Pool::open`] in everything else.
+    /// Opens the pool around a body, as [`Pool::open`] does.
     ///
     /// # Errors
     ///
@@ -257,7 +296,25 @@ impl<E: Send + 'static> PoolBuilder<E> {
     ///
     /// # Cancel safety
     ///
-    /// See [`Pool::open`].
+    /// This method is not cancel safe; see [`Pool::open`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let value = Pool::builder()
+    ///     .limit(2)
+    ///     .open(async |pool: Pool| {
+    ///         (0..10).for_each(|_| pool.spawn(async {}));
+    ///         Ok(pool.len())
+    ///     })
+    ///     .await;
+    /// assert_eq!(value.unwrap(), 10);
+    /// # }
+    /// ```
     #[track_caller]
     pub fn open<T, B, F>(self, body: B) -> impl Future<Output = Result<T, PoolError<E>>>
     where

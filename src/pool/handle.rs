@@ -18,8 +18,8 @@ use crate::scope::PoolState;
 /// The handle yields the value, or a [`TaskStopped`] that only marks what happened. The error or panic itself is
 /// reported by the pool, exactly once, whether or not anybody looks at the handle.
 ///
-/// Unlike with tokio's `JoinHandle`, dropping it loses nothing: the pool still owns the task. It can outlive the pool
-/// and never holds it open.
+/// Unlike tokio's `JoinHandle`, it does not detach the task when it is dropped: the pool still owns it. The handle can
+/// outlive the pool, and never holds it open.
 ///
 /// # Cancel safety
 ///
@@ -100,22 +100,70 @@ impl<T> TaskHandle<T> {
         (Self { value: receiver, control }, reply)
     }
 
-    /// Cancels the task: it ends at its next `.await`, or before it begins, and that is no failure.
+    /// Aborts the task, at once and without a [`grace`](crate::PoolBuilder::grace): it ends at its next `.await`, or before
+    /// it begins. That is no failure.
     ///
-    /// It does not wait for that: await the handle to do so. A task that has ended stays as it is, and a blocking
-    /// closure that has begun runs to its end.
+    /// This does not wait: await the handle to do so. A task that has ended stays as it is, and a blocking closure that has
+    /// begun runs to its end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Pool, TaskStopped};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     let endless = pool.spawn_with_handle(std::future::pending::<Result<(), _>>());
+    ///     endless.cancel();
+    ///     assert_eq!(endless.await, Err(TaskStopped::Cancelled));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
     pub fn cancel(&self) {
         self.control.cancel();
     }
 
     /// Whether the task has ended, in whatever way; the handle is ready then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// let answer = pool.spawn_with_handle(async { Ok(42) });
+    /// assert!(!answer.is_finished());
+    /// pool.run().await.unwrap();
+    /// assert!(answer.is_finished());
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_finished(&self) -> bool {
         // The value is there a moment before the task is marked; a task that never ran leaves only the mark.
         !self.value.is_empty() || self.value.is_terminated() || self.control.ended.load(Ordering::Acquire)
     }
 
-    /// The task's id, as tokio shows it; `None` while it is planned, or if the pool refused it.
+    /// The task's id, as tokio shows it; `None` while it is planned or waits for its turn, or if the pool refused it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     let task = pool.spawn_with_handle(async { Ok(tokio::task::id()) });
+    ///     let id = task.id();
+    ///     assert_eq!(id, Some(task.await?));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
     #[must_use]
     pub fn id(&self) -> Option<task::Id> {
         self.control.abort.get().map(AbortHandle::id)

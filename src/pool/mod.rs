@@ -67,64 +67,56 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 /// Owns the tasks that are spawned in it: runs them, aborts the others at the first failure, joins them all, and returns
 /// every error.
 ///
-/// A pool is opened around a body, with [`open`](Self::open), or built first and [`run`](Self::run) later. Either way:
+/// A pool is opened around a body with [`open`](Self::open), or built first and [`run`](Self::run) later. Either way:
 ///
 /// - **Nothing outlives its pool.** When `open` or `run` returns, every task spawned in the pool has ended and its
-///   future has been dropped; so has every task of every pool, race, group, shield and exit handler below it, at any
-///   depth, also of those whose owner was aborted or dropped halfway.
+///   future has been dropped. So has everything below it, at any depth: the tasks of nested pools, and those that
+///   [`race`](crate::race()), [`try_all`](crate::try_all()), [`wait_all`](crate::wait_all()),
+///   [`shield`](crate::shield()) and [`with_exit`](crate::with_exit()) have spawned, also if their owner was aborted or
+///   dropped halfway.
 /// - **Nothing is lost.** Every error and every panic of every task is in the returned [`PoolError`], in order of
 ///   occurrence, with the task's name, the place where it was spawned and, for a panic, its payload.
 ///
-/// `Pool` itself is a handle, cheap to clone and to send: tasks spawn further tasks with it, from any thread. It never
+/// `Pool` itself is a handle, cheap to clone and to send. Tasks spawn further tasks with it, from any thread. It never
 /// holds the pool open. Inside a task, [`Pool::current`] gets one.
 ///
 /// # How a pool closes
 ///
-/// | it closes when | then | and returns |
-/// | --- | --- | --- |
-/// | the body has returned `Ok` and no task is left but [daemons](TaskBuilder::daemon), unless it is [kept open](PoolBuilder::keep_open) | daemons are cut off and joined | `Ok(value)` |
-/// | a task returned `Err` or panicked, and [`on_failure`](PoolBuilder::on_failure) lets that close the pool | all tasks and the body are cut off and joined | `Err` with all failures |
-/// | the body returned `Err` | all tasks are cut off and joined | `Err` with its error among the failures |
-/// | the body panicked | all tasks are cut off and joined | the panic is resumed |
-/// | [`cancel`](Self::cancel) was called, or the enclosing task was asked to stop | all tasks and the body are cut off and joined | `run`: `Ok(())`. `open`: `Ok(value)` if the body had returned, else `Err`, with [`is_cancelled`](PoolError::is_cancelled). In both cases `Err` if something failed meanwhile |
-/// | the future of `open` or `run` is dropped | the body is dropped, all tasks are cut off | – ; the enclosing pool waits until they are joined |
+/// A pool begins to close when its body has returned and no task is left but [daemons](TaskBuilder::daemon); when a task
+/// or the body fails; when it is [cancelled](Self::cancel), or the task around it is asked to stop; or when the future of
+/// `open` or `run` is dropped. What still runs is then *cut off*, in four steps:
 ///
-/// To be cut off is done in steps, for one [depth](TaskBuilder::depth) after the other, from the highest to the lowest.
-/// Most pools have only depth 0, to which the body belongs too:
-///
-/// 1. The [`cancellation_token`](crate::cancellation_token()) of its tasks is cancelled, and pools that are nested in them
-///    begin to close.
+/// 1. The [`cancellation_token`](crate::cancellation_token()) of the tasks is cancelled, and nested pools begin to close.
 /// 2. For as long as the [`grace`](PoolBuilder::grace) lasts, the tasks and the body have time to end by themselves. They
 ///    can still spawn. Without a grace, which is the default, this step takes no time.
-/// 3. What is left is aborted. From here on the depth takes no tasks: a future that is spawned is dropped, unpolled.
-/// 4. Everything is joined, with all that is below it. Only then comes the next depth.
+/// 3. What is left is aborted: its future is dropped at the `.await` where it waits. From here on no task is taken.
+/// 4. Everything is joined, with all that is below it.
 ///
-/// A failure on the way is recorded, and changes no step.
+/// With several [depths](TaskBuilder::depth), each goes through all four steps before the next one begins, from the
+/// highest to the lowest. The chapter [how a pool closes](crate::docs::how_a_pool_closes) has the table of causes, and of
+/// what each makes `open` and `run` return.
 ///
-/// To be aborted is tokio's abort: the future is dropped at its next `.await`. A task that never gets to one, and a
-/// blocking closure that has begun, cannot be cut off; the pool waits for them, as long as it takes. The body is
-/// dropped before the tasks are joined, so that a task which waits for something that the body holds can end.
+/// A task that never gets to an `.await`, and a blocking closure that has begun, cannot be aborted. The pool waits for
+/// them, unless [`abandon_after`](PoolBuilder::abandon_after) sets an end to that.
 ///
-/// Being cancelled is no failure. What a task returns when it is cut off in the same moment counts if it got as far as
-/// returning it. If a task or a body that was asked to stop returns an error that tells nothing new, that is no failure
-/// either: one of a nested pool which says only that *it* was cancelled, or one of a handle which marks what another task
-/// has reported. That is seen of a [`PoolError`] and a [`TaskStopped`], boxed or not, and not of an error around them.
+/// Being cancelled is no failure. If a task returns an error in the moment when it is aborted, that counts only if the
+/// error came first. A task or a body that was asked to stop may also return an error which says only that; it is not
+/// counted either. See [errors and panics](crate::docs::errors_and_panics#what-is-no-failure).
 ///
 /// Rust has no async destructors. Dropping the *outermost* `open` or `run` therefore cannot wait: its tasks are told to
 /// stop, and the runtime carries the closing on by itself.
 ///
 /// # Comparison with `JoinSet`
 ///
-/// A hand-written loop around [`JoinSet`](tokio::task::JoinSet) can do what a single pool does, and a `JoinSet` is the
-/// right thing if you want each result as it comes. A pool differs from it in that
+/// A [`JoinSet`](tokio::task::JoinSet) is the right thing if you want each result as it comes. Unlike a `JoinSet`, a pool
 ///
-/// 1. it ends by itself, when all tasks have, and cannot be forgotten: the tasks live inside a call;
-/// 2. tasks can be spawned from other tasks, and from any thread, without a lock around the set;
-/// 3. it collects *all* failures, and knows which task each is from;
-/// 4. it waits for what is below it. `JoinSet::shutdown` returns when its own tasks have ended; tasks of a `JoinSet`
-///    that one of *them* owned are only on their way.
+/// 1. ends by itself when all tasks have, and cannot be forgotten: the tasks live inside a call;
+/// 2. takes tasks from other tasks, and from any thread, without a lock around it;
+/// 3. returns *all* failures, and knows which task each is from;
+/// 4. waits for what is below it. `JoinSet::shutdown` returns when its own tasks have ended, while the tasks of a set that
+///    one of *them* owned may still be running.
 ///
-/// It takes the idea from trio's nursery, and the name from the Python package of the same name as this crate.
+/// The idea is that of trio's nursery; the name comes from the Python package `aiodrive`.
 ///
 /// # Examples
 ///
@@ -187,7 +179,7 @@ pub struct Pool<E = BoxError> {
 }
 
 impl<E: Send + 'static> Pool<E> {
-    /// A pool that is planned: tasks that are spawned in it wait until it [runs](Self::run).
+    /// Plans a pool: tasks that are spawned in it wait until it [runs](Self::run).
     ///
     /// It needs no runtime. A pool that never runs drops its tasks unpolled, with its last handle.
     ///
@@ -207,12 +199,15 @@ impl<E: Send + 'static> Pool<E> {
         Self::builder().build()
     }
 
-    /// Sets up a pool with a name.
+    /// Sets up a pool: with a name, a grace, a limit or another of the settings of [`PoolBuilder`].
     ///
     /// # Examples
     ///
     /// ```
-    /// let pool: aiodrive::Pool = aiodrive::Pool::builder().name("web").build();
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::builder().name("web").grace(Duration::from_secs(10)).limit(1_000).build();
     /// assert_eq!(pool.name(), Some("web"));
     /// ```
     pub fn builder() -> PoolBuilder<E> {
@@ -221,17 +216,24 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Opens a pool around a body, and returns the body's value when both the body and all tasks have ended.
     ///
-    /// The body runs in the calling task and can borrow from it; the tasks run on the runtime. See
-    /// [how a pool closes](Self#how-a-pool-closes).
+    /// The body runs in the calling task and can borrow from it. The tasks run on the runtime, and cannot: what they need
+    /// is moved into them. See [how a pool closes](Self#how-a-pool-closes).
+    ///
+    /// Unlike a `JoinSet` or a `TaskTracker`, the pool lives inside this call: there is no way to return without having
+    /// joined its tasks.
     ///
     /// # Errors
     ///
-    /// If a task or the body failed, with all failures; if something failed below that had lost its owner; or if the
-    /// pool was [cancelled](Self::cancel) before the body had returned.
+    /// - If a task or the body failed: with all failures.
+    /// - If something failed below that had lost its owner: with [cleanup failures](PoolError::cleanup_failures).
+    /// - If the pool was [cancelled](Self::cancel) before the body had returned: with
+    ///   [`is_cancelled`](PoolError::is_cancelled).
+    /// - If it gave up on tasks, under [`abandon_after`](PoolBuilder::abandon_after): with those that are
+    ///   [stuck](PoolError::stuck).
     ///
     /// # Panics
     ///
-    /// - When polled outside of a tokio runtime; the message names the line of this call.
+    /// - When polled outside of a tokio runtime. The message names the line of this call.
     /// - With the panic of the body, after all tasks have ended. Failures of tasks are lost then, as in
     ///   [`std::thread::scope`].
     ///
@@ -269,17 +271,18 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Runs a planned pool until all its tasks have ended.
     ///
-    /// The tasks start when the returned future is first polled, in the order in which they were spawned.
+    /// The tasks start when the returned future is first polled, in the order in which they were spawned. While the pool
+    /// runs, clones of its handle can spawn more. See [how a pool closes](Self#how-a-pool-closes).
     ///
     /// # Errors
     ///
-    /// If a task failed, with all failures, or if something failed below that had lost its owner. To be
-    /// [cancelled](Self::cancel) is no error.
+    /// As [`open`](Self::open), except that being [cancelled](Self::cancel) is no error: there is no body that it could
+    /// cut short.
     ///
     /// # Panics
     ///
-    /// - If the pool runs, or has run, already, also through another handle.
-    /// - When polled outside of a tokio runtime; the message names the line of this call.
+    /// - If the pool is running or has run, also through another handle.
+    /// - When polled outside of a tokio runtime. The message names the line of this call.
     ///
     /// # Cancel safety
     ///
@@ -313,7 +316,7 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// # Panics
     ///
-    /// Outside of such a pool. A bare [`tokio::spawn`] is outside.
+    /// Outside of such a pool. What a bare [`tokio::spawn`] runs is outside, too.
     ///
     /// # Examples
     ///
@@ -345,7 +348,20 @@ impl<E: Send + 'static> Pool<E> {
     /// # Examples
     ///
     /// ```
-    /// assert!(aiodrive::Pool::<std::io::Error>::try_current().is_none());
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// assert!(Pool::<aiodrive::BoxError>::try_current().is_none());
+    ///
+    /// Pool::builder().name("web").open(async |_: Pool| {
+    ///     let current = Pool::<aiodrive::BoxError>::try_current().unwrap();
+    ///     assert_eq!(current.name(), Some("web"));
+    ///     assert!(Pool::<std::io::Error>::try_current().is_none()); // of another type
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
     /// ```
     #[must_use]
     pub fn try_current() -> Option<Self> {
@@ -354,12 +370,17 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Spawns a task in the pool.
     ///
-    /// The task may return `()`, `!` or `Result<(), E>`. Its first failure closes the pool; see
-    /// [how a pool closes](Self#how-a-pool-closes). In a planned pool it waits until the pool runs. It can be called
-    /// from any thread.
+    /// The task may return `()`, `!` or `Result<(), E>`. A failure closes the pool, unless
+    /// [`on_failure`](PoolBuilder::on_failure) says otherwise; see [how a pool closes](Self#how-a-pool-closes).
     ///
-    /// It never waits: a task that exceeds the pool's [`limit`](PoolBuilder::limit) does, for its turn. If the pool is
-    /// closed, the future is dropped, never polled; [`try_spawn`](Self::try_spawn) gives it back.
+    /// This can be called from any thread, and never waits. In a planned pool the task begins when the pool runs; under a
+    /// [`limit`](PoolBuilder::limit), when it is its turn. If the pool is closed, the future is dropped without having been
+    /// polled; [`try_spawn`](Self::try_spawn) gives it back.
+    ///
+    /// Unlike with [`tokio::spawn`], there is no handle to be kept: the pool waits for the task, and returns its error.
+    ///
+    /// An async block that is an endless loop has the type `!`, in which `?` cannot be used. Make it an `async fn` that
+    /// returns a `Result`.
     ///
     /// # Examples
     ///
@@ -374,7 +395,7 @@ impl<E: Send + 'static> Pool<E> {
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
     /// Pool::open(async |pool: Pool| {
     ///     pool.spawn(async {
-    ///         job().await?;
+    ///         job().await?; // any error: the pool's own type is `BoxError`
     ///         Ok(())
     ///     });
     ///     Ok(())
@@ -405,6 +426,7 @@ impl<E: Send + 'static> Pool<E> {
     /// let pool: Pool = Pool::new();
     /// pool.cancel();
     /// let refused = pool.try_spawn(async { println!("late") }).unwrap_err();
+    /// assert_eq!(refused.to_string(), "the pool is closed");
     /// let future = refused.into_inner(); // to be run elsewhere
     /// # drop(future);
     /// ```
@@ -419,8 +441,11 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Spawns a task with a handle to the value that it returns.
     ///
-    /// An error of the task closes the pool, as with [`spawn`](Self::spawn), whether or not anybody looks at the handle,
-    /// which only says that there was one.
+    /// An error of the task closes the pool, as with [`spawn`](Self::spawn), whether or not anybody looks at the handle.
+    /// The error itself is in the [`PoolError`]; the handle only says that there was one. Its [`TaskStopped`] can be
+    /// returned with `?`: the pool does not count it as another failure.
+    ///
+    /// Unlike tokio's `JoinHandle`, the handle can be dropped: nothing is lost but the value.
     ///
     /// # Examples
     ///
@@ -449,7 +474,9 @@ impl<E: Send + 'static> Pool<E> {
     /// Runs a closure on the runtime's threads for blocking work, as a task of the pool.
     ///
     /// A closure that has begun cannot be aborted, and the pool waits for it; one that runs long should look at
-    /// [`is_closed`](Self::is_closed) now and then. A closure that has not begun when the pool closes is dropped.
+    /// [`is_closed`](Self::is_closed) now and then. A closure that has not begun when it is aborted is dropped.
+    ///
+    /// Unlike with [`tokio::task::spawn_blocking`], its panic is a failure of the pool, and [`Pool::current`] works in it.
     ///
     /// # Examples
     ///
@@ -458,14 +485,18 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
-    /// Pool::open(async |pool: Pool| {
+    /// let (sender, receiver) = tokio::sync::oneshot::channel();
+    /// let lines = Pool::open(async |pool: Pool| {
     ///     pool.spawn_blocking(|| {
-    ///         std::fs::read_to_string("Cargo.toml")?;
+    ///         let text = std::fs::read_to_string("Cargo.toml")?;
+    ///         drop(sender.send(text.lines().count()));
     ///         Ok(())
     ///     });
-    ///     Ok(())
+    ///     Ok(receiver.await?)
     /// })
-    /// .await
+    /// .await?;
+    /// assert!(lines > 0);
+    /// # Ok(())
     /// # }
     /// ```
     #[track_caller]
@@ -477,7 +508,9 @@ impl<E: Send + 'static> Pool<E> {
         self.spawn_blocking_as(Place::default(), (), task);
     }
 
-    /// Spawns a task that cannot leave its thread.
+    /// Spawns a task that need not be `Send`, and stays on the thread that it is spawned from.
+    ///
+    /// It runs in the tokio `LocalSet` that this is called from. Everything else is as with [`spawn`](Self::spawn).
     ///
     /// # Panics
     ///
@@ -513,14 +546,15 @@ impl<E: Send + 'static> Pool<E> {
     /// Spawns a task, and waits until it says that it is ready.
     ///
     /// `task` gets a [`Started`], and calls [`ready`](Started::ready) on it when it has set up what others need, for
-    /// example bound a port. It is spawned at the call, before the returned future is polled, and belongs to the pool
-    /// from then on: dropping the future does nothing to it. It may return what any task may.
+    /// example bound a port. What it gives to `ready` is what this yields. The task is spawned at the call, before the
+    /// returned future is polled, and belongs to the pool from then on. It may return what any task may.
     ///
-    /// The idea is that of trio's `nursery.start`.
+    /// Unlike a task and a oneshot channel, it never leaves its caller waiting: a task that ends, or forgets about its
+    /// `Started`, is an error here. The idea is that of trio's `nursery.start`.
     ///
     /// # Errors
     ///
-    /// If the task will not be ready any more. It does not wait longer than that:
+    /// As soon as it is certain that the task will not be ready any more:
     ///
     /// - [`Cancelled`](TaskStopped::Cancelled), [`Failed`](TaskStopped::Failed) or [`Panicked`](TaskStopped::Panicked) if
     ///   the task has ended in that way. The error itself is the pool's.
@@ -529,7 +563,8 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the returned future leaves the task as it is, but the value that it is ready with is lost.
+    /// This method is not cancel safe: the value that the task is ready with is lost. Dropping the returned future leaves
+    /// the task as it is.
     ///
     /// # Examples
     ///
@@ -570,17 +605,26 @@ impl<E: Send + 'static> Pool<E> {
     /// # Examples
     ///
     /// ```
-    /// # let pool: aiodrive::Pool = aiodrive::Pool::new();
-    /// pool.build_task().name("heartbeat").spawn(async { println!("beat") });
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("heartbeat").daemon().spawn(std::future::pending::<()>());
+    /// pool.run().await.unwrap(); // at once: a daemon does not hold it open
+    /// # }
     /// ```
     pub fn build_task(&self) -> TaskBuilder<'_, E> {
         TaskBuilder::new(self)
     }
 
-    /// Closes the pool: all tasks and the body are [cut off and joined](Self#how-a-pool-closes). That is no failure.
+    /// Begins to close the pool: all tasks and the body are [cut off and joined](Self#how-a-pool-closes). That is no
+    /// failure.
     ///
-    /// It only begins to: `open` or `run` returns when it is done. To cancel a pool twice is to cancel it once, and to
-    /// cancel a planned pool drops its tasks unpolled.
+    /// This does not wait: `open` or `run` returns when all has ended. Cancelling twice is cancelling once. Cancelling a
+    /// planned pool drops its tasks unpolled, and it ends as soon as it is run.
+    ///
+    /// Unlike cancelling a bare `CancellationToken`, it ends tasks that do not listen.
     ///
     /// # Examples
     ///
@@ -600,7 +644,8 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.close(ClosingReason::Cancelled(None));
     }
 
-    /// Like [`cancel`](Self::cancel), with a reason for the error that [`open`](Self::open) may return.
+    /// Like [`cancel`](Self::cancel), with a reason: for [`closing_reason`](Self::closing_reason), and for the error that
+    /// [`open`](Self::open) may return.
     ///
     /// The first reason stays.
     ///
@@ -625,10 +670,14 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.close(ClosingReason::Cancelled(Some(shared_str(reason.into()))));
     }
 
-    /// Cancels the pool when `signal` is ready; its output is dropped.
+    /// Cancels the pool when `signal` is ready. Its output is dropped.
     ///
-    /// The signal is awaited in a daemon, and no longer than until the pool closes. It is first polled when that daemon
-    /// first runs; for one that must not miss anything from this call on, give it a [`prime`](crate::prime())d future.
+    /// The signal is awaited in a [daemon](TaskBuilder::daemon), until the pool closes. It is first polled when that daemon
+    /// first runs; if it must not miss anything from this call on, pass a [`prime`](crate::prime())d future. It can be
+    /// anything that is awaited: `shutdown_signal()` of the feature `signal`, a `CancellationToken`, a timer, a
+    /// [`LatchEvent`](crate::LatchEvent).
+    ///
+    /// If the signal panics, that is a failure of the pool.
     ///
     /// # Examples
     ///
@@ -655,14 +704,16 @@ impl<E: Send + 'static> Pool<E> {
         });
     }
 
-    /// Waits until a task that is spawned would run at once under the pool's [`limit`](PoolBuilder::limit), or until the
-    /// pool closes. Without a limit it is ready at once.
+    /// Waits until there is room for another task under the pool's [`limit`](PoolBuilder::limit), or until the pool closes.
+    /// Without a limit it is ready at once.
     ///
-    /// It reserves nothing: what others spawn meanwhile may be quicker, and then the task waits for its turn.
+    /// Call it before [`spawn`](Self::spawn) where tasks come faster than they end. Unlike the permit of a `Semaphore`, it
+    /// reserves nothing: what others spawn meanwhile may take the place, and then the task waits for its turn.
     ///
     /// # Cancel safety
     ///
-    /// This method is cancel safe.
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no place
+    /// has been taken.
     ///
     /// # Examples
     ///
@@ -674,6 +725,7 @@ impl<E: Send + 'static> Pool<E> {
     /// let opened = Pool::builder().limit(8).open(async |pool: Pool| {
     ///     for job in 0..100 { // more than fit into memory, say
     ///         pool.ready().await;
+    ///         assert!(pool.len() < 8);
     ///         pool.spawn(async move { println!("{job}") });
     ///     }
     ///     Ok(())
@@ -686,6 +738,9 @@ impl<E: Send + 'static> Pool<E> {
     }
 
     /// Waits until the pool has begun to close, for whatever reason.
+    ///
+    /// This follows the pool as a whole. A task that is to hear when *it* should stop, at its own depth, asks for its
+    /// [`cancellation_token`](crate::cancellation_token()).
     ///
     /// # Cancel safety
     ///
@@ -700,30 +755,40 @@ impl<E: Send + 'static> Pool<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let pool: Pool = Pool::new();
-    /// pool.cancel();
-    /// pool.cancelled().await;
+    /// let observer = tokio::spawn({
+    ///     let pool = pool.clone();
+    ///     async move { pool.cancelled().await }
+    /// });
+    /// pool.spawn(async { Err("no such host".into()) });
+    /// pool.run().await.unwrap_err();
+    /// observer.await.unwrap();
     /// # }
     /// ```
     pub async fn cancelled(&self) {
         self.shared.closing().await;
     }
 
-    /// Whether the pool has begun to close, or has closed. It takes no tasks any more, or only for the time of its
-    /// [`grace`](PoolBuilder::grace) and for depths whose turn is still to come.
+    /// Whether the pool has begun to close, or has closed.
+    ///
+    /// From then on it takes tasks only while the [`grace`](PoolBuilder::grace) lasts, and at depths whose turn is still to
+    /// come; [`try_spawn`](Self::try_spawn) tells.
     ///
     /// # Examples
     ///
     /// ```
     /// let pool: aiodrive::Pool = aiodrive::Pool::new();
     /// assert!(!pool.is_closed());
+    /// pool.cancel();
+    /// assert!(pool.is_closed());
     /// ```
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared.is_closed()
     }
 
-    /// How many tasks the pool has: planned, waiting for their turn, or running. The body is not
-    /// counted.
+    /// How many tasks the pool has: planned, waiting for their turn, or running.
+    ///
+    /// The body is not counted, nor what is below the tasks; daemons are.
     ///
     /// # Examples
     ///
@@ -742,7 +807,10 @@ impl<E: Send + 'static> Pool<E> {
     /// # Examples
     ///
     /// ```
-    /// assert!(aiodrive::Pool::<std::io::Error>::new().is_empty());
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// assert!(pool.is_empty());
+    /// pool.spawn(async {});
+    /// assert!(!pool.is_empty());
     /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -751,37 +819,75 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Why the pool closes, or has closed; `None` while it does not.
     ///
+    /// A task can ask for it in its grace, for example to tell a deployment from a failure.
+    ///
     /// # Examples
     ///
-    /// See [`ClosingReason`].
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::{ClosingReason, Pool, cancellation_token};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(5)).build();
+    /// assert_eq!(pool.closing_reason(), None);
+    /// pool.spawn(async {
+    ///     cancellation_token().cancelled().await;
+    ///     assert_eq!(Pool::<aiodrive::BoxError>::current().closing_reason(), Some(ClosingReason::Failed));
+    /// });
+    /// pool.spawn(async { Err("disk full".into()) });
+    /// assert_eq!(pool.run().await.unwrap_err().failures().len(), 1);
+    /// # }
+    /// ```
     #[must_use]
     pub fn closing_reason(&self) -> Option<ClosingReason> {
         self.shared.closing_reason()
     }
 
-    /// Who is alive in the pool and below it, at any depth, as data and as a drawing: tasks, with the place where each was
-    /// spawned, nested pools, and the functions that run tasks of their own. It answers who keeps a service from
-    /// stopping.
+    /// Who is alive in the pool and below it, at any level: tasks, with the place where each was spawned, nested pools, and
+    /// the functions that run tasks of their own. It answers the question who keeps a service from stopping.
     ///
     /// It can be called at any time and from anywhere: in a task, in a destructor, from another thread, on a pool that was
-    /// not run yet or has ended. It waits for no task, and calls nobody's code under a lock. What it costs is its own time, which is
-    /// that of a walk along all that is alive; to be able to tell costs the tasks next to nothing.
+    /// not run yet or has ended. It waits for no task, and runs no user code under a lock. It takes the time of a walk along
+    /// all that is alive.
     ///
-    /// A nested pool is found below the task in which it was first polled, or directly below the pool if that task is
+    /// A nested pool is found below the task in which it was first polled, or directly below the outer pool if that task is
     /// gone.
     ///
     /// # Examples
     ///
-    /// See [`PoolTree`].
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::builder().name("web").open(async |pool: Pool| {
+    ///     pool.build_task().name("accept").spawn(std::future::pending::<()>());
+    ///     pool.build_task().name("metrics").daemon().spawn(std::future::pending::<()>());
+    ///
+    ///     // web (running, 2 tasks)
+    ///     // ├── accept  src/main.rs:4:38
+    ///     // └── metrics  src/main.rs:5:48  daemon
+    ///     let drawing = pool.tree().to_string();
+    ///     let lines: Vec<_> = drawing.lines().collect();
+    ///     assert_eq!(lines[0], "web (running, 2 tasks)");
+    ///     assert!(lines[1].starts_with("├── accept  ") && lines[2].ends_with("  daemon"));
+    ///
+    ///     pool.cancel();
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
     #[must_use]
     pub fn tree(&self) -> PoolTree {
         let pool: Arc<dyn PoolState> = self.shared.clone();
         PoolTree::new(Arc::clone(&pool), &pool)
     }
 
-    /// The same for the outermost pool around this one, in which this one is marked.
+    /// Like [`tree`](Self::tree), but from the outermost pool around this one, in which this one is marked.
     ///
-    /// It is [`tree`](Self::tree) if there is none, or if this pool does not run.
+    /// It is the same as `tree` if there is none, or if this pool does not run.
     ///
     /// # Examples
     ///
@@ -811,7 +917,11 @@ impl<E: Send + 'static> Pool<E> {
     /// # Examples
     ///
     /// ```
-    /// assert_eq!(aiodrive::Pool::<std::io::Error>::new().name(), None);
+    /// use aiodrive::Pool;
+    ///
+    /// let (named, unnamed): (Pool, Pool) = (Pool::builder().name("web").build(), Pool::new());
+    /// assert_eq!(named.name(), Some("web"));
+    /// assert_eq!(unnamed.name(), None);
     /// ```
     #[must_use]
     pub fn name(&self) -> Option<&str> {

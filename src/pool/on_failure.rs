@@ -2,6 +2,21 @@
 
 /// What a pool does about the failure of a task; decided by
 /// [`PoolBuilder::on_failure`](crate::PoolBuilder::on_failure).
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{OnFailure, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// assert_eq!(OnFailure::default(), OnFailure::Cancel);
+///
+/// let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Discard).build();
+/// pool.spawn(async { Err("nobody minds".into()) });
+/// pool.run().await.unwrap();
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum OnFailure {
     /// Close the pool, and return the failure with all others.

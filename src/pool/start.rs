@@ -10,14 +10,31 @@ use super::output::TaskOutput;
 use super::task::Observer;
 use crate::error::TaskStopped;
 
-/// What a task that was [started](crate::Pool::start) says by that it is ready.
+/// With this, a task that was [started](crate::Pool::start) says that it is ready.
 ///
-/// Dropping it unused says that the task will never be: whoever waits is told [`TaskStopped::NotReady`] at once. If the
-/// task itself drops it in its last moment, as its error or panic does, the answer is how the task ended.
+/// Dropping it unused says that the task will never be ready: whoever waits is told [`TaskStopped::NotReady`] at once. If
+/// the task itself drops it as it ends, with an error or a panic, whoever waits is told that instead.
 ///
 /// # Examples
 ///
-/// See [`Pool::start`](crate::Pool::start).
+/// ```
+/// use aiodrive::{Pool, Started, TaskStopped};
+///
+/// async fn forgetful(started: Started<u16>) {
+///     drop(started);
+///     std::future::pending().await
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// Pool::open(async |pool: Pool| {
+///     assert_eq!(pool.start(forgetful).await, Err(TaskStopped::NotReady));
+///     pool.cancel();
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
 #[must_use = "to drop it says that the task will never be ready"]
 pub struct Started<V>(Arc<Start<V>>);
 
@@ -76,7 +93,22 @@ impl<V> Started<V> {
     ///
     /// # Examples
     ///
-    /// See [`Pool::start`](crate::Pool::start).
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     let port = pool.start(|started| async move {
+    ///         started.ready(8080);
+    ///         // … and serves
+    ///     });
+    ///     assert_eq!(port.await?, 8080);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
     pub fn ready(self, value: V) {
         answer(self.0.take_reply(), Ok(value));
     }

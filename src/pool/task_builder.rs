@@ -50,23 +50,32 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         Self { pool, name: None, place: Place::default() }
     }
 
-    /// Names the task: in the errors of its pool.
+    /// Names the task: in the errors of its pool and in the [tree](Pool::tree).
     ///
     /// # Examples
     ///
-    /// See [`TaskBuilder`].
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("accept").spawn(async {});
+    /// pool.build_task().name(format!("conn {}", 7)).spawn(async {});
+    /// let tree = pool.tree();
+    /// let names: Vec<_> = tree.root().children().map(|task| task.name()).collect();
+    /// assert_eq!(names, [Some("accept"), Some("conn 7")]);
+    /// ```
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(shared_str(name.into()));
         self
     }
 
-    /// Puts the task at a depth, in the order in which the pool closes: from the highest to the lowest, and each is
-    /// joined, with all that is below it, before the next is touched. The default is 0, to which the body belongs too.
+    /// Puts the task at a depth. A pool closes its depths from the highest to the lowest, and each is joined, with all that is
+    /// below it, before the next one is touched. The default is 0, to which the body belongs too.
+    ///
+    /// Give what others rely on a lower depth: an accept loop 1, the connections 0, their storage -1.
     ///
     /// While one depth is being closed, those below it still take tasks. Only a pool that has depth 0 alone, and no grace,
     /// takes none at all as soon as it closes.
-    ///
-    /// So what others rely on goes deep down: an accept loop at 1, the connections at 0, their storage at -1.
     ///
     /// # Examples
     ///
@@ -99,9 +108,10 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// Makes the task a daemon: it does not hold the pool open, and does not count towards its
     /// [`limit`](crate::PoolBuilder::limit).
     ///
-    /// When the body and all other tasks have ended, daemons are cancelled: asked to stop, and aborted after the
-    /// [`grace`](crate::PoolBuilder::grace), so that in a pool with a grace a daemon should listen to its
-    /// [`cancellation_token`](crate::cancellation_token()). A daemon's failure is a failure like any other.
+    /// When the body and all other tasks have ended, daemons are asked to stop, and aborted after the
+    /// [`grace`](crate::PoolBuilder::grace). So in a pool with a grace a daemon should listen to its
+    /// [`cancellation_token`](crate::cancellation_token()): otherwise the pool waits for it until the grace is over. A
+    /// daemon's failure is a failure like any other.
     ///
     /// # Examples
     ///
@@ -133,7 +143,16 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     ///
     /// # Examples
     ///
-    /// See [`TaskBuilder`].
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("lookup").spawn(async { Err("no such host".into()) });
+    /// assert_eq!(pool.run().await.unwrap_err().first().unwrap().task().name(), Some("lookup"));
+    /// # }
+    /// ```
     #[track_caller]
     pub fn spawn<F>(self, task: F)
     where
@@ -216,7 +235,21 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     ///
     /// # Examples
     ///
-    /// See [`Pool::spawn_local`].
+    /// ```
+    /// use std::rc::Rc;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let local = tokio::task::LocalSet::new();
+    /// let opened = local.run_until(Pool::open(async |pool: Pool| {
+    ///     let shared = Rc::new(42);
+    ///     pool.build_task().name("local").spawn_local(async move { assert_eq!(*shared, 42) });
+    ///     Ok(())
+    /// }));
+    /// opened.await
+    /// # }
+    /// ```
     #[track_caller]
     pub fn spawn_local<F>(self, task: F)
     where
@@ -234,11 +267,25 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     ///
     /// # Cancel safety
     ///
-    /// See [`Pool::start`].
+    /// This method is not cancel safe; see [`Pool::start`].
     ///
     /// # Examples
     ///
-    /// See [`Pool::start`].
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     let storage = pool.build_task().name("storage").depth(-1).start(|started| async {
+    ///         started.ready("open");
+    ///     });
+    ///     assert_eq!(storage.await?, "open");
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
     #[track_caller]
     pub fn start<V, S, F>(self, task: S) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
     where

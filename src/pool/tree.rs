@@ -30,6 +30,9 @@ use crate::scope::{Call, Census, Child, ChildOwner, Place, PoolState, Resident, 
 ///
 /// `{:#}` adds why a pool closes. The same can be had as data: the tree is a list of nodes, each before those below it.
 ///
+/// It is a copy: the tasks go on while it is looked at. Pools are visited one after the other, so that the tree of a busy
+/// pool is not exactly one moment.
+///
 /// # Examples
 ///
 /// ```
@@ -56,6 +59,20 @@ pub struct PoolTree {
 }
 
 /// One pool, task or function in a [`PoolTree`].
+///
+/// Its `Display` is its line in the drawing, without what is below it.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::Pool;
+///
+/// let pool: Pool = Pool::builder().name("web").build();
+/// pool.build_task().name("accept").depth(1).spawn(async {});
+/// let tree = pool.tree();
+/// let task = tree.root().children().next().unwrap();
+/// assert!(task.to_string().starts_with("accept  ") && task.to_string().ends_with("  depth 1"));
+/// ```
 #[derive(Clone, Copy)]
 pub struct TreeNode<'a> {
     tree: &'a PoolTree,
@@ -63,6 +80,15 @@ pub struct TreeNode<'a> {
 }
 
 /// What a [`TreeNode`] is.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{NodeKind, Pool};
+///
+/// let pool: Pool = Pool::new();
+/// assert_eq!(pool.tree().root().kind(), NodeKind::Pool);
+/// ```
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum NodeKind {
@@ -105,21 +131,59 @@ impl PoolTree {
     }
 
     /// The pool at the top.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::builder().name("web").build();
+    /// assert_eq!(pool.tree().root().name(), Some("web"));
+    /// ```
     #[must_use]
     pub fn root(&self) -> TreeNode<'_> {
         self.node(0)
     }
 
-    /// The pool that was asked for the tree: the [`root`](Self::root), unless that was
-    /// [`root_tree`](crate::Pool::root_tree).
+    /// The pool that was asked for the tree. With [`root_tree`](crate::Pool::root_tree) it need not be the
+    /// [`root`](Self::root).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::builder().name("service").open(async |_: Pool| {
+    ///     let request = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
+    ///     assert_eq!(request.await?.asked().name(), Some("request"));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
     #[must_use]
     pub fn asked(&self) -> TreeNode<'_> {
         self.nodes().find(|node| node.get().asked).unwrap_or_else(|| self.root())
     }
 
-    /// Everything in the tree, each before what is below it. The tasks of a pool are in the order in which they close: from
-    /// the highest depth to the lowest, and in each the daemons after the others. Those of one kind are in the order in which
-    /// they were spawned, and then those that were not yet.
+    /// Everything in the tree, each node before those below it.
+    ///
+    /// The tasks of a pool are in the order in which they close: from the highest depth to the lowest, and in each depth the
+    /// daemons after the others. Otherwise they are in the order in which they were spawned; those that wait for their turn
+    /// come last.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::builder().name("web").build();
+    /// pool.build_task().name("storage").depth(-1).spawn(async {});
+    /// pool.build_task().name("accept").depth(1).spawn(async {});
+    /// let tree = pool.tree();
+    /// let names: Vec<_> = tree.nodes().filter_map(|node| node.name()).collect();
+    /// assert_eq!(names, ["web", "accept", "storage"]);
+    /// ```
     pub fn nodes(&self) -> impl Iterator<Item = TreeNode<'_>> {
         (0..self.nodes.len()).map(|index| self.node(index))
     }
@@ -151,67 +215,188 @@ impl<'a> TreeNode<'a> {
     }
 
     /// What it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{NodeKind, Pool};
+    ///
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async {});
+    /// let kinds: Vec<_> = pool.tree().nodes().map(|node| node.kind()).collect();
+    /// assert_eq!(kinds, [NodeKind::Pool, NodeKind::Task]);
+    /// ```
     #[must_use]
     pub fn kind(&self) -> NodeKind {
         self.get().kind
     }
 
-    /// The name that the pool or the task was given; that of the function.
+    /// The name that the pool or the task was given, or that of the function.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::builder().name("web").build();
+    /// pool.spawn(async {});
+    /// let tree = pool.tree();
+    /// let names: Vec<_> = tree.nodes().map(|node| node.name()).collect();
+    /// assert_eq!(names, [Some("web"), None]);
+    /// ```
     #[must_use]
     pub fn name(&self) -> Option<&'a str> {
         self.get().name.as_deref()
     }
 
     /// Where the task was spawned, or the function called; `None` for a pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::panic::Location;
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::new();
+    /// let (here, ()) = (Location::caller(), pool.spawn(async {}));
+    /// let tree = pool.tree();
+    /// let task = tree.root().children().next().unwrap();
+    /// assert_eq!(task.spawned_at().unwrap().line(), here.line());
+    /// assert_eq!(tree.root().spawned_at(), None);
+    /// ```
     #[must_use]
     pub fn spawned_at(&self) -> Option<&'static Location<'static>> {
         self.get().location
     }
 
-    /// How it stands.
+    /// Whether it is planned, waits for its turn, runs, closes or has closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{NodeState, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// assert_eq!(pool.tree().root().state(), NodeState::Planned);
+    /// pool.clone().run().await.unwrap();
+    /// assert_eq!(pool.tree().root().state(), NodeState::Closed);
+    /// # }
+    /// ```
     #[must_use]
     pub fn state(&self) -> NodeState {
         self.get().state
     }
 
-    /// Why the pool closes, if it does.
+    /// Why the pool closes; `None` while it does not, and for a task or a function.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{ClosingReason, Pool};
+    ///
+    /// let pool: Pool = Pool::new();
+    /// pool.cancel();
+    /// assert_eq!(pool.tree().root().closing_reason(), Some(&ClosingReason::Cancelled(None)));
+    /// ```
     #[must_use]
     pub fn closing_reason(&self) -> Option<&'a ClosingReason> {
         self.get().reason.as_ref()
     }
 
-    /// How many tasks the pool or the function has that have not ended; those below them are not counted.
+    /// How many tasks the pool or the function has that have not ended. Those below them are not counted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// (0..3).for_each(|_| pool.spawn(async {}));
+    /// assert_eq!(pool.tree().root().tasks(), 3);
+    /// ```
     #[must_use]
     pub fn tasks(&self) -> usize {
         self.get().tasks
     }
 
     /// The [depth](crate::TaskBuilder::depth) of the task in its pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// pool.build_task().depth(-1).spawn(async {});
+    /// assert_eq!(pool.tree().root().children().next().unwrap().depth(), -1);
+    /// ```
     #[must_use]
     pub fn depth(&self) -> i32 {
         self.get().place.depth
     }
 
     /// Whether the task is a [daemon](crate::TaskBuilder::daemon).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// pool.build_task().daemon().spawn(async {});
+    /// assert!(pool.tree().root().children().next().unwrap().is_daemon());
+    /// ```
     #[must_use]
     pub fn is_daemon(&self) -> bool {
         self.get().place.daemon
     }
 
-    /// Whether the future of the pool or function was dropped, and its end is seen to by the runtime. If the task that it
-    /// began in is gone, it is found directly below the pool that waits for it.
+    /// Whether the future of the pool or function was dropped, and its closing goes on without it. If the task in which it
+    /// began is gone, it is found directly below the pool that waits for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Pool, shield};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     drop(shield(tokio::task::yield_now())); // nobody waits for it any more, but it goes on
+    ///     let tree = pool.tree();
+    ///     let shielded = tree.nodes().find(|node| node.name() == Some("shield")).unwrap();
+    ///     assert_eq!(shielded.tasks(), 1);
+    ///     assert!(!tree.root().is_handed_over());
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_handed_over(&self) -> bool {
         self.get().handed_over
     }
 
     /// How far it is below the root, which is at 0.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// pool.spawn(async {});
+    /// let levels: Vec<_> = pool.tree().nodes().map(|node| node.level()).collect();
+    /// assert_eq!(levels, [0, 1]);
+    /// ```
     #[must_use]
     pub fn level(&self) -> usize {
         self.get().level
     }
 
     /// What is directly below it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// (0..3).for_each(|_| pool.spawn(async {}));
+    /// assert_eq!(pool.tree().root().children().count(), 3);
+    /// ```
     pub fn children(&self) -> impl Iterator<Item = TreeNode<'a>> + use<'a> {
         let (tree, level) = (self.tree, self.level());
         let below = (self.index + 1..tree.nodes.len()).map(|index| tree.node(index));
