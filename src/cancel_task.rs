@@ -5,13 +5,14 @@ use tokio::task::{JoinError, JoinHandle};
 /// Aborts a task that was spawned with [`tokio::spawn`] and waits until it has ended, its destructors included.
 ///
 /// Yields the task's output if it had returned before it could be aborted, and `None` if it was aborted. The abort is
-/// requested by the call; whether the returned future is polled matters only to the waiting.
+/// requested by the call itself; the returned future only waits.
 ///
-/// A task of a [`Pool`](crate::Pool) is cancelled with [`TaskHandle::cancel`](crate::TaskHandle::cancel). A bare task
-/// is in no pool: what *it* has opened is closed when it is aborted, but nobody waits for that.
+/// This is for bare tokio tasks. A task of a [`Pool`](crate::Pool) is cancelled with
+/// [`TaskHandle::cancel`](crate::TaskHandle::cancel). A bare task is in no pool: the pools that *it* has opened close when
+/// it is aborted, but nobody waits for that.
 ///
-/// Unlike `JoinHandle::abort`, it is not over before the task is; unlike awaiting the handle, being aborted is no error.
-/// A task that cancels itself ends at that `.await`.
+/// Unlike `JoinHandle::abort`, it is ready only when the task has ended. Unlike awaiting an aborted handle, it does not make
+/// an error of the abort. A task that cancels itself ends at that `.await`.
 ///
 /// # Errors
 ///
@@ -19,7 +20,8 @@ use tokio::task::{JoinError, JoinHandle};
 ///
 /// # Cancel safety
 ///
-/// Dropping the returned future stops the waiting, not the abort. The output of the task is lost.
+/// This function is not cancel safe: the output of the task is lost. Dropping the returned future stops the waiting, not the
+/// abort.
 ///
 /// # Examples
 ///

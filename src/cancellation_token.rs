@@ -4,20 +4,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::scope::Scope;
 
-/// The token that asks the calling task to stop.
+/// The token by which the calling task is asked to stop.
 ///
-/// It is cancelled when the [`depth`](crate::TaskBuilder::depth) of the task is asked to stop, which is the
-/// [`grace`](crate::PoolBuilder::grace) before the abort; without a grace the abort comes at once. In a body it is the
-/// token of depth 0. In a pool with a
-/// grace, pools that are opened in the task listen to it by themselves and close. A pool that is opened when
-/// it *has* been cancelled is cleanup work: it runs as ever, and is cut off by the abort only.
+/// It is cancelled when the pool begins to close the [`depth`](crate::TaskBuilder::depth) of the task. The task then has the
+/// [`grace`](crate::PoolBuilder::grace) to end by itself; without a grace the abort comes at once. In a body it is the token
+/// of depth 0.
 ///
-/// It is tokio-util's own token, for everything that takes one: a task can wait for it, give clones of it away, and make
-/// children of it. When the pool has ended, it is cancelled in any case. To cancel it by hand asks all that hold it, and
-/// the nested pools that listen, but does not close the pool; nor is there a second request after that.
+/// In a pool with a grace, pools that were opened in the task listen to it by themselves and close. A pool that is opened
+/// when it *has* been cancelled is cleanup work: it runs normally, and only the abort cuts it off.
 ///
-/// Outside of a pool, in [`shield`](crate::shield())ed work and in the exit handler of [`with_exit`](crate::with_exit())
-/// the token is one that nobody ever cancels.
+/// It is tokio-util's own [`CancellationToken`], for everything that takes one: a task can wait for it, give clones of it
+/// away, and make children of it. When the pool has ended, it is cancelled in any case. Cancelling it by hand asks everybody
+/// who holds it, and the nested pools that listen, but does not close the pool: that is [`Pool::cancel`](crate::Pool::cancel).
+///
+/// Outside of a pool, in [`shield`](crate::shield())ed work and in the exit handler of [`with_exit`](crate::with_exit()),
+/// the token is never cancelled.
+///
+/// Unlike a token of your own, it need not be passed down through every function, and it cannot be forgotten. See
+/// [cancellation](crate::docs::cancellation) for when to listen.
 ///
 /// # Examples
 ///

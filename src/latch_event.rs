@@ -5,18 +5,18 @@ use std::fmt;
 use tokio::sync::watch;
 use tokio::task::coop::consume_budget;
 
-/// A flag that is set or unset, whose changes can be waited for in both directions.
+/// A flag that is set or unset, and that can be waited on in both directions.
 ///
-/// Cloning it gives another handle to the same flag. It needs no runtime: it can be made, set and asked anywhere, and
-/// waited for on any executor.
+/// A clone is another handle to the same flag. It needs no runtime: it can be made, set and asked anywhere, and waited on in
+/// any executor.
 ///
 /// No pulse is lost: a waiter that is there when the flag is set completes, even if the flag is unset again before the
-/// waiter runs. With a plain [`watch`] channel, `wait_for(|set| *set)` looks only at what the flag is by then, and
-/// sleeps on. A waiter is there from the *call* of `wait_set`, not from its first poll.
+/// waiter runs. A waiter is there from the *call* of [`wait_set`](Self::wait_set), not from its first poll. Unlike this,
+/// `wait_for(|set| *set)` of a plain [`watch`] channel looks only at what the flag is when it runs, and sleeps on.
 ///
-/// Unlike [`Notify`](tokio::sync::Notify), it has a state, which those who come late see; unlike
-/// [`CancellationToken`](tokio_util::sync::CancellationToken), it can be unset. If you need neither, use those. It is
-/// the `Event` of Python's asyncio, with a second direction.
+/// Unlike [`Notify`](tokio::sync::Notify), it has a state, which those who come late see. Unlike a
+/// [`CancellationToken`](tokio_util::sync::CancellationToken), it can be unset. If you need neither, use those. It is the
+/// `Event` of Python's asyncio, with a second direction.
 ///
 /// # Examples
 ///
@@ -43,7 +43,7 @@ pub struct LatchEvent {
 }
 
 impl LatchEvent {
-    /// A flag that is unset.
+    /// Makes a flag that is unset. For one that is set, use `LatchEvent::from(true)`.
     ///
     /// # Examples
     ///
@@ -86,9 +86,11 @@ impl LatchEvent {
     /// # Examples
     ///
     /// ```
-    /// let ready = aiodrive::LatchEvent::new();
-    /// ready.set_to(1 < 2);
-    /// assert!(ready.is_set());
+    /// let online = aiodrive::LatchEvent::new();
+    /// for connections in [0, 1, 2] {
+    ///     online.set_to(connections > 0);
+    /// }
+    /// assert!(online.is_set());
     /// ```
     pub fn set_to(&self, state: bool) {
         // Not `send`, which forgets the value when nobody listens.
@@ -109,12 +111,14 @@ impl LatchEvent {
 
     /// Waits until the flag is set: ready if it was set when this was called, or at any time since.
     ///
-    /// If all handles to the flag are dropped, nobody can change it any more, and a waiter waits for ever.
+    /// The returned future borrows nothing, and can be spawned. If all handles to the flag are dropped, nobody can change it
+    /// any more, and a waiter waits for ever.
     ///
     /// # Cancel safety
     ///
     /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that the
-    /// flag and its other waiters are as they were; what was seen so far is forgotten with the dropped future.
+    /// flag and its other waiters are as they were. What was seen so far is forgotten with the dropped future, so await it by
+    /// reference in a loop.
     ///
     /// # Examples
     ///
@@ -137,7 +141,7 @@ impl LatchEvent {
     ///
     /// # Cancel safety
     ///
-    /// See [`wait_set`](Self::wait_set).
+    /// This method is cancel safe in the same way as [`wait_set`](Self::wait_set).
     ///
     /// # Examples
     ///
@@ -154,16 +158,16 @@ impl LatchEvent {
         self.wait_for(false)
     }
 
-    /// Waits until the flag has changed since this was called, and says what it is by then.
+    /// Waits until the flag has changed since this was called, and yields what it is by then.
     ///
-    /// After a pulse that is what it was before; to follow every state, [`subscribe`](Self::subscribe) does not help
-    /// either, since it too may skip some: send them through a channel.
+    /// After a pulse, that is what it was before. Neither this nor [`subscribe`](Self::subscribe) shows every state, since
+    /// several changes may look like one: to follow them all, send them through a channel.
     ///
     /// If all handles to the flag are dropped, nobody can change it any more, and a waiter waits for ever.
     ///
     /// # Cancel safety
     ///
-    /// See [`wait_set`](Self::wait_set).
+    /// This method is cancel safe in the same way as [`wait_set`](Self::wait_set).
     ///
     /// # Examples
     ///
@@ -186,7 +190,7 @@ impl LatchEvent {
 
     /// A receiver of the flag's states, for what the waiters here do not offer: `changed()`, `wait_for()`, a stream.
     ///
-    /// It sees the newest state, and may skip others.
+    /// It sees the newest state, and may skip others. It does not keep the flag alive.
     ///
     /// # Examples
     ///

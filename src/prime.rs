@@ -8,12 +8,12 @@ use tokio::task::coop::unconstrained;
 
 /// Polls a future once, now, and gives it back to be awaited later.
 ///
-/// What the future does up to its first `.await` that has to wait has happened when `prime` returns: a request is sent,
-/// a place in a queue is taken. After that nothing goes on until it is awaited, and no wake-up is lost: the first poll
-/// of the returned [`Primed`] polls the future again. It has not spent any of the task's coop budget, so that many
-/// futures can be primed in a row.
+/// When `prime` returns, the future has gone as far as its first `.await` that has to wait: a request is sent, a place in a
+/// queue is taken. It goes no further until it is awaited. No wake-up is lost, since the first poll of the returned
+/// [`Primed`] polls the future again.
 ///
-/// Unlike with [`tokio::spawn`], the future stays in its caller and can borrow from it.
+/// Unlike with [`tokio::spawn`], the future stays in its caller and can borrow from it. The poll spends none of the task's
+/// coop budget, so that many futures can be primed in a row.
 ///
 /// # Panics
 ///
@@ -21,7 +21,7 @@ use tokio::task::coop::unconstrained;
 ///
 /// # Cancel safety
 ///
-/// Dropping the returned [`Primed`] drops the future, in the middle of what it has begun.
+/// Cancel safe if `future` is. Dropping the returned [`Primed`] drops the future in the middle of what it has begun.
 ///
 /// # Examples
 ///
@@ -52,6 +52,17 @@ pub fn prime<F: Future>(future: F) -> Primed<F> {
 }
 
 /// The future of [`prime`].
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let ready: aiodrive::Primed<_> = aiodrive::prime(async { 42 });
+/// assert_eq!(format!("{ready:?}"), r#"Primed { state: "ready" }"#);
+/// assert_eq!(ready.await, 42);
+/// # }
+/// ```
 #[must_use = "only the first poll of the future has been made"]
 pub struct Primed<F: Future> {
     state: State<F>,

@@ -1,11 +1,12 @@
 //! What the outside world says to a service that is to stop.
 
-/// Ready when the process is asked to stop: by SIGINT or SIGTERM, or by Ctrl-C or Ctrl-Break on Windows.
+/// Waits until the process is asked to stop: by SIGINT or SIGTERM, or by Ctrl-C or Ctrl-Break on Windows.
 ///
-/// It listens from its first poll on; a signal that came before did what it does to a process that does not listen.
-/// From then on the process is not ended by these signals any more, also not when the future has been dropped: that is
-/// how tokio has it. So call it a second time to learn of a second signal. To listen from now on, [`prime`](crate::prime())
-/// it.
+/// It listens from its first poll on. Until then, a signal ends the process as usual; to listen from the call on,
+/// [`prime`](crate::prime()) it. After that, these signals no longer end the process, even when the future has been dropped:
+/// so it is in tokio. Call this a second time to learn of a second signal.
+///
+/// Unlike [`tokio::signal::ctrl_c`], it also hears SIGTERM, which is what service managers and containers send.
 ///
 /// # Panics
 ///
@@ -14,7 +15,7 @@
 ///
 /// # Cancel safety
 ///
-/// This function is cancel safe, but a signal that comes while nobody waits is lost.
+/// This function is not cancel safe: a signal that comes while nobody waits is lost.
 ///
 /// # Examples
 ///

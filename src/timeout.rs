@@ -15,11 +15,14 @@ use crate::untold::Untold;
 
 /// Runs a future for at most `limit`, and returns when what it cut off has ended.
 ///
-/// At the limit the future is dropped. The pools, races and groups that it was in the middle of are closed by that; this
-/// waits for the end of all their tasks, which a limit cannot shorten. A future that is ready when it is first polled
-/// wins, also against a limit of zero. The limit counts from the call; `Duration::MAX` is no limit.
+/// At the limit the future is dropped, which closes the pools and groups that it was in the middle of. This waits until all
+/// their tasks have ended, also beyond the limit. The limit counts from the call; `Duration::MAX` is no limit.
 ///
-/// Unlike [`tokio::time::timeout`], it leaves nothing behind. It costs the same, but for one allocation.
+/// Unlike [`tokio::time::timeout`], it leaves nothing behind. It costs one allocation more.
+///
+/// # Fairness
+///
+/// A future that is ready when it is first polled wins, also against a limit of zero.
 ///
 /// # Errors
 ///
@@ -28,13 +31,12 @@ use crate::untold::Untold;
 /// # Panics
 ///
 /// - When polled outside of a tokio runtime, or in one without timers, as tokio's does, unless there is no limit.
-/// - With the panic of `future`, also of a destructor at the limit, after what it left behind has ended.
+/// - With the panic of `future`, or of its destructor at the limit, after what it left behind has ended.
 ///
 /// # Cancel safety
 ///
-/// Cancel safe if `future` is and leaves nothing below that has to be waited for, during which its output could be lost.
-/// Dropping the returned future drops `future`; what that leaves running is waited for by
-/// the enclosing pool.
+/// Cancel safe if `future` is, and has no tasks below it when it is ready: while those are waited for, its output could be
+/// lost. Dropping the returned future drops `future`; the enclosing pool waits for what that leaves running.
 ///
 /// # Examples
 ///
@@ -48,7 +50,7 @@ use crate::untold::Untold;
 ///     pool.spawn(tokio::time::sleep(Duration::from_secs(3600)));
 ///     Ok(())
 /// });
-/// assert!(timeout(Duration::from_secs(1), slow).await.is_err()); // and the task is gone
+/// assert!(timeout(Duration::from_secs(1), slow).await.is_err()); // and the task has ended
 /// assert_eq!(timeout(Duration::ZERO, async { 1 }).await, Ok(1));
 /// # }
 /// ```

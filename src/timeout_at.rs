@@ -9,7 +9,9 @@ use crate::timeout::cut_off_at;
 
 /// Runs a future until `deadline` at most, and returns when what it cut off has ended.
 ///
-/// Like [`timeout`](crate::timeout()) in everything else. A deadline that has passed is one of now.
+/// Like [`timeout`](crate::timeout()) in everything else. A deadline in the past leaves the future one poll.
+///
+/// Unlike [`tokio::time::timeout_at`], it leaves nothing behind. Use it where several steps share one deadline.
 ///
 /// # Errors
 ///
@@ -21,7 +23,7 @@ use crate::timeout::cut_off_at;
 ///
 /// # Cancel safety
 ///
-/// See [`timeout`](crate::timeout()).
+/// Cancel safe under the conditions of [`timeout`](crate::timeout()).
 ///
 /// # Examples
 ///

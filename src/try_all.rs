@@ -10,7 +10,7 @@ use crate::group::Group;
 use crate::scope::Cleanup;
 use crate::slots::{Choice, Slots, for_tuples};
 
-/// Runs futures at the same time, as tasks, and yields their values, in order, or every error.
+/// Runs futures at the same time, as tasks, and yields all their values, in order, or every error.
 ///
 /// At the first error or panic the others are aborted. `try_all` is ready only when all have ended, with everything
 /// below them.
@@ -18,12 +18,13 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// The futures are spawned when `try_all` is called, on the runtime that it is called from. They come as a `Vec`, an
 /// array or a tuple of up to eight; the values of a tuple may differ in type, the errors may not.
 ///
-/// Unlike [`tokio::try_join!`](https://docs.rs/tokio/latest/tokio/macro.try_join.html), it runs its branches as tasks of their own, which may use several processors, waits for
-/// those that it has cut off, and returns the panics and all the errors instead of the first.
+/// Unlike [`tokio::try_join!`](https://docs.rs/tokio/latest/tokio/macro.try_join.html), it runs its branches as tasks of
+/// their own, which may use several processors and cannot borrow from the caller, waits for those that it has cut off, and
+/// returns all errors and panics instead of the first error.
 ///
 /// # Errors
 ///
-/// With all failures in order of occurrence, the one that ended it first.
+/// With all failures in order of occurrence: the first is the one that made it abort the others.
 ///
 /// # Panics
 ///
@@ -31,8 +32,8 @@ use crate::slots::{Choice, Slots, for_tuples};
 ///
 /// # Cancel safety
 ///
-/// Cancel safe if the futures are. Dropping the returned future aborts all of them; the enclosing pool waits for their
-/// end, and reports what failed meanwhile.
+/// Cancel safe if the futures are. Dropping the returned future aborts all of them. The enclosing pool waits for their end,
+/// and reports what failed meanwhile.
 ///
 /// # Examples
 ///
@@ -48,8 +49,11 @@ use crate::slots::{Choice, Slots, for_tuples};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), aiodrive::PoolError> {
-/// let (user, page) = try_all((user(), page())).await?;
-/// assert_eq!((user, page), ("Ada", 7));
+/// let (name, number) = try_all((user(), page())).await?;
+/// assert_eq!((name, number), ("Ada", 7));
+///
+/// let pages: Vec<u32> = try_all((0..3).map(|_| page()).collect::<Vec<_>>()).await?;
+/// assert_eq!(pages, [7, 7, 7]);
 /// # Ok(())
 /// # }
 /// ```

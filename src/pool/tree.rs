@@ -353,17 +353,21 @@ impl<'a> TreeNode<'a> {
     /// # Examples
     ///
     /// ```
-    /// use aiodrive::{Pool, shield};
+    /// use std::time::Duration;
+    /// use aiodrive::{Pool, prime};
     ///
-    /// # #[tokio::main(flavor = "current_thread")]
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
-    /// Pool::open(async |pool: Pool| {
-    ///     drop(shield(tokio::task::yield_now())); // nobody waits for it any more, but it goes on
-    ///     let tree = pool.tree();
-    ///     let shielded = tree.nodes().find(|node| node.name() == Some("shield")).unwrap();
-    ///     assert_eq!(shielded.tasks(), 1);
-    ///     assert!(!tree.root().is_handed_over());
-    ///     Ok(())
+    /// Pool::open(async |outer: Pool| {
+    ///     let nested = Pool::builder().name("nested").grace(Duration::from_secs(1)).open(async |pool: Pool| {
+    ///         pool.spawn(std::future::pending::<()>());
+    ///         Ok(())
+    ///     });
+    ///     drop(prime(nested)); // opened, and dropped halfway
+    ///
+    ///     let tree = outer.tree();
+    ///     assert!(tree.nodes().any(|node| node.name() == Some("nested") && node.is_handed_over()));
+    ///     Ok(()) // after the second that the nested pool takes to close
     /// })
     /// .await
     /// # }
