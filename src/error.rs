@@ -36,7 +36,8 @@ pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 /// up on a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides another:
 /// [`failures`](Self::failures) has all of them, and the first is the one that closed the pool.
 ///
-/// Its `Display` is one line; `{:#}` prints one failure a line and indents the failures of nested pools.
+/// Its `Display` is one line; `{:#}` prints one failure a line and indents the failures of nested pools. A `main` that
+/// returns a `PoolError` prints its `Debug`, which is longer and made for debugging: print `{error:#}` there yourself.
 ///
 /// Unlike tokio's `JoinError`, it knows the name of the task and where it was spawned, and it holds the task's own error
 /// beside the panics.

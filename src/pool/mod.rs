@@ -219,6 +219,9 @@ impl<E: Send + 'static> Pool<E> {
     /// The body runs in the calling task and can borrow from it. The tasks run on the runtime, and cannot: what they need
     /// is moved into them. See [how a pool closes](Self#how-a-pool-closes).
     ///
+    /// Write the type of the body's argument: `pool: Pool` for errors of every kind, `pool: Pool<MyError>` for one. Without
+    /// it, the compiler often cannot tell the error type.
+    ///
     /// Unlike a `JoinSet` or a `TaskTracker`, the pool lives inside this call: there is no way to return without having
     /// joined its tasks.
     ///
@@ -379,8 +382,14 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// Unlike with [`tokio::spawn`], there is no handle to be kept: the pool waits for the task, and returns its error.
     ///
-    /// An async block that is an endless loop has the type `!`, in which `?` cannot be used. Make it an `async fn` that
-    /// returns a `Result`.
+    /// Three things that the compiler may complain about:
+    ///
+    /// - A function with another error type than the pool's is wrapped, so that `?` can convert the error:
+    ///   `pool.spawn(async { job().await?; Ok(()) })`.
+    /// - Values from around the pool are moved into the task with `async move`. For several tasks they are cloned first,
+    ///   outside of the block.
+    /// - An async block that is an endless loop has the type `!`, in which `?` cannot be used. Make it an `async fn` that
+    ///   returns a `Result`.
     ///
     /// # Examples
     ///
@@ -672,7 +681,8 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Cancels the pool when `signal` is ready. Its output is dropped.
     ///
-    /// The signal is awaited in a [daemon](TaskBuilder::daemon), until the pool closes. It is first polled when that daemon
+    /// The signal is awaited in a [daemon](TaskBuilder::daemon), until the pool closes. That is a task of the pool, which
+    /// [`len`](Self::len) counts and [`tree`](Self::tree) shows, with the line of this call. It is first polled when the daemon
     /// first runs; if it must not miss anything from this call on, pass a [`prime`](crate::prime())d future. It can be
     /// anything that is awaited: `shutdown_signal()` of the feature `signal`, a `CancellationToken`, a timer, a
     /// [`LatchEvent`](crate::LatchEvent).
