@@ -8,11 +8,11 @@ use tokio::task::{JoinError, JoinHandle};
 /// requested by the call itself; the returned future only waits.
 ///
 /// This is for bare tokio tasks. A task of a [`Pool`](crate::Pool) is cancelled with
-/// [`TaskHandle::cancel`](crate::TaskHandle::cancel). A bare task is in no pool: the pools that *it* has opened close when
-/// it is aborted, but nobody waits for that.
+/// [`TaskHandle::cancel`](crate::TaskHandle::cancel). A bare task is in no pool: the pools that *it* has opened close
+/// when it is aborted, but nobody waits for that.
 ///
-/// Unlike `JoinHandle::abort`, it is ready only when the task has ended. Unlike awaiting an aborted handle, it does not make
-/// an error of the abort. A task that cancels itself ends at that `.await`.
+/// Unlike `JoinHandle::abort`, it is ready only when the task has ended. Unlike awaiting an aborted handle, it does not
+/// make an error of the abort. A task that cancels itself ends at that `.await`.
 ///
 /// # Errors
 ///
@@ -20,8 +20,8 @@ use tokio::task::{JoinError, JoinHandle};
 ///
 /// # Cancel safety
 ///
-/// This function is not cancel safe: the output of the task is lost. Dropping the returned future stops the waiting, not the
-/// abort.
+/// This function is not cancel safe: the output of the task is lost. Dropping the returned future stops the waiting,
+/// not the abort.
 ///
 /// # Examples
 ///

@@ -6,19 +6,20 @@ use crate::scope::Scope;
 
 /// The token by which the calling task is asked to stop.
 ///
-/// It is cancelled when the pool begins to close the [`depth`](crate::TaskBuilder::depth) of the task. The task then has the
-/// [`grace`](crate::PoolBuilder::grace) to end by itself; without a grace the abort comes at once. In a body it is the token
-/// of depth 0.
+/// It is cancelled when the pool begins to close the [`depth`](crate::TaskBuilder::depth) of the task. The task then
+/// has the [`grace`](crate::PoolBuilder::grace) to end by itself; without a grace the abort comes at once. In a body it
+/// is the token of depth 0.
 ///
-/// In a pool with a grace, pools that were opened in the task listen to it by themselves and close. A pool that is opened
-/// when it *has* been cancelled is cleanup work: it runs normally, and only the abort cuts it off.
+/// In a pool with a grace, pools that were opened in the task listen to it by themselves and close. A pool that is
+/// opened when it *has* been cancelled is cleanup work: it runs normally, and only the abort cuts it off.
 ///
-/// It is tokio-util's own [`CancellationToken`], for everything that takes one: a task can wait for it, give clones of it
-/// away, and make children of it. When the pool has ended, it is cancelled in any case. Cancelling it by hand asks everybody
-/// who holds it, and the nested pools that listen, but does not close the pool: that is [`Pool::cancel`](crate::Pool::cancel).
+/// It is tokio-util's own [`CancellationToken`], for everything that takes one: a task can wait for it, give clones of
+/// it away, and make children of it. When the pool has ended, it is cancelled in any case. Cancelling it by hand asks
+/// everybody who holds it, and the nested pools that listen, but does not close the pool: that is
+/// [`Pool::cancel`](crate::Pool::cancel).
 ///
-/// Outside of a pool, in [`shield`](crate::shield())ed work and in the exit handler of [`with_exit`](crate::with_exit()),
-/// the token is never cancelled.
+/// Outside of a pool, in [`shield`](crate::shield())ed work and in the exit handler of
+/// [`with_exit`](crate::with_exit()), the token is never cancelled.
 ///
 /// Unlike a token of your own, it need not be passed down through every function, and it cannot be forgotten. See
 /// [cancellation](crate::docs::cancellation) for when to listen.

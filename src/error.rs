@@ -10,8 +10,8 @@ use crate::closing_reason::ClosingReason;
 
 /// The error type of a [`Pool`](crate::Pool) that names no other: any error that can cross threads.
 ///
-/// `?` converts every error into it, and `.into()` a text. It is the usual boxed error; `anyhow::Error` converts into it,
-/// too.
+/// `?` converts every error into it, and `.into()` a text. It is the usual boxed error; `anyhow::Error` converts into
+/// it, too.
 ///
 /// # Examples
 ///
@@ -32,15 +32,15 @@ pub type BoxError = Box<dyn Error + Send + Sync + 'static>;
 
 /// Everything that went wrong in a pool, in order of occurrence.
 ///
-/// A pool returns this when a task or the body failed, when something below it failed whose owner was gone, when it gave
-/// up on a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides another:
+/// A pool returns this when a task or the body failed, when something below it failed whose owner was gone, when it
+/// gave up on a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides another:
 /// [`failures`](Self::failures) has all of them, and the first is the one that closed the pool.
 ///
 /// Its `Display` is one line; `{:#}` prints one failure a line and indents the failures of nested pools. A `main` that
 /// returns a `PoolError` prints its `Debug`, which is longer and made for debugging: print `{error:#}` there yourself.
 ///
-/// Unlike tokio's `JoinError`, it knows the name of the task and where it was spawned, and it holds the task's own error
-/// beside the panics.
+/// Unlike tokio's `JoinError`, it knows the name of the task and where it was spawned, and it holds the task's own
+/// error beside the panics.
 ///
 /// See [errors and panics](crate::docs::errors_and_panics) for where each failure goes.
 ///
@@ -290,8 +290,8 @@ impl<E> PoolError<E> {
         }
     }
 
-    /// What failed below the pool when its own owner was gone: tasks that were still ending, shielded work and exit handlers
-    /// whose future had been dropped.
+    /// What failed below the pool when its own owner was gone: tasks that were still ending, shielded work and exit
+    /// handlers whose future had been dropped.
     ///
     /// # Examples
     ///
@@ -314,12 +314,12 @@ impl<E> PoolError<E> {
         &self.0.cleanup_failures
     }
 
-    /// What the pool has given up on: every task, of the pool and of all that is below it, that had not ended when the time of
-    /// [`abandon_after`](crate::PoolBuilder::abandon_after) was over.
+    /// What the pool has given up on: every task, of the pool and of all that is below it, that had not ended when the
+    /// time of [`abandon_after`](crate::PoolBuilder::abandon_after) was over.
     ///
-    /// The tasks of one depth are in the order in which they were spawned, daemons after the others, each followed by those
-    /// below it. Last come those whose owner is gone. If the pool waited for something that is no task, for example a pool that
-    /// was moved out of its task, then its own body is named instead.
+    /// The tasks of one depth are in the order in which they were spawned, daemons after the others, each followed by
+    /// those below it. Last come those whose owner is gone. If the pool waited for something that is no task, for
+    /// example a pool that was moved out of its task, then its own body is named instead.
     ///
     /// # Examples
     ///
@@ -333,7 +333,7 @@ impl<E> PoolError<E> {
     /// let (started, running) = tokio::sync::oneshot::channel();
     /// let pool: Pool = Pool::builder().abandon_after(Duration::from_millis(1)).build();
     /// pool.build_task().name("printer").spawn_blocking(move || {
-    ///     drop(started.send(()));
+    ///     let _ = started.send(());
     ///     drop(blocked.recv()); // for ever, as far as the pool can tell
     /// });
     /// pool.cancel_on(running);
@@ -436,8 +436,8 @@ impl fmt::Write for Indented<'_, '_> {
 }
 
 impl<E: Debug + Display + 'static> Error for PoolError<E> {
-    /// The cause of the only failure; with several, each failure has its own. Of a pool that was only cancelled: that it
-    /// was asked to stop.
+    /// The cause of the only failure; with several, each failure has its own. Of a pool that was only cancelled: that
+    /// it was asked to stop.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self.failures() {
             [] if self.is_cancelled() => Some(&AskedToStop),

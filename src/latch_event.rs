@@ -7,16 +7,17 @@ use tokio::task::coop::consume_budget;
 
 /// A flag that is set or unset, and that can be waited on in both directions.
 ///
-/// A clone is another handle to the same flag. It needs no runtime: it can be made, set and asked anywhere, and waited on in
-/// any executor.
+/// A clone is another handle to the same flag. It needs no runtime: it can be made, set and asked anywhere, and waited
+/// on in any executor.
 ///
 /// No pulse is lost: a waiter that is there when the flag is set completes, even if the flag is unset again before the
-/// waiter runs. A waiter is there from the *call* of [`wait_set`](Self::wait_set), not from its first poll. Unlike this,
-/// `wait_for(|set| *set)` of a plain [`watch`] channel looks only at what the flag is when it runs, and sleeps on.
+/// waiter runs. A waiter is there from the *call* of [`wait_set`](Self::wait_set), not from its first poll. Unlike
+/// this, `wait_for(|set| *set)` of a plain [`watch`] channel looks only at what the flag is when it runs, and sleeps
+/// on.
 ///
 /// Unlike [`Notify`](tokio::sync::Notify), it has a state, which those who come late see. Unlike a
-/// [`CancellationToken`](tokio_util::sync::CancellationToken), it can be unset. If you need neither, use those. It is the
-/// `Event` of Python's asyncio, with a second direction.
+/// [`CancellationToken`](tokio_util::sync::CancellationToken), it can be unset. If you need neither, use those. It is
+/// the `Event` of Python's asyncio, with a second direction.
 ///
 /// # Examples
 ///
@@ -111,14 +112,14 @@ impl LatchEvent {
 
     /// Waits until the flag is set: ready if it was set when this was called, or at any time since.
     ///
-    /// The returned future borrows nothing, and can be spawned. If all handles to the flag are dropped, nobody can change it
-    /// any more, and a waiter waits for ever.
+    /// The returned future borrows nothing, and can be spawned. If all handles to the flag are dropped, nobody can
+    /// change it any more, and a waiter waits for ever.
     ///
     /// # Cancel safety
     ///
     /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that the
-    /// flag and its other waiters are as they were. What was seen so far is forgotten with the dropped future, so await it by
-    /// reference in a loop.
+    /// flag and its other waiters are as they were. What was seen so far is forgotten with the dropped future, so await
+    /// it by reference in a loop.
     ///
     /// # Examples
     ///
@@ -160,8 +161,8 @@ impl LatchEvent {
 
     /// Waits until the flag has changed since this was called, and yields what it is by then.
     ///
-    /// After a pulse, that is what it was before. Neither this nor [`subscribe`](Self::subscribe) shows every state, since
-    /// several changes may look like one: to follow them all, send them through a channel.
+    /// After a pulse, that is what it was before. Neither this nor [`subscribe`](Self::subscribe) shows every state,
+    /// since several changes may look like one: to follow them all, send them through a channel.
     ///
     /// If all handles to the flag are dropped, nobody can change it any more, and a waiter waits for ever.
     ///

@@ -8,12 +8,12 @@ use tokio::task::coop::unconstrained;
 
 /// Polls a future once, now, and gives it back to be awaited later.
 ///
-/// When `prime` returns, the future has gone as far as its first `.await` that has to wait: a request is sent, a place in a
-/// queue is taken. It goes no further until it is awaited. No wake-up is lost, since the first poll of the returned
-/// [`Primed`] polls the future again.
+/// When `prime` returns, the future has gone as far as its first `.await` that has to wait: a request is sent, a place
+/// in a queue is taken. It goes no further until it is awaited. No wake-up is lost, since the first poll of the
+/// returned [`Primed`] polls the future again.
 ///
-/// Unlike with [`tokio::spawn`], the future stays in its caller and can borrow from it. The poll spends none of the task's
-/// coop budget, so that many futures can be primed in a row.
+/// Unlike with [`tokio::spawn`], the future stays in its caller and can borrow from it. The poll spends none of the
+/// task's coop budget, so that many futures can be primed in a row.
 ///
 /// # Panics
 ///

@@ -10,16 +10,16 @@ use crate::slots::for_tuples;
 
 /// Runs futures at the same time, as tasks, and yields the index and the output of the first to finish.
 ///
-/// The others are aborted, and `race` is ready only when they have ended, with everything below them. An `Err` wins as an
-/// `Ok` does: to race for the first success, let a future that fails wait for ever, or collect with
+/// The others are aborted, and `race` is ready only when they have ended, with everything below them. An `Err` wins as
+/// an `Ok` does: to race for the first success, let a future that fails wait for ever, or collect with
 /// [`wait_all`](crate::wait_all()).
 ///
 /// The futures are spawned when `race` is called, on the runtime that it is called from. They come as a `Vec`, an array
 /// or a tuple of up to eight, all with the same output type.
 ///
-/// Unlike [`tokio::select!`](https://docs.rs/tokio/latest/tokio/macro.select.html), it runs its branches as tasks of their
-/// own, which may use several processors, cannot borrow from the caller, and are waited for when they are cut off. Unlike
-/// `JoinSet::join_next`, it leaves nothing behind.
+/// Unlike [`tokio::select!`](https://docs.rs/tokio/latest/tokio/macro.select.html), it runs its branches as tasks of
+/// their own, which may use several processors, cannot borrow from the caller, and are waited for when they are cut
+/// off. Unlike `JoinSet::join_next`, it leaves nothing behind.
 ///
 /// # Fairness
 ///
@@ -35,8 +35,8 @@ use crate::slots::for_tuples;
 ///
 /// # Cancel safety
 ///
-/// Cancel safe if the futures are. Dropping the returned future aborts all of them, and the enclosing pool waits for their
-/// end.
+/// Cancel safe if the futures are. Dropping the returned future aborts all of them, and the enclosing pool waits for
+/// their end.
 ///
 /// # Examples
 ///

@@ -15,15 +15,15 @@ use crate::scope::{Call, Owner, Scope};
 
 /// Runs a future as a task that goes on to its end even if the caller is cancelled.
 ///
-/// Dropping the returned [`Shield`], because the task that awaits it was aborted or ran into a timeout, does not stop the
-/// future: it runs on, and the enclosing pool waits for it. Use it for what must not be cut in half, such as the commit of
-/// a transaction, and keep it short: a pool that closes cannot cut it off either.
+/// Dropping the returned [`Shield`], because the task that awaits it was aborted or ran into a timeout, does not stop
+/// the future: it runs on, and the enclosing pool waits for it. Use it for what must not be cut in half, such as the
+/// commit of a transaction, and keep it short: a pool that closes cannot cut it off either.
 ///
 /// The future is spawned when `shield` is called, on the runtime that it is called from.
 ///
-/// Unlike a bare [`tokio::spawn`], it is known to the enclosing pool, which waits for it. If nobody awaits the `Shield` any
-/// more, a panic is one of the pool's [cleanup failures](crate::PoolError::cleanup_failures), and the output is dropped,
-/// even if it is an `Err`. Where such an error must be reported, spawn a task of the pool instead.
+/// Unlike a bare [`tokio::spawn`], it is known to the enclosing pool, which waits for it. If nobody awaits the `Shield`
+/// any more, a panic is one of the pool's [cleanup failures](crate::PoolError::cleanup_failures), and the output is
+/// dropped, even if it is an `Err`. Where such an error must be reported, spawn a task of the pool instead.
 ///
 /// # Panics
 ///
@@ -33,8 +33,9 @@ use crate::scope::{Call, Owner, Scope};
 ///
 /// # Cancel safety
 ///
-/// Awaiting the returned [`Shield`] by reference is cancel safe. If another branch of a `tokio::select!` completes first, it
-/// is guaranteed that the output has not been taken. Dropping it leaves the future running: that is what it is for.
+/// Awaiting the returned [`Shield`] by reference is cancel safe. If another branch of a `tokio::select!` completes
+/// first, it is guaranteed that the output has not been taken. Dropping it leaves the future running: that is what it
+/// is for.
 ///
 /// # Examples
 ///

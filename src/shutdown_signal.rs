@@ -3,8 +3,8 @@
 /// Waits until the process is asked to stop: by SIGINT or SIGTERM, or by Ctrl-C or Ctrl-Break on Windows.
 ///
 /// It listens from its first poll on. Until then, a signal ends the process as usual; to listen from the call on,
-/// [`prime`](crate::prime()) it. After that, these signals no longer end the process, even when the future has been dropped:
-/// so it is in tokio. Call this a second time to learn of a second signal.
+/// [`prime`](crate::prime()) it. After that, these signals no longer end the process, even when the future has been
+/// dropped: so it is in tokio. Call this a second time to learn of a second signal.
 ///
 /// Unlike [`tokio::signal::ctrl_c`], it also hears SIGTERM, which is what service managers and containers send.
 ///

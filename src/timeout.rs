@@ -15,8 +15,8 @@ use crate::untold::Untold;
 
 /// Runs a future for at most `limit`, and returns when what it cut off has ended.
 ///
-/// At the limit the future is dropped, which closes the pools and groups that it was in the middle of. This waits until all
-/// their tasks have ended, also beyond the limit. The limit counts from the call; `Duration::MAX` is no limit.
+/// At the limit the future is dropped, which closes the pools and groups that it was in the middle of. This waits until
+/// all their tasks have ended, also beyond the limit. The limit counts from the call; `Duration::MAX` is no limit.
 ///
 /// Unlike [`tokio::time::timeout`], it leaves nothing behind. It costs one allocation more.
 ///
@@ -35,8 +35,8 @@ use crate::untold::Untold;
 ///
 /// # Cancel safety
 ///
-/// Cancel safe if `future` is, and has no tasks below it when it is ready: while those are waited for, its output could be
-/// lost. Dropping the returned future drops `future`; the enclosing pool waits for what that leaves running.
+/// Cancel safe if `future` is, and has no tasks below it when it is ready: while those are waited for, its output could
+/// be lost. Dropping the returned future drops `future`; the enclosing pool waits for what that leaves running.
 ///
 /// # Examples
 ///

@@ -18,9 +18,9 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// The futures are spawned when `try_all` is called, on the runtime that it is called from. They come as a `Vec`, an
 /// array or a tuple of up to eight; the values of a tuple may differ in type, the errors may not.
 ///
-/// Unlike [`tokio::try_join!`](https://docs.rs/tokio/latest/tokio/macro.try_join.html), it runs its branches as tasks of
-/// their own, which may use several processors and cannot borrow from the caller, waits for those that it has cut off, and
-/// returns all errors and panics instead of the first error.
+/// Unlike [`tokio::try_join!`](https://docs.rs/tokio/latest/tokio/macro.try_join.html), it runs its branches as tasks
+/// of their own, which may use several processors and cannot borrow from the caller, waits for those that it has cut
+/// off, and returns all errors and panics instead of the first error.
 ///
 /// # Errors
 ///
@@ -32,8 +32,8 @@ use crate::slots::{Choice, Slots, for_tuples};
 ///
 /// # Cancel safety
 ///
-/// Cancel safe if the futures are. Dropping the returned future aborts all of them. The enclosing pool waits for their end,
-/// and reports what failed meanwhile.
+/// Cancel safe if the futures are. Dropping the returned future aborts all of them. The enclosing pool waits for their
+/// end, and reports what failed meanwhile.
 ///
 /// # Examples
 ///

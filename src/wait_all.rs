@@ -12,14 +12,14 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// Runs futures at the same time, as tasks, each to its end, and yields for each of them, in order, its value or its
 /// failure.
 ///
-/// A failure stops none of the others. The result has a place for every future, whether it returned, failed or panicked.
-/// `wait_all` is ready only when all have ended, with everything below them.
+/// A failure stops none of the others. The result has a place for every future, whether it returned, failed or
+/// panicked. `wait_all` is ready only when all have ended, with everything below them.
 ///
 /// The futures are spawned when `wait_all` is called, on the runtime that it is called from. They come as a `Vec`, an
 /// array or a tuple of up to eight, whose values and errors may differ in type.
 ///
-/// Unlike [`tokio::join!`](https://docs.rs/tokio/latest/tokio/macro.join.html), it runs its branches as tasks of their own,
-/// which may use several processors and cannot borrow from the caller, and a panic of one is a result. Unlike
+/// Unlike [`tokio::join!`](https://docs.rs/tokio/latest/tokio/macro.join.html), it runs its branches as tasks of their
+/// own, which may use several processors and cannot borrow from the caller, and a panic of one is a result. Unlike
 /// `JoinSet::join_all`, it keeps the order and does not panic.
 ///
 /// # Panics
@@ -28,8 +28,8 @@ use crate::slots::{Choice, Slots, for_tuples};
 ///
 /// # Cancel safety
 ///
-/// Cancel safe if the futures are. Dropping the returned future aborts all of them. The enclosing pool waits for their end,
-/// and reports what failed meanwhile.
+/// Cancel safe if the futures are. Dropping the returned future aborts all of them. The enclosing pool waits for their
+/// end, and reports what failed meanwhile.
 ///
 /// # Examples
 ///

@@ -11,35 +11,36 @@ use crate::scope::{Call, Owner, Scope};
 use crate::shield::Shield;
 use crate::untold::Untold;
 
-/// Runs a body with a resource, then an exit handler that takes the resource: always, also if the body fails, panics, or is
-/// dropped halfway.
+/// Runs a body with a resource, then an exit handler that takes the resource: always, also if the body fails, panics,
+/// or is dropped halfway.
 ///
 /// It is for what a destructor cannot do, since it cannot wait: end a session, give a lock back to a server, flush. The
-/// handler is told how the body ended ([`Exit`]). It begins when everything that the body opened has ended, and it runs as a
-/// task: nothing cuts it short. If the returned future is dropped, or its task aborted, the runtime runs the handler and the
-/// enclosing pool waits for it.
+/// handler is told how the body ended ([`Exit`]). It begins when everything that the body opened has ended, and it runs
+/// as a task: nothing cuts it short. If the returned future is dropped, or its task aborted, the runtime runs the
+/// handler and the enclosing pool waits for it.
 ///
 /// The handler cannot undo a failure of the body. If both fail, both errors are kept.
 ///
-/// The returned future does nothing until it is polled. If it is dropped before that, the resource is dropped without the
-/// handler.
+/// The returned future does nothing until it is polled. If it is dropped before that, the resource is dropped without
+/// the handler.
 ///
 /// Unlike a guard that does its work in `Drop`, it can wait. It is Python's `async with`, without a class.
 ///
-/// In a spawned task, the type of the resource must not name a lifetime, not even `'static`: otherwise the compiler finds
-/// that the body "is not general enough". A type of your own around it helps: `struct Log(Arc<Mutex<Vec<&'static str>>>)`.
+/// In a spawned task, the type of the resource must not name a lifetime, not even `'static`: otherwise the compiler
+/// finds that the body "is not general enough". A type of your own around it helps: `struct Log(Arc<Mutex<Vec<&'static
+/// str>>>)`.
 ///
 /// # Errors
 ///
-/// With what the body, the handler, or both returned. A failure that cannot be returned, because the future was dropped or
-/// the other part panicked, is a [cleanup failure](crate::PoolError::cleanup_failures) of the enclosing pool.
+/// With what the body, the handler, or both returned. A failure that cannot be returned, because the future was dropped
+/// or the other part panicked, is a [cleanup failure](crate::PoolError::cleanup_failures) of the enclosing pool.
 ///
 /// # Panics
 ///
 /// - When polled outside of a tokio runtime.
 /// - With the panic of the body, after the handler has run, or else with that of the handler.
-/// - If the body succeeded and the runtime shuts down before the handler has ended. In a runtime that shuts down no handler
-///   runs.
+/// - If the body succeeded and the runtime shuts down before the handler has ended. In a runtime that shuts down no
+///   handler runs.
 ///
 /// # Cancel safety
 ///

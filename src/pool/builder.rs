@@ -44,7 +44,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self.options.get_or_insert_default()
     }
 
-    /// Names the pool: in its errors, in its [tree](Pool::tree), in `Debug`, and as its span with the feature `tracing`.
+    /// Names the pool: in its errors, in its [tree](Pool::tree), in `Debug`, and as its span with the feature
+    /// `tracing`.
     ///
     /// # Examples
     ///
@@ -63,12 +64,12 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Sets how long the tasks and the body have to end by themselves when the pool closes, before they are aborted. The
-    /// default is no time at all.
+    /// Sets how long the tasks and the body have to end by themselves when the pool closes, before they are aborted.
+    /// The default is no time at all.
     ///
-    /// When the pool closes, for whatever reason, the [`cancellation_token`](crate::cancellation_token()) of the tasks is
-    /// cancelled, and pools that are nested in them close. The tasks and the body run on, and can still spawn. A task that
-    /// does not listen to its token, and does not end by itself, is aborted when the time is over.
+    /// When the pool closes, for whatever reason, the [`cancellation_token`](crate::cancellation_token()) of the tasks
+    /// is cancelled, and pools that are nested in them close. The tasks and the body run on, and can still spawn. A
+    /// task that does not listen to its token, and does not end by itself, is aborted when the time is over.
     ///
     /// Each [depth](crate::TaskBuilder::depth) has `grace` for itself, and takes only as much of it as it needs.
     /// `Duration::MAX` is for ever. A nested pool has its own grace, and is waited for if that is longer.
@@ -105,14 +106,15 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
     /// Lets at most `tasks` run at a time. The others wait for their turn.
     ///
-    /// [`spawn`](Pool::spawn) never waits; [`ready`](Pool::ready) does, for back-pressure. Tasks that wait are members of
-    /// the pool and hold it open. They are dropped unpolled when their depth is aborted. Daemons and the body do not count.
+    /// [`spawn`](Pool::spawn) never waits; [`ready`](Pool::ready) does, for back-pressure. Tasks that wait are members
+    /// of the pool and hold it open. They are dropped unpolled when their depth is aborted. Daemons and the body do not
+    /// count.
     ///
-    /// A task may spawn into its own full pool. If it also *waits* for what it has spawned, it keeps its place meanwhile: as
-    /// many such tasks as the limit allows wait for each other for ever. Open a nested pool instead.
+    /// A task may spawn into its own full pool. If it also *waits* for what it has spawned, it keeps its place
+    /// meanwhile: as many such tasks as the limit allows wait for each other for ever. Open a nested pool instead.
     ///
-    /// Unlike a `Semaphore` whose permit each task takes, it needs nothing in the tasks, and the place is free again also
-    /// after a panic or an abort.
+    /// Unlike a `Semaphore` whose permit each task takes, it needs nothing in the tasks, and the place is free again
+    /// also after a panic or an abort.
     ///
     /// # Fairness
     ///
@@ -147,8 +149,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Keeps the pool open when it has no task left and its body has returned, until it is cancelled or something fails.
-    /// The default is `false`.
+    /// Keeps the pool open when it has no task left and its body has returned, until it is cancelled or something
+    /// fails. The default is `false`.
     ///
     /// It is for a pool that takes work from elsewhere, through clones of its handle.
     ///
@@ -176,9 +178,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
     /// Decides what the failure of a task does: close the pool, which is the default, or not.
     ///
-    /// `policy` is called in the failing task, before anybody is told that it has ended. It is not asked about the body,
-    /// whose failures always close the pool, nor about tasks that were cut off by their runtime. If it panics, the failure
-    /// closes the pool, and the panic is reported after it.
+    /// `policy` is called in the failing task, before anybody is told that it has ended. It is not asked about the
+    /// body, whose failures always close the pool, nor about tasks that were cut off by their runtime. If it panics,
+    /// the failure closes the pool, and the panic is reported after it.
     ///
     /// # Examples
     ///
@@ -207,12 +209,13 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// Sets how long the pool waits for what it has aborted; then it gives up, and returns an error that
     /// [names](PoolError::stuck) every task that has not ended. The default is to wait as long as it takes.
     ///
-    /// It is for work that cannot be aborted: a blocking closure that never ends, a future that never gets to an `.await`.
-    /// What was given up on runs on, and an enclosing pool waits for it, unless it gives up too. This is the one way in which
-    /// something outlives its pool.
+    /// It is for work that cannot be aborted: a blocking closure that never ends, a future that never gets to an
+    /// `.await`. What was given up on runs on, and an enclosing pool waits for it, unless it gives up too. This is the
+    /// one way in which something outlives its pool.
     ///
-    /// The time is counted from the abort, after the [`grace`](Self::grace), and each [depth](crate::TaskBuilder::depth) has
-    /// it for itself. A task needs a moment to end after its abort, so that a time of zero gives up on most of them.
+    /// The time is counted from the abort, after the [`grace`](Self::grace), and each
+    /// [depth](crate::TaskBuilder::depth) has it for itself. A task needs a moment to end after its abort, so that a
+    /// time of zero gives up on most of them.
     ///
     /// # Panics
     ///
@@ -230,7 +233,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// let (started, running) = tokio::sync::oneshot::channel();
     /// let pool: Pool = Pool::builder().abandon_after(Duration::from_millis(1)).build();
     /// pool.build_task().name("culprit").spawn_blocking(move || {
-    ///     drop(started.send(()));
+    ///     let _ = started.send(());
     ///     drop(blocked.recv());
     /// });
     /// pool.cancel_on(running); // a closure that has not begun would be dropped
@@ -245,8 +248,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Sets how often the pool warns while it closes and waits for tasks: it records an event that names them, at the level
-    /// `WARN`. The default is 5 seconds, counted from the first time that it has to wait; zero is taken for a
+    /// Sets how often the pool warns while it closes and waits for tasks: it records an event that names them, at the
+    /// level `WARN`. The default is 5 seconds, counted from the first time that it has to wait; zero is taken for a
     /// millisecond. See [tracing](crate#tracing).
     ///
     /// # Examples

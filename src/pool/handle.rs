@@ -100,11 +100,11 @@ impl<T> TaskHandle<T> {
         (Self { value: receiver, control }, reply)
     }
 
-    /// Aborts the task, at once and without a [`grace`](crate::PoolBuilder::grace): it ends at its next `.await`, or before
-    /// it begins. That is no failure.
+    /// Aborts the task, at once and without a [`grace`](crate::PoolBuilder::grace): it ends at its next `.await`, or
+    /// before it begins. That is no failure.
     ///
-    /// This does not wait: await the handle to do so. A task that has ended stays as it is, and a blocking closure that has
-    /// begun runs to its end.
+    /// This does not wait: await the handle to do so. A task that has ended stays as it is, and a blocking closure that
+    /// has begun runs to its end.
     ///
     /// # Examples
     ///

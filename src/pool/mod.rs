@@ -64,8 +64,8 @@ pub use self::start::Started;
 pub use self::task_builder::TaskBuilder;
 pub use self::tree::{NodeKind, PoolTree, TreeNode};
 
-/// Owns the tasks that are spawned in it: runs them, aborts the others at the first failure, joins them all, and returns
-/// every error.
+/// Owns the tasks that are spawned in it: runs them, aborts the others at the first failure, joins them all, and
+/// returns every error.
 ///
 /// A pool is opened around a body with [`open`](Self::open), or built first and [`run`](Self::run) later. Either way:
 ///
@@ -82,19 +82,20 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///
 /// # How a pool closes
 ///
-/// A pool begins to close when its body has returned and no task is left but [daemons](TaskBuilder::daemon); when a task
-/// or the body fails; when it is [cancelled](Self::cancel), or the task around it is asked to stop; or when the future of
-/// `open` or `run` is dropped. What still runs is then *cut off*, in four steps:
+/// A pool begins to close when its body has returned and no task is left but [daemons](TaskBuilder::daemon); when a
+/// task or the body fails; when it is [cancelled](Self::cancel), or the task around it is asked to stop; or when the
+/// future of `open` or `run` is dropped. What still runs is then *cut off*, in four steps:
 ///
-/// 1. The [`cancellation_token`](crate::cancellation_token()) of the tasks is cancelled, and nested pools begin to close.
-/// 2. For as long as the [`grace`](PoolBuilder::grace) lasts, the tasks and the body have time to end by themselves. They
-///    can still spawn. Without a grace, which is the default, this step takes no time.
+/// 1. The [`cancellation_token`](crate::cancellation_token()) of the tasks is cancelled, and nested pools begin to
+///    close.
+/// 2. For as long as the [`grace`](PoolBuilder::grace) lasts, the tasks and the body have time to end by themselves.
+///    They can still spawn. Without a grace, which is the default, this step takes no time.
 /// 3. What is left is aborted: its future is dropped at the `.await` where it waits. From here on no task is taken.
 /// 4. Everything is joined, with all that is below it.
 ///
 /// With several [depths](TaskBuilder::depth), each goes through all four steps before the next one begins, from the
-/// highest to the lowest. The chapter [how a pool closes](crate::docs::how_a_pool_closes) has the table of causes, and of
-/// what each makes `open` and `run` return.
+/// highest to the lowest. The chapter [how a pool closes](crate::docs::how_a_pool_closes) has the table of causes, and
+/// of what each makes `open` and `run` return.
 ///
 /// A task that never gets to an `.await`, and a blocking closure that has begun, cannot be aborted. The pool waits for
 /// them, unless [`abandon_after`](PoolBuilder::abandon_after) sets an end to that.
@@ -108,13 +109,14 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///
 /// # Comparison with `JoinSet`
 ///
-/// A [`JoinSet`](tokio::task::JoinSet) is the right thing if you want each result as it comes. Unlike a `JoinSet`, a pool
+/// A [`JoinSet`](tokio::task::JoinSet) is the right thing if you want each result as it comes. Unlike a `JoinSet`, a
+/// pool
 ///
 /// 1. ends by itself when all tasks have, and cannot be forgotten: the tasks live inside a call;
 /// 2. takes tasks from other tasks, and from any thread, without a lock around it;
 /// 3. returns *all* failures, and knows which task each is from;
-/// 4. waits for what is below it. `JoinSet::shutdown` returns when its own tasks have ended, while the tasks of a set that
-///    one of *them* owned may still be running.
+/// 4. waits for what is below it. `JoinSet::shutdown` returns when its own tasks have ended, while the tasks of a set
+///    that one of *them* owned may still be running.
 ///
 /// The idea is that of trio's nursery; the name comes from the Python package `aiodrive`.
 ///
@@ -216,11 +218,11 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Opens a pool around a body, and returns the body's value when both the body and all tasks have ended.
     ///
-    /// The body runs in the calling task and can borrow from it. The tasks run on the runtime, and cannot: what they need
-    /// is moved into them. See [how a pool closes](Self#how-a-pool-closes).
+    /// The body runs in the calling task and can borrow from it. The tasks run on the runtime, and cannot: what they
+    /// need is moved into them. See [how a pool closes](Self#how-a-pool-closes).
     ///
-    /// Write the type of the body's argument: `pool: Pool` for errors of every kind, `pool: Pool<MyError>` for one. Without
-    /// it, the compiler often cannot tell the error type.
+    /// Write the type of the body's argument: `pool: Pool` for errors of every kind, `pool: Pool<MyError>` for one.
+    /// Without it, the compiler often cannot tell the error type.
     ///
     /// Unlike a `JoinSet` or a `TaskTracker`, the pool lives inside this call: there is no way to return without having
     /// joined its tasks.
@@ -274,8 +276,8 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Runs a planned pool until all its tasks have ended.
     ///
-    /// The tasks start when the returned future is first polled, in the order in which they were spawned. While the pool
-    /// runs, clones of its handle can spawn more. See [how a pool closes](Self#how-a-pool-closes).
+    /// The tasks start when the returned future is first polled, in the order in which they were spawned. While the
+    /// pool runs, clones of its handle can spawn more. See [how a pool closes](Self#how-a-pool-closes).
     ///
     /// # Errors
     ///
@@ -376,9 +378,9 @@ impl<E: Send + 'static> Pool<E> {
     /// The task may return `()`, `!` or `Result<(), E>`. A failure closes the pool, unless
     /// [`on_failure`](PoolBuilder::on_failure) says otherwise; see [how a pool closes](Self#how-a-pool-closes).
     ///
-    /// This can be called from any thread, and never waits. In a planned pool the task begins when the pool runs; under a
-    /// [`limit`](PoolBuilder::limit), when it is its turn. If the pool is closed, the future is dropped without having been
-    /// polled; [`try_spawn`](Self::try_spawn) gives it back.
+    /// This can be called from any thread, and never waits. In a planned pool the task begins when the pool runs; under
+    /// a [`limit`](PoolBuilder::limit), when it is its turn. If the pool is closed, the future is dropped without
+    /// having been polled; [`try_spawn`](Self::try_spawn) gives it back.
     ///
     /// Unlike with [`tokio::spawn`], there is no handle to be kept: the pool waits for the task, and returns its error.
     ///
@@ -386,10 +388,10 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// - A function with another error type than the pool's is wrapped, so that `?` can convert the error:
     ///   `pool.spawn(async { job().await?; Ok(()) })`.
-    /// - Values from around the pool are moved into the task with `async move`. For several tasks they are cloned first,
-    ///   outside of the block.
-    /// - An async block that is an endless loop has the type `!`, in which `?` cannot be used. Make it an `async fn` that
-    ///   returns a `Result`.
+    /// - Values from around the pool are moved into the task with `async move`. For several tasks they are cloned
+    ///   first, outside of the block.
+    /// - An async block that is an endless loop has the type `!`, in which `?` cannot be used. Make it an `async fn`
+    ///   that returns a `Result`.
     ///
     /// # Examples
     ///
@@ -450,9 +452,9 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Spawns a task with a handle to the value that it returns.
     ///
-    /// An error of the task closes the pool, as with [`spawn`](Self::spawn), whether or not anybody looks at the handle.
-    /// The error itself is in the [`PoolError`]; the handle only says that there was one. Its [`TaskStopped`] can be
-    /// returned with `?`: the pool does not count it as another failure.
+    /// An error of the task closes the pool, as with [`spawn`](Self::spawn), whether or not anybody looks at the
+    /// handle. The error itself is in the [`PoolError`]; the handle only says that there was one. Its [`TaskStopped`]
+    /// can be returned with `?`: the pool does not count it as another failure.
     ///
     /// Unlike tokio's `JoinHandle`, the handle can be dropped: nothing is lost but the value.
     ///
@@ -485,7 +487,8 @@ impl<E: Send + 'static> Pool<E> {
     /// A closure that has begun cannot be aborted, and the pool waits for it; one that runs long should look at
     /// [`is_closed`](Self::is_closed) now and then. A closure that has not begun when it is aborted is dropped.
     ///
-    /// Unlike with [`tokio::task::spawn_blocking`], its panic is a failure of the pool, and [`Pool::current`] works in it.
+    /// Unlike with [`tokio::task::spawn_blocking`], its panic is a failure of the pool, and [`Pool::current`] works in
+    /// it.
     ///
     /// # Examples
     ///
@@ -565,15 +568,15 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// As soon as it is certain that the task will not be ready any more:
     ///
-    /// - [`Cancelled`](TaskStopped::Cancelled), [`Failed`](TaskStopped::Failed) or [`Panicked`](TaskStopped::Panicked) if
-    ///   the task has ended in that way. The error itself is the pool's.
+    /// - [`Cancelled`](TaskStopped::Cancelled), [`Failed`](TaskStopped::Failed) or [`Panicked`](TaskStopped::Panicked)
+    ///   if the task has ended in that way. The error itself is the pool's.
     /// - [`NotReady`](TaskStopped::NotReady) if it has ended well, or has dropped its `Started`, without saying that it
     ///   is ready.
     ///
     /// # Cancel safety
     ///
-    /// This method is not cancel safe: the value that the task is ready with is lost. Dropping the returned future leaves
-    /// the task as it is.
+    /// This method is not cancel safe: the value that the task is ready with is lost. Dropping the returned future
+    /// leaves the task as it is.
     ///
     /// # Examples
     ///
@@ -630,8 +633,8 @@ impl<E: Send + 'static> Pool<E> {
     /// Begins to close the pool: all tasks and the body are [cut off and joined](Self#how-a-pool-closes). That is no
     /// failure.
     ///
-    /// This does not wait: `open` or `run` returns when all has ended. Cancelling twice is cancelling once. Cancelling a
-    /// planned pool drops its tasks unpolled, and it ends as soon as it is run.
+    /// This does not wait: `open` or `run` returns when all has ended. Cancelling twice is cancelling once. Cancelling
+    /// a planned pool drops its tasks unpolled, and it ends as soon as it is run.
     ///
     /// Unlike cancelling a bare `CancellationToken`, it ends tasks that do not listen.
     ///
@@ -653,8 +656,8 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.close(ClosingReason::Cancelled(None));
     }
 
-    /// Like [`cancel`](Self::cancel), with a reason: for [`closing_reason`](Self::closing_reason), and for the error that
-    /// [`open`](Self::open) may return.
+    /// Like [`cancel`](Self::cancel), with a reason: for [`closing_reason`](Self::closing_reason), and for the error
+    /// that [`open`](Self::open) may return.
     ///
     /// The first reason stays.
     ///
@@ -681,11 +684,11 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Cancels the pool when `signal` is ready. Its output is dropped.
     ///
-    /// The signal is awaited in a [daemon](TaskBuilder::daemon), until the pool closes. That is a task of the pool, which
-    /// [`len`](Self::len) counts and [`tree`](Self::tree) shows, with the line of this call. It is first polled when the daemon
-    /// first runs; if it must not miss anything from this call on, pass a [`prime`](crate::prime())d future. It can be
-    /// anything that is awaited: `shutdown_signal()` of the feature `signal`, a `CancellationToken`, a timer, a
-    /// [`LatchEvent`](crate::LatchEvent).
+    /// The signal is awaited in a [daemon](TaskBuilder::daemon), until the pool closes. That is a task of the pool,
+    /// which [`len`](Self::len) counts and [`tree`](Self::tree) shows, with the line of this call. It is first polled
+    /// when the daemon first runs; if it must not miss anything from this call on, pass a [`prime`](crate::prime())d
+    /// future. It can be anything that is awaited: `shutdown_signal()` of the feature `signal`, a `CancellationToken`,
+    /// a timer, a [`LatchEvent`](crate::LatchEvent).
     ///
     /// If the signal panics, that is a failure of the pool.
     ///
@@ -714,16 +717,16 @@ impl<E: Send + 'static> Pool<E> {
         });
     }
 
-    /// Waits until there is room for another task under the pool's [`limit`](PoolBuilder::limit), or until the pool closes.
-    /// Without a limit it is ready at once.
+    /// Waits until there is room for another task under the pool's [`limit`](PoolBuilder::limit), or until the pool
+    /// closes. Without a limit it is ready at once.
     ///
-    /// Call it before [`spawn`](Self::spawn) where tasks come faster than they end. Unlike the permit of a `Semaphore`, it
-    /// reserves nothing: what others spawn meanwhile may take the place, and then the task waits for its turn.
+    /// Call it before [`spawn`](Self::spawn) where tasks come faster than they end. Unlike the permit of a `Semaphore`,
+    /// it reserves nothing: what others spawn meanwhile may take the place, and then the task waits for its turn.
     ///
     /// # Cancel safety
     ///
-    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no place
-    /// has been taken.
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
+    /// place has been taken.
     ///
     /// # Examples
     ///
@@ -780,8 +783,8 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Whether the pool has begun to close, or has closed.
     ///
-    /// From then on it takes tasks only while the [`grace`](PoolBuilder::grace) lasts, and at depths whose turn is still to
-    /// come; [`try_spawn`](Self::try_spawn) tells.
+    /// From then on it takes tasks only while the [`grace`](PoolBuilder::grace) lasts, and at depths whose turn is
+    /// still to come; [`try_spawn`](Self::try_spawn) tells.
     ///
     /// # Examples
     ///
@@ -854,15 +857,15 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.closing_reason()
     }
 
-    /// Who is alive in the pool and below it, at any level: tasks, with the place where each was spawned, nested pools, and
-    /// the functions that run tasks of their own. It answers the question who keeps a service from stopping.
+    /// Who is alive in the pool and below it, at any level: tasks, with the place where each was spawned, nested pools,
+    /// and the functions that run tasks of their own. It answers the question who keeps a service from stopping.
     ///
-    /// It can be called at any time and from anywhere: in a task, in a destructor, from another thread, on a pool that was
-    /// not run yet or has ended. It waits for no task, and runs no user code under a lock. It takes the time of a walk along
-    /// all that is alive.
+    /// It can be called at any time and from anywhere: in a task, in a destructor, from another thread, on a pool that
+    /// was not run yet or has ended. It waits for no task, and runs no user code under a lock. It takes the time of a
+    /// walk along all that is alive.
     ///
-    /// A nested pool is found below the task in which it was first polled, or directly below the outer pool if that task is
-    /// gone.
+    /// A nested pool is found below the task in which it was first polled, or directly below the outer pool if that
+    /// task is gone.
     ///
     /// # Examples
     ///

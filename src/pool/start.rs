@@ -12,8 +12,8 @@ use crate::error::TaskStopped;
 
 /// With this, a task that was [started](crate::Pool::start) says that it is ready.
 ///
-/// Dropping it unused says that the task will never be ready: whoever waits is told [`TaskStopped::NotReady`] at once. If
-/// the task itself drops it as it ends, with an error or a panic, whoever waits is told that instead.
+/// Dropping it unused says that the task will never be ready: whoever waits is told [`TaskStopped::NotReady`] at once.
+/// If the task itself drops it as it ends, with an error or a panic, whoever waits is told that instead.
 ///
 /// # Examples
 ///

@@ -69,13 +69,13 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         self
     }
 
-    /// Puts the task at a depth. A pool closes its depths from the highest to the lowest, and each is joined, with all that is
-    /// below it, before the next one is touched. The default is 0, to which the body belongs too.
+    /// Puts the task at a depth. A pool closes its depths from the highest to the lowest, and each is joined, with all
+    /// that is below it, before the next one is touched. The default is 0, to which the body belongs too.
     ///
     /// Give what others rely on a lower depth: an accept loop 1, the connections 0, their storage -1.
     ///
-    /// While one depth is being closed, those below it still take tasks. Only a pool that has depth 0 alone, and no grace,
-    /// takes none at all as soon as it closes.
+    /// While one depth is being closed, those below it still take tasks. Only a pool that has depth 0 alone, and no
+    /// grace, takes none at all as soon as it closes.
     ///
     /// # Examples
     ///

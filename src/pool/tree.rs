@@ -30,8 +30,8 @@ use crate::scope::{Call, Census, Child, ChildOwner, Place, PoolState, Resident, 
 ///
 /// `{:#}` adds why a pool closes. The same can be had as data: the tree is a list of nodes, each before those below it.
 ///
-/// It is a copy: the tasks go on while it is looked at. Pools are visited one after the other, so that the tree of a busy
-/// pool is not exactly one moment.
+/// It is a copy: the tasks go on while it is looked at. Pools are visited one after the other, so that the tree of a
+/// busy pool is not exactly one moment.
 ///
 /// # Examples
 ///
@@ -168,9 +168,9 @@ impl PoolTree {
 
     /// Everything in the tree, each node before those below it.
     ///
-    /// The tasks of a pool are in the order in which they close: from the highest depth to the lowest, and in each depth the
-    /// daemons after the others. Otherwise they are in the order in which they were spawned; those that wait for their turn
-    /// come last.
+    /// The tasks of a pool are in the order in which they close: from the highest depth to the lowest, and in each
+    /// depth the daemons after the others. Otherwise they are in the order in which they were spawned; those that wait
+    /// for their turn come last.
     ///
     /// # Examples
     ///
@@ -347,8 +347,8 @@ impl<'a> TreeNode<'a> {
         self.get().place.daemon
     }
 
-    /// Whether the future of the pool or function was dropped, and its closing goes on without it. If the task in which it
-    /// began is gone, it is found directly below the pool that waits for it.
+    /// Whether the future of the pool or function was dropped, and its closing goes on without it. If the task in which
+    /// it began is gone, it is found directly below the pool that waits for it.
     ///
     /// # Examples
     ///
