@@ -1,6 +1,7 @@
 //! How tasks come into a pool: at once, when the pool runs, or when it is their turn.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, MutexGuard};
 
@@ -83,12 +84,9 @@ impl<E: Send + 'static> Shared<E> {
         }
     }
 
-    /// Lets planned tasks in, in their order.
-    pub(super) fn let_in<'a>(
-        self: &'a Arc<Self>,
-        mut state: MutexGuard<'a, State<E>>,
-        plans: Vec<Box<dyn Waiting<E>>>,
-    ) {
+    /// Lets the planned tasks in, in their order.
+    pub(super) fn let_in<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State<E>>) {
+        let plans = mem::take(&mut state.plans);
         let next: Vec<_> = plans.into_iter().filter_map(|task| self.admit_planned(&mut state, task)).collect();
         drop(state);
         next.into_iter().for_each(|next| self.see_to(next));

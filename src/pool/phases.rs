@@ -43,11 +43,10 @@ impl<E: Send + 'static> Shared<E> {
             state.phase = Phase::Closing;
             self.refuse_from(i64::MIN);
         }
-        let plans = mem::take(&mut state.plans);
-        if plans.is_empty() {
+        if state.plans.is_empty() {
             drop(state);
         } else {
-            self.let_in(state, plans);
+            self.let_in(state);
         }
         if let Some(options) = &self.options {
             // There may be more slots than planned tasks.

@@ -197,8 +197,12 @@ impl Stages {
     #[inline]
     pub(super) fn ask(&mut self) -> Vec<CancellationToken> {
         let mut tokens = Vec::new();
-        self.zero.iter_mut().for_each(|zero| tokens.extend(zero.ask()));
-        self.others.iter_mut().for_each(|others| tokens.extend(others.values_mut().filter_map(Stage::ask)));
+        if let Some(token) = self.zero.as_mut().and_then(Stage::ask) {
+            tokens.push(token);
+        }
+        if let Some(others) = &mut self.others {
+            tokens.extend(others.values_mut().filter_map(Stage::ask));
+        }
         tokens
     }
 
