@@ -32,7 +32,7 @@ async fn main() {
     service.build_task().name("reports").spawn(async {
         Pool::open(async |pool: Pool| {
             pool.build_task().name("old printer").spawn_blocking(move || {
-                drop(started.send(()));
+                let _ = started.send(());
                 let _: Result<(), _> = released.recv();
             });
             Ok(())
