@@ -1,5 +1,4 @@
 //! `examples/checksum.rs` against coreutils' `sha256sum`, byte for byte.
-#![cfg(unix)]
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Display;
@@ -11,6 +10,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
+
+use crate::process::example;
 
 const FILES: usize = 2_000;
 const MIB: usize = 1 << 20;
@@ -41,13 +42,8 @@ const ODD: [&[u8]; 16] = [
 
 // ===== programs =====
 
-/// The example, which a plain `cargo test` has built next to the folder of this test.
 fn checksum() -> Command {
-    let test = std::env::current_exe().unwrap();
-    let example = test.ancestors().nth(2).unwrap().join("examples/checksum");
-    // `--test`, `--tests` and `--all-targets` do not build it.
-    assert!(example.is_file(), "{example:?} is missing: run `cargo build --example checksum` with the same profile");
-    Command::new(example)
+    Command::new(example("checksum"))
 }
 
 fn run(command: &mut Command) -> Output {

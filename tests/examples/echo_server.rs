@@ -1,121 +1,41 @@
-//! `examples/echo_server.rs` as a process: real clients, real signals, and no byte lost.
-#![cfg(all(unix, feature = "signal"))]
+//! `examples/echo_server.rs`: real clients, real signals, and no byte lost.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::ops::{Deref, DerefMut};
+use std::process::Command as BlockingCommand;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-/// For everything that has to happen: long, since other tests may keep the machine busy.
-const DEADLINE: Duration = Duration::from_secs(40);
+use crate::process::{DEADLINE, End, Process, example, within};
+
 const CLIENTS: usize = 1_000;
 
 // ===== the server =====
 
-/// The example, which a plain `cargo test --features signal` has built next to the folder of this test.
-fn example() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let example = test.ancestors().nth(2).unwrap().join("examples/echo_server");
-    // `--test`, `--tests` and `--all-targets` do not build it.
-    assert!(example.is_file(), "{example:?} is missing: run `cargo build --features signal --example echo_server`");
-    example
-}
-
-/// The lines of a pipe, as they come.
-struct Lines {
-    read: Arc<Mutex<Vec<String>>>,
-    reader: Option<thread::JoinHandle<()>>,
-}
-
-impl Lines {
-    fn of(pipe: impl Read + Send + 'static) -> Self {
-        let read = Arc::new(Mutex::new(Vec::new()));
-        let lines = Arc::clone(&read);
-        let reader = thread::spawn(move || {
-            BufReader::new(pipe).lines().map_while(Result::ok).for_each(|line| lines.lock().unwrap().push(line));
-        });
-        Self { read, reader: Some(reader) }
-    }
-
-    /// The first line with this text.
-    async fn until(&self, text: &str) -> String {
-        let with_text = || self.read.lock().unwrap().iter().find(|line| line.contains(text)).cloned();
-        until(&format!("the line {text:?}"), with_text).await
-    }
-
-    /// All lines, when the pipe is closed.
-    fn all(&mut self) -> Vec<String> {
-        self.reader.take().unwrap().join().unwrap();
-        self.read.lock().unwrap().clone()
-    }
-}
-
 struct Server {
-    child: Child,
+    process: Process,
     address: SocketAddr,
-    stderr: Lines,
-}
-
-/// How a server has ended.
-struct End {
-    code: Option<i32>,
-    stderr: Vec<String>,
-    took: Duration,
 }
 
 impl Server {
     async fn start(settings: &[(&str, u64)]) -> Self {
-        Self::start_by(&mut Command::new(example()), settings).await
+        Self::start_by(&mut Command::new(example("echo_server")), settings).await
     }
 
     async fn start_by(command: &mut Command, settings: &[(&str, u64)]) -> Self {
-        command.envs(settings.iter().map(|(name, value)| (name, value.to_string())));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (stdout, stderr) = (Lines::of(child.stdout.take().unwrap()), Lines::of(child.stderr.take().unwrap()));
-        let line = stdout.until("").await;
+        let process = Process::start(command.envs(settings.iter().map(|(name, value)| (name, value.to_string()))));
+        let line = process.stdout.until("listening on ").await;
         let address = line.strip_prefix("listening on ").unwrap().parse().unwrap();
-        Self { child, address, stderr }
-    }
-
-    fn signal(&self, signal: &str) {
-        self.prepare_signal(signal)();
-    }
-
-    /// What sends the signal without having to start a program first.
-    fn prepare_signal(&self, signal: &str) -> impl FnOnce() {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", "read _; kill \"$@\"", "sh", signal, &self.child.id().to_string()]);
-        let mut shell = shell.stdin(Stdio::piped()).spawn().unwrap();
-        move || {
-            drop(shell.stdin.take());
-            assert!(shell.wait().unwrap().success());
-        }
-    }
-
-    fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    async fn end(&mut self) -> End {
-        let begin = Instant::now();
-        let status = until("the end of the server", || self.child.try_wait().unwrap()).await;
-        End { code: status.code(), took: begin.elapsed(), stderr: self.stderr.all() }
-    }
-
-    /// Sends the signal, and waits for the end.
-    async fn end_by(&mut self, signal: &str) -> End {
-        self.signal(signal);
-        self.end().await
+        Self { process, address }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -150,11 +70,17 @@ impl Server {
     }
 }
 
-/// A failed test leaves nothing running.
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
+impl Deref for Server {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 
@@ -178,10 +104,6 @@ impl End {
 }
 
 // ===== waiting =====
-
-async fn within<F: Future>(future: F) -> F::Output {
-    timeout(DEADLINE, future).await.expect("it takes too long")
-}
 
 async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
@@ -274,7 +196,7 @@ async fn transfer(
 /// As many clients as the test may open files for, with some to spare for itself and the other tests. The server, which
 /// needs as many, has the same limit.
 fn affordable_clients() -> usize {
-    let limit = Command::new("sh").args(["-c", "ulimit -n"]).output().unwrap().stdout;
+    let limit = BlockingCommand::new("sh").args(["-c", "ulimit -n"]).output().unwrap().stdout;
     let limit = String::from_utf8(limit).unwrap().trim().parse().unwrap_or(usize::MAX);
     CLIENTS.min(limit.saturating_sub(150))
 }
@@ -434,7 +356,7 @@ async fn a_connection_that_does_not_end_is_cut_off_after_the_grace() {
     let stuck = server.stuck_client().await;
     let begin = Instant::now();
     let end = server.end_by("-TERM").await;
-    assert!(begin.elapsed() >= grace, "{:?}", end.took);
+    assert!(begin.elapsed() >= grace, "{:#?}", end.stderr);
     end.assert_in_order();
     assert!(end.stored() > 5);
     within(stuck).await.unwrap();
@@ -474,7 +396,7 @@ async fn clients_above_the_limit_wait_for_their_turn() {
 #[tokio::test]
 async fn it_goes_on_after_it_has_run_out_of_open_files() {
     let mut shell = Command::new("sh");
-    shell.args(["-c", "ulimit -n 32; exec \"$0\""]).arg(example());
+    shell.args(["-c", "ulimit -n 32; exec \"$0\""]).arg(example("echo_server"));
     let mut server = Server::start_by(&mut shell, &[]).await;
     let mut clients = Vec::new();
     for _ in 0..40 {
@@ -490,12 +412,11 @@ async fn it_goes_on_after_it_has_run_out_of_open_files() {
 async fn an_address_in_use_is_named_and_ends_it() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let child = Command::new(example()).arg(&address).output().unwrap();
-    let stderr = String::from_utf8(child.stderr).unwrap();
-    assert_eq!((child.status.code(), &*child.stdout), (Some(1), &b""[..]), "{stderr}");
-    let last = stderr.lines().last().unwrap();
-    assert!(last.contains("task \"listener\" (examples/echo_server.rs:"), "{stderr}");
-    assert!(last.contains(&format!("failed: {address}: Address ")), "{stderr}");
+    let end = Process::example("echo_server", &[&address]).end().await;
+    assert_eq!((end.code, end.stdout.len()), (Some(1), 0), "{end:#?}");
+    let last = end.stderr.last().unwrap();
+    assert!(last.contains("task \"listener\" (examples/echo_server.rs:"), "{last}");
+    assert!(last.contains(&format!("failed: {address}: Address ")), "{last}");
 }
 
 #[tokio::test]

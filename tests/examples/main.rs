@@ -1,0 +1,8 @@
+//! The examples as built processes: what they print, what they do to real files, sockets and servers, and how they end.
+#![cfg(unix)]
+
+mod checksum;
+mod process;
+
+#[cfg(feature = "signal")]
+mod echo_server;
