@@ -11,7 +11,7 @@ use redis::{AsyncConnectionConfig, RedisResult, aio::MultiplexedConnection, cmd,
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-const STREAM: &str = "jobs";
+const JOBS: &str = "jobs";
 const GROUP: &str = "workers";
 const BATCH: &str = "16"; // jobs that are taken at once
 const LIMIT: usize = 16; // jobs that are done at a time
@@ -52,16 +52,15 @@ impl Worker {
         let opened = pool.open(async |pool: Pool| {
             pool.cancel_on(prime(shutdown_signal())); // primed, it listens from here on
             // It may be there already.
-            drop(cmd("XGROUP").arg(&["CREATE", STREAM, GROUP, "0", "MKSTREAM"]).exec_async(&mut redis).await);
+            drop(cmd("XGROUP").arg(&["CREATE", JOBS, GROUP, "0", "MKSTREAM"]).exec_async(&mut redis).await);
             println!("{} takes jobs", self.name);
             let (me, idle, mut position) = (&*self.name, &*self.idle.as_millis().to_string(), "0-0".to_owned());
             while !pool.is_closed() {
                 pool.ready().await;
                 // What is new, and what others have failed to do or have died of.
                 let mut ask = pipe();
-                ask.cmd("XREADGROUP")
-                    .arg(&["GROUP", GROUP, me, "BLOCK", "500", "COUNT", BATCH, "STREAMS", STREAM, ">"]);
-                ask.cmd("XAUTOCLAIM").arg(&[STREAM, GROUP, me, idle, &position, "COUNT", BATCH]);
+                ask.cmd("XREADGROUP").arg(&["GROUP", GROUP, me, "COUNT", BATCH, "BLOCK", "500", "STREAMS", JOBS, ">"]);
+                ask.cmd("XAUTOCLAIM").arg(&[JOBS, GROUP, me, idle, &position, "COUNT", BATCH]);
                 let (new, old): (Option<StreamReadReply>, StreamAutoClaimReply) = ask.query_async(&mut redis).await?;
                 let new = new.into_iter().flat_map(|reply| reply.keys).flat_map(|stream| stream.ids);
                 for job in new.chain(old.claimed) {
@@ -85,16 +84,16 @@ impl Worker {
         };
         let answer = timeout(self.idle, call).await??;
         let mut done = pipe();
-        done.atomic().hset("answers", &job.id, answer).xack(STREAM, GROUP, &[&job.id]).xdel(STREAM, &[&job.id]);
+        done.atomic().hset("answers", &job.id, answer).xack(JOBS, GROUP, &[&job.id]).xdel(JOBS, &[&job.id]);
         Ok(done.exec_async(&mut self.redis).await?)
     }
 
     /// Lets the jobs that it has not done look as if they had been idle for long enough.
     async fn give_back(&self) -> RedisResult<Vec<String>> {
         let (mut pending, mut claim, mut redis) = (cmd("XPENDING"), cmd("XCLAIM"), self.redis.clone());
-        pending.arg(&[STREAM, GROUP, "-", "+", "1000", &self.name]);
+        pending.arg(&[JOBS, GROUP, "-", "+", "1000", &self.name]);
         let pending: StreamPendingCountReply = pending.query_async(&mut redis).await?;
-        claim.arg(&[STREAM, GROUP, &self.name, "0"]).arg(pending.ids.iter().map(|job| &job.id).collect::<Vec<_>>());
+        claim.arg(&[JOBS, GROUP, &self.name, "0"]).arg(pending.ids.iter().map(|job| &job.id).collect::<Vec<_>>());
         claim.arg("IDLE").arg(self.idle.as_millis() as u64).arg("JUSTID").query_async(&mut redis).await
     }
 }

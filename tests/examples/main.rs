@@ -6,3 +6,5 @@ mod process;
 
 #[cfg(feature = "signal")]
 mod echo_server;
+#[cfg(feature = "signal")]
+mod worker;
