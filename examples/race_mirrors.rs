@@ -4,16 +4,16 @@
 //! Without one it has mirrors of its own: one that is dead, one that never answers, and one that is well.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io, mem};
 
 use aiodrive::{BoxError, Pool, race, timeout};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Barrier, oneshot};
 
 /// How long an attempt has before the next one begins beside it.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -57,27 +57,26 @@ fn report(outcome: Option<Answer>) -> ExitCode {
 
 /// Tries one mirror after the other, and does not wait for those that take their time. `None` if all have failed.
 async fn connect(mirrors: &[SocketAddr]) -> Option<Answer> {
-    let (failing, mut all_failed) = mpsc::channel::<Infallible>(1);
+    let all_failed = Arc::new(Barrier::new(mirrors.len()));
     let (_, mut turn) = oneshot::channel::<Infallible>(); // the first one's turn has come
     let mut attempts = Vec::new();
     for &mirror in mirrors {
         let (next, next_turn) = oneshot::channel();
-        let (turn, failing) = (mem::replace(&mut turn, next_turn), failing.clone());
+        let (turn, all_failed) = (mem::replace(&mut turn, next_turn), Arc::clone(&all_failed));
         attempts.push(async move {
             let Err(_) = turn.await; // the attempt before has let go of its end
             match attempt(mirror, next).await {
                 Ok(answer) => Some(answer),
                 Err(error) => {
                     println!("{mirror}: {error}");
-                    drop(failing);
-                    pending().await // since to finish would be to win
+                    // To finish would be to win: only when none can win any more, `None` does.
+                    all_failed.wait().await;
+                    None
                 }
             }
         });
     }
-    drop(failing);
-    let none = async move { all_failed.recv().await.map(|never| match never {}) };
-    race((async { race(attempts).await.1 }, none)).await.1
+    race(attempts).await.1
 }
 
 /// Lets go of `next` when it fails, or has not got an answer in time.
