@@ -2,9 +2,15 @@
 #![cfg(unix)]
 
 mod checksum;
+mod latch;
 mod process;
+mod quickstart;
+mod race_mirrors;
+mod test_helper;
 
 #[cfg(feature = "signal")]
 mod echo_server;
+#[cfg(feature = "signal")]
+mod staged_shutdown;
 #[cfg(feature = "signal")]
 mod worker;
