@@ -1,0 +1,62 @@
+//! Finds all failures that an error tells of.
+
+use std::error::Error;
+use std::fmt;
+
+use aiodrive::{BoxError, ExitError, Failure, PoolError, TaskError};
+
+use crate::world::{Fault, World};
+
+/// What failed in `wait_all`.
+#[derive(Debug)]
+pub struct Several(pub Vec<TaskError>);
+
+impl fmt::Display for Several {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|failed| write!(f, "{failed:#}; "))
+    }
+}
+
+impl Error for Several {}
+
+/// The number of a failure, if it shows one.
+pub fn number_of(failed: &TaskError) -> Option<usize> {
+    match failed.failure() {
+        Failure::Error(error) => error.downcast_ref::<Fault>().map(|fault| fault.number),
+        Failure::Panic(payload) => payload.message()?.strip_prefix('<')?.strip_suffix('>')?.parse().ok(),
+        _ => None,
+    }
+}
+
+pub fn in_task_error(world: &World, failed: &TaskError) {
+    match failed.failure() {
+        Failure::Error(error) => in_error(world, error),
+        Failure::Panic(payload) => match (number_of(failed), payload.message()) {
+            (None, Some(message)) => world.broken(format!("a panic of nobody's: {message}")),
+            (number, _) => world.found(number),
+        },
+        _ => world.check(world.is_gone(), || format!("nobody shuts down: {failed}")),
+    }
+}
+
+pub fn in_error(world: &World, error: &BoxError) {
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        world.found(Some(fault.number));
+        fault.cause.iter().for_each(|cause| in_error(world, cause));
+    } else if let Some(error) = error.downcast_ref::<PoolError>() {
+        in_pool_error(world, error);
+    } else if let Some(Several(failures)) = error.downcast_ref() {
+        failures.iter().for_each(|failed| in_task_error(world, failed));
+    } else if let Some(error) = error.downcast_ref::<ExitError<BoxError>>() {
+        match error {
+            ExitError::Body(error) | ExitError::Exit(error) => in_error(world, error),
+            ExitError::Both { body, exit } => [body, exit].into_iter().for_each(|error| in_error(world, error)),
+        }
+    } else {
+        world.broken(format!("an error of nobody's: {error}"));
+    }
+}
+
+pub fn in_pool_error(world: &World, error: &PoolError) {
+    error.failures().iter().chain(error.cleanup_failures()).for_each(|failed| in_task_error(world, failed));
+}

@@ -1,0 +1,94 @@
+//! Random trees of pools, tasks and functions, which end in random ways at random times.
+//!
+//! | promise | where it is checked |
+//! | --- | --- |
+//! | nothing is polled, or alive, after the pool or function around it has returned | `world::Stay::enter`, `world::Realm::leave` |
+//! | each future, value, error and payload is dropped | `run::Tree::judge` |
+//! | no failure is lost, invented, or reported twice | `found`, `world::World::verdict` |
+//! | `Ok` means that all is well; what was first closed the pool; failures are in order | `play::check_return`, `check_cause` |
+//! | depths are closed in order, each with all that is below it | `world::Place::check_order` |
+//! | no more run than the limit allows | `world::Stay::enter` |
+//! | a handle and a start tell how their task ended; an exit handler runs once | `play::check_handle`, `check_exit` |
+//! | every pool returns, also when its owner is dropped, and no task of the runtime is left | `run` |
+//!
+//! `plan` makes a tree up, `play` does what it says, `world` is what can be seen from within, `run` has the runtimes.
+//!
+//! A tree that breaks a promise is made smaller and printed, with its seed. Give that to `TREES_SEED` to see it again, and
+//! add it to `SEEDS` below when it is mended. `PROPTEST_CASES` says how many trees there are.
+
+mod found;
+mod plan;
+mod play;
+mod run;
+mod world;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+
+use self::plan::RootPlan;
+use self::run::{Watchdog, Workers};
+use self::world::Clock;
+
+/// Trees that have broken a promise once.
+const SEEDS: &[u64] = &[];
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|value| value.parse().expect("a number"))
+}
+
+/// The seeds of this run: the one that was asked for, or those of old failures and as many others as were asked for.
+fn seeds(otherwise: u64) -> Vec<u64> {
+    match number("TREES_SEED") {
+        Some(seed) => vec![seed],
+        None => SEEDS.iter().copied().chain(0..number("PROPTEST_CASES").unwrap_or(otherwise)).collect(),
+    }
+}
+
+fn runner(seed: u64) -> TestRunner {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config { cases: 1, failure_persistence: None, max_shrink_iters: 5_000, ..Config::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// Fails with the smallest tree that breaks a promise, if that of this seed does.
+fn examine(seed: u64, strategy: &impl Strategy<Value = RootPlan>, test: impl Fn(RootPlan) -> Vec<String>) {
+    let tested = runner(seed).run(strategy, |plan| {
+        let broken = test(plan);
+        prop_assert!(broken.is_empty(), "{}", broken.join("\n"));
+        Ok(())
+    });
+    match tested {
+        Ok(()) => {}
+        Err(TestError::Fail(why, plan)) => panic!("TREES_SEED={seed}\n{why}\n{plan:#?}"),
+        Err(TestError::Abort(why)) => panic!("TREES_SEED={seed}: {why}"),
+    }
+}
+
+#[test]
+fn on_one_thread_with_the_paused_clock() {
+    let (strategy, watchdog) = (plan::root(), Watchdog::new());
+    for seed in seeds(1_000) {
+        examine(seed, &strategy, |plan| watchdog.watch(seed, Clock::Paused, |tree| run::paused(tree, plan)));
+    }
+}
+
+#[test]
+fn the_same_seed_does_the_same() {
+    let (strategy, watchdog) = (plan::root(), Watchdog::new());
+    for seed in 0..20 {
+        let plan = strategy.new_tree(&mut runner(seed)).expect("a plan").current();
+        let text = |plan| watchdog.watch(seed, Clock::Paused, |tree| vec![run::told(tree, plan)]);
+        assert_eq!(text(plan.clone()), text(plan));
+    }
+}
+
+#[test]
+fn on_several_threads() {
+    let (strategy, watchdog, workers) = (plan::root(), Watchdog::new(), Workers::new());
+    for seed in seeds(400) {
+        let clock = if seed % 2 == 0 { Clock::Turns } else { Clock::Real };
+        examine(seed, &strategy, |plan| watchdog.watch(seed, clock, |tree| workers.run(tree, plan)));
+    }
+}
