@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use super::driver::{Body, Drive, Owner};
+use super::driver::{Body, Called, Drive, Owner};
 use super::on_failure::OnFailure;
 use super::state::{Options, Shared};
 use crate::error::{BoxError, PoolError, TaskError};
@@ -327,7 +327,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     {
         let pool = Pool { shared: Shared::new(self.name, self.options, true) };
         let owner = Owner::new(Arc::clone(&pool.shared), "Pool::open");
-        Drive::new(owner, Body::new(async move { body(pool).await }))
+        Drive::new(owner, Body::new(Called::new(body, pool)))
     }
 }
 

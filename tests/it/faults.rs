@@ -116,6 +116,18 @@ fn a_panic_in_the_destructor_of_a_finished_future_is_a_failure() {
     });
 }
 
+/// The closure of the body used to be called in an async block. The future's destructor then unwound through that block,
+/// as if the body had panicked: its error was dropped, and so were the failures of all tasks.
+#[test]
+fn a_panic_in_the_destructor_of_a_finished_body_hides_no_failure() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(|_: Pool| ReadyWith(bomb("in drop"), Some(Err("error".into())))).await;
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["error: error", "panic: in drop"]);
+        let outcome: Outcome<i32> = Pool::open(|_: Pool| ReadyWith(bomb("in drop"), Some(Ok(1)))).await;
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: in drop"]);
+    });
+}
+
 #[test]
 fn a_handle_hears_of_a_panic_in_a_destructor() {
     on_both(|| async {
