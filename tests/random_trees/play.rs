@@ -55,18 +55,13 @@ impl Here {
 
     /// What a destructor does.
     fn at_drop(self, at_drop: AtDrop) {
-        let Some((pool, realm)) = self.pools.last().cloned() else { return };
         if at_drop == AtDrop::Cancel {
-            self.cancel(&pool, &realm);
+            // Has no number: it comes before the failure of its own task, which happened earlier.
+            self.pools.last().into_iter().for_each(|(pool, _)| pool.cancel_with("in a destructor"));
             return;
         }
         let act = Act { work: Work::Nothing, delay: 0, end: End::Ok, at_drop: AtDrop::Nothing };
         self.spawn(TaskPlan { depth: 0, daemon: false, how: How::Spawn, outer: false, act }, false);
-    }
-
-    fn cancel(&self, pool: &Pool, realm: &Arc<Realm>) {
-        let number = self.world.cancellation(&realm.at(0));
-        pool.cancel_with(number.to_string());
     }
 
     // ----- acts -----
@@ -119,7 +114,7 @@ impl Here {
                 }
             }
             Work::Shield(awaited, plan) => {
-                let here = self.function(RealmKind::Shield);
+                let here = self.function(RealmKind::Shield).elsewhere();
                 let pool = here.pool(*plan);
                 let shielded = {
                     let here = here.clone();
@@ -194,7 +189,7 @@ impl Here {
             });
             here.guest(&stay, at_drop, body)
         };
-        let handler_here = here.clone();
+        let handler_here = here.elsewhere();
         let visit = with_exit(
             self.world.count(),
             async move |_: &mut Value| body.await,
@@ -234,8 +229,9 @@ impl Here {
         let PoolPlan { cancel_after, planned, tasks, body, policy, .. } = plan;
         let cancel_on = move |here: &Self| {
             let Some(time) = cancel_after else { return };
-            let (world, place) = (here.world.clone(), realm_place(here));
-            here.pools.last().expect("a pool").0.cancel_on(async move {
+            let (pool, realm) = here.pools.last().expect("it is in a pool");
+            let (world, place) = (here.world.clone(), realm.at(0));
+            pool.cancel_on(async move {
                 world.pass(time).await;
                 world.cancellation(&place);
             });
@@ -403,10 +399,6 @@ impl Here {
     }
 }
 
-fn realm_place(here: &Here) -> Arc<Place> {
-    here.pools.last().expect("a pool").1.at(0)
-}
-
 /// The output of a branch or of shielded work: an error that nobody takes is a value that nobody takes.
 pub struct Output(Option<Result>, World);
 
@@ -448,22 +440,27 @@ fn check_return(realm: &Realm, ended: &Result<Value, PoolError>) {
         Err(error) => realm.world.check(error.stuck().is_empty(), || "a task was given up on".to_owned()),
     }
     if let (Err(error), Clock::Paused) = (ended, realm.world.clock()) {
-        let numbers: Vec<_> = error.failures().iter().filter_map(found::number_of).collect();
+        let numbers: Vec<_> = error.failures().iter().filter_map(|failed| number_in(realm, failed)).collect();
         let sorted = numbers.is_sorted_by(|one, next| one < next);
         realm.world.check(sorted, || format!("the failures of pool {} are out of order: {numbers:?}", realm.id));
     }
+}
+
+/// The number of a failure that has come up in the pool itself, and so was known there at once.
+fn number_in(realm: &Realm, failed: &TaskError) -> Option<usize> {
+    found::number_of(failed).filter(|number| realm.is_place_of(*number))
 }
 
 /// What was first is what closed the pool.
 fn check_cause(realm: &Realm, ended: &Result<Value, PoolError>) {
     check_return(realm, ended);
     let (Err(error), Clock::Paused) = (ended, realm.world.clock()) else { return };
-    let first = error.first().and_then(found::number_of);
+    let first = error.first().and_then(|failed| number_in(realm, failed));
     let cancelled = realm.first_cancellation();
     let (Some(first), Some(cancelled)) = (first, cancelled) else { return };
     let holds = match error.closing_reason() {
         ClosingReason::Failed => first < cancelled,
-        ClosingReason::Cancelled(_) => cancelled < first,
+        ClosingReason::Cancelled(None) => cancelled < first,
         _ => true,
     };
     let reason = error.closing_reason();

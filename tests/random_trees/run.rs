@@ -124,12 +124,14 @@ fn judge(world: &World, told: Told) -> Vec<String> {
 /// Waits until nothing is left, of the tree or in the runtime; some while after the outermost pool if it was dropped.
 async fn settle(world: &World, told: bool, base: usize) {
     let metrics = tokio::runtime::Handle::current().metrics();
-    let began = Instant::now();
+    // A pool whose body has panicked keeps its failures as long as there is a handle.
+    world.set_root(None);
+    let (began, began_there) = (Instant::now(), tokio::time::Instant::now());
     let tasks = || metrics.num_alive_tasks();
     // What was told as ended is gone; tokio counts a task for a moment longer.
     let gone = told.then(|| world.alive());
     while (gone.is_none() && world.alive() > 0) || tasks() > base {
-        if began.elapsed() > PATIENCE / 3 {
+        if began.elapsed() > PATIENCE / 6 || began_there.elapsed() > PATIENCE / 100 {
             world.broken(format!("{} are alive, and {} tasks, of {base}", world.alive(), tasks()));
             return;
         }

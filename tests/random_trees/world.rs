@@ -338,6 +338,11 @@ impl Realm {
         lock(&self.world.0.events).iter().position(is_one)
     }
 
+    /// Whether an event has happened in here, and not below.
+    pub fn is_place_of(&self, number: usize) -> bool {
+        lock(&self.world.0.events).get(number).is_some_and(|event| event.place.realm.id == self.id)
+    }
+
     /// How many are alive in depths above this one.
     fn alive_above(&self, depth: Option<i32>) -> isize {
         let alive = lock(&self.alive);
@@ -620,12 +625,6 @@ impl<T> Drop for Guest<T> {
             (AtDrop::Panic, _) if !std::thread::panicking() => {
                 let stay = &self.stay;
                 stay.panicked.store(true, SeqCst);
-                let _of_the_body = OnUnwind(|| {
-                    // Its destructor is part of a body that comes to its end.
-                    if stay.kind == StayKind::Body && stay.has_returned() {
-                        *lock(&stay.place.realm.body_panicked) = Some(PANICKED.get());
-                    }
-                });
                 stay.world().panic(&stay.place)
             }
             (AtDrop::Spawn | AtDrop::Cancel, Some(spawn)) => spawn(self.at_drop),
