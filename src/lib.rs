@@ -19,6 +19,7 @@ mod shield;
 #[cfg(feature = "signal")]
 mod shutdown_signal;
 mod slots;
+mod then;
 mod timeout;
 mod timeout_at;
 mod try_all;

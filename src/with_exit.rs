@@ -9,6 +9,7 @@ use crate::error::{BoxError, ExitError, Failure, PanicPayload};
 use crate::inside::Inside;
 use crate::scope::{Call, Owner, Scope};
 use crate::shield::Shield;
+use crate::then::Then;
 use crate::untold::Untold;
 
 /// Runs a body with a resource, then an exit handler that takes the resource: always, also if the body fails, panics,
@@ -180,10 +181,7 @@ where
     fn leave(&mut self, how: Exit) -> Option<Shield<Result<(), E>>> {
         let Parts { resource, exit, scope, runtime, called_at } = self.parts.take()?;
         let handler_scope = scope.beside(Owner::Shielding(Call::new("with_exit", called_at)));
-        let handler = async move {
-            scope.settled().await;
-            exit(resource, how).await
-        };
+        let handler = Then::new(scope.settled(), move || exit(resource, how));
         let failure_of = |result: Result<(), E>| result.err().map(|error| Failure::Error(error.into()));
         Some(Shield::spawn(&runtime, handler_scope, called_at, handler, failure_of))
     }

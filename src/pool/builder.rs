@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use super::driver::{Body, Called, Drive, Owner};
+use super::driver::{Body, Drive, Owner};
 use super::on_failure::OnFailure;
 use super::state::{Options, Shared};
 use crate::error::{BoxError, PoolError, TaskError};
+use crate::then::Then;
 
 /// Sets up a [`Pool`]; made by [`Pool::builder`].
 ///
@@ -327,7 +328,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     {
         let pool = Pool { shared: Shared::new(self.name, self.options, true) };
         let owner = Owner::new(Arc::clone(&pool.shared), "Pool::open");
-        Drive::new(owner, Body::new(Called::new(body, pool)))
+        Drive::new(owner, Body::new(Then::new(std::future::ready(()), move || body(pool))))
     }
 }
 

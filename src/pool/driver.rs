@@ -219,40 +219,6 @@ fn listen(token: CancellationToken) -> Option<Pin<Box<WaitForCancellationFutureO
     (!token.is_cancelled()).then(|| Box::pin(token.cancelled_owned()))
 }
 
-/// A body's future, made by its closure when it is first polled.
-///
-/// Not an async block around the call: a destructor of the future that panics when that has returned would unwind through
-/// it, and what the body had returned would be lost.
-#[pin_project(project = CalledProjection, project_replace = CalledReplaced)]
-pub(super) enum Called<B, P, F> {
-    Uncalled(B, P),
-    Running(#[pin] F),
-    /// The closure has panicked.
-    Failed,
-}
-
-impl<B, P, F> Called<B, P, F> {
-    pub(super) fn new(body: B, pool: P) -> Self {
-        Self::Uncalled(body, pool)
-    }
-}
-
-impl<B: FnOnce(P) -> F, P, F: Future> Future for Called<B, P, F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        if let CalledProjection::Uncalled(..) = self.as_mut().project() {
-            if let CalledReplaced::Uncalled(body, pool) = self.as_mut().project_replace(Self::Failed) {
-                self.set(Self::Running(body(pool)));
-            }
-        }
-        match self.project() {
-            CalledProjection::Running(future) => future.poll(cx),
-            _ => panic!("a body was polled after its closure had panicked"),
-        }
-    }
-}
-
 /// The body of a pool.
 #[pin_project]
 pub(super) struct Body<T, F> {

@@ -15,6 +15,7 @@ use super::start::Started;
 use super::task::{Badge, BlockingSeed, LocalSeed, Name, Seed};
 use crate::error::{BoxError, SpawnError, TaskStopped};
 use crate::scope::Place;
+use crate::then::Then;
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
 ///
@@ -346,10 +347,7 @@ impl<E: Send + 'static> Pool<E> {
         let local = observer.local();
         let badge = Badge { name, spawned_at: Location::caller(), observer };
         let outcome = self.shared.admit_local(place, badge.info(), |turn| {
-            let future = async move {
-                turn.come(local).await;
-                task.await
-            };
+            let future = Then::new(turn.come(local), move || task);
             LocalSeed(Seed { future, badge, error: PhantomData })
         });
         match outcome {

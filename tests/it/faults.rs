@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use aiodrive::{BoxError, Failure, Pool, PoolError, TaskStopped, timeout};
+use aiodrive::{BoxError, Failure, Pool, PoolError, TaskStopped, timeout, with_exit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -125,6 +125,31 @@ fn a_panic_in_the_destructor_of_a_finished_body_hides_no_failure() {
         assert_eq!(failures(outcome.unwrap_err().failures()), ["error: error", "panic: in drop"]);
         let outcome: Outcome<i32> = Pool::open(|_: Pool| ReadyWith(bomb("in drop"), Some(Ok(1)))).await;
         assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: in drop"]);
+    });
+}
+
+/// The same happened to a local task, which waited for its turn and then for the future in one async block, and to an exit
+/// handler.
+#[test]
+fn a_panic_in_the_destructor_of_a_finished_local_task_or_exit_handler_hides_no_failure() {
+    on_current_thread(|| async {
+        let local = tokio::task::LocalSet::new();
+        let open = Pool::open(async |pool: Pool| {
+            pool.spawn_local(ReadyWith(bomb("in drop"), Some(Err("error".into()))));
+            Ok(())
+        });
+        let error = local.run_until(open).await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: error", "panic: in drop"]);
+    });
+    on_both(|| async {
+        let error = Pool::open(async |_: Pool| {
+            let handler = |(), _| ReadyWith(bomb("in drop"), Some(Err(BoxError::from("error"))));
+            Ok(with_exit((), async |_| Ok(()), handler).await?)
+        })
+        .await
+        .unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: exit handler failed: error"]);
+        assert_eq!(failures(error.cleanup_failures()), ["panic: in drop"]);
     });
 }
 
