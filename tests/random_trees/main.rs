@@ -48,7 +48,13 @@ fn seeds(otherwise: u64) -> Vec<u64> {
 fn runner(seed: u64) -> TestRunner {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let config = Config { cases: 1, failure_persistence: None, max_shrink_iters: 100_000, max_shrink_time: 20_000, ..Config::default() };
+    let config = Config {
+        cases: 1,
+        failure_persistence: None,
+        max_shrink_iters: 100_000,
+        max_shrink_time: 20_000,
+        ..Config::default()
+    };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 

@@ -145,7 +145,8 @@ impl Here {
                 let branch = |act: Act| here.part(act.at_drop, here.elsewhere().act(act));
                 let all = wait_all(acts.into_iter().map(branch).collect::<Vec<_>>());
                 let ended = here.owner(Box::pin(all)).await;
-                let failures: Vec<_> = ended.into_iter().filter_map(|ended: Result<_, TaskError>| ended.err()).collect();
+                let failures: Vec<_> =
+                    ended.into_iter().filter_map(|ended: Result<_, TaskError>| ended.err()).collect();
                 if !failures.is_empty() {
                     return Err(self.error(BoxError::from(Several(failures))));
                 }

@@ -526,6 +526,9 @@ impl Stay {
     }
 
     pub fn leave(&self) {
+        if std::thread::panicking() {
+            self.panicked.store(true, SeqCst);
+        }
         if self.polled.load(SeqCst) && self.is_limited() && self.place.realm.limit.is_some() {
             self.place.realm.running.fetch_sub(1, SeqCst);
         }
