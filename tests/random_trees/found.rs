@@ -5,7 +5,7 @@ use std::fmt;
 
 use aiodrive::{BoxError, ExitError, Failure, PoolError, TaskError};
 
-use crate::world::{Fault, World};
+use crate::world::{Fault, World, number_in};
 
 /// What failed in `wait_all`.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Error for Several {}
 pub fn number_of(failed: &TaskError) -> Option<usize> {
     match failed.failure() {
         Failure::Error(error) => error.downcast_ref::<Fault>().map(|fault| fault.number),
-        Failure::Panic(payload) => payload.message()?.strip_prefix('<')?.strip_suffix('>')?.parse().ok(),
+        Failure::Panic(payload) => payload.message().and_then(number_in),
         _ => None,
     }
 }

@@ -244,7 +244,9 @@ impl Here {
             tasks.into_iter().for_each(|task| here.spawn(task, true));
             let world = self.world.clone();
             realm.body_returned.store(true, SeqCst);
-            Box::pin(async move { pool.run().await.map(|()| world.count()) })
+            // Called here: tasks hold handles of a pool that, if it never runs, holds them.
+            let run = pool.run();
+            Box::pin(async move { run.await.map(|()| world.count()) })
         } else {
             let (outside, inner) = (self.clone(), Arc::clone(&realm));
             Box::pin(builder.open(move |pool: Pool| {

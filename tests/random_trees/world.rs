@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,11 +66,6 @@ enum EventKind {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-thread_local! {
-    /// The number of the last panic on this thread.
-    static PANICKED: std::cell::Cell<Option<usize>> = const { std::cell::Cell::new(None) };
 }
 
 impl World {
@@ -157,7 +152,6 @@ impl World {
         let anonymous = lock(&self.0.events).len() % 4 == 3;
         let kind = if anonymous { EventKind::AnonymousPanic } else { EventKind::Failure };
         let number = self.event(place, kind);
-        PANICKED.set(Some(number));
         if anonymous {
             resume_unwind(Box::new(Payload { counted: Some(self.count()), bitter: number % 8 == 3 }));
         }
@@ -214,6 +208,11 @@ impl World {
         }
         broken
     }
+}
+
+/// The number that is in the message of a panic.
+pub fn number_in(message: &str) -> Option<usize> {
+    message.strip_prefix('<')?.strip_suffix('>')?.parse().ok()
 }
 
 /// A value that is counted until it is dropped.
@@ -595,14 +594,17 @@ impl<T: Outcome> Future for Guest<T> {
         let this = &mut *self;
         this.stay.enter();
         let stay = &this.stay;
-        let unwinding = OnUnwind(|| {
-            stay.panicked.store(true, SeqCst);
-            if stay.kind == StayKind::Body {
-                *lock(&stay.place.realm.body_panicked) = Some(PANICKED.get());
+        let polled = match catch_unwind(AssertUnwindSafe(|| this.future.as_mut().poll(cx))) {
+            Ok(polled) => polled,
+            Err(payload) => {
+                stay.panicked.store(true, SeqCst);
+                if stay.kind == StayKind::Body {
+                    let message = payload.downcast_ref::<String>().map(String::as_str);
+                    *lock(&stay.place.realm.body_panicked) = Some(message.and_then(number_in));
+                }
+                resume_unwind(payload)
             }
-        });
-        let polled = this.future.as_mut().poll(cx);
-        std::mem::forget(unwinding);
+        };
         if let Poll::Ready(output) = &polled {
             let flag = match output.result() {
                 Ok(()) => &stay.returned_ok,
