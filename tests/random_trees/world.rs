@@ -370,7 +370,8 @@ impl Place {
     /// Depths are closed from the highest to the lowest, each with all that is below it.
     pub fn check_order(&self, what: &str) {
         let above = self.realm.alive_above(Some(self.depth));
-        self.realm.world.check(above <= 0, || format!("{self} {what}, and {above} are alive in higher depths"));
+        let world = &self.realm.world;
+        world.check(above <= 0 || world.is_gone(), || format!("{self} {what}, and {above} are alive in higher depths"));
     }
 
     /// The pool whose token something in here listens to.
@@ -519,7 +520,7 @@ impl Stay {
             StayKind::Body => self.place.realm.owner_dropped.load(SeqCst),
             StayKind::Part => true,
         };
-        if begun && !ended && !excused && !self.world().is_gone() {
+        if begun && !ended && !excused {
             self.place.check_order("is cut off");
         }
     }
