@@ -1,0 +1,218 @@
+//! What the benches measure: each case is written once, and is known by a name. `aiodrive`'s own stand in one module, the
+//! bare tokio code that does the same in another, under the same name.
+
+#![allow(dead_code, reason = "no bench uses all of it")]
+
+pub mod bare;
+pub mod ours;
+
+use std::future::pending;
+use std::hint::black_box;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use aiodrive::BoxError;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::{JoinSet, yield_now};
+
+/// The two kinds of runtime, with what the benches call them.
+pub const FLAVOURS: [(&str, usize); 2] = [("current-thread", 0), ("2 workers", 2)];
+
+/// A runtime with so many workers; none stands for the current-thread runtime.
+pub fn runtime(workers: usize) -> Runtime {
+    let mut builder = match workers {
+        0 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(workers.max(1)).build().expect("a runtime")
+}
+
+/// Does a job so many rounds, and says how long that took.
+pub struct Case(Box<dyn Fn(usize, u64) -> Rounds>);
+
+type Rounds = Pin<Box<dyn Future<Output = Duration> + Send>>;
+
+impl Case {
+    /// A job of which everything is measured. It is given its size, and returns what it is to be checked by: the same.
+    pub fn whole<F>(job: fn(usize) -> F) -> Self
+    where
+        F: Future<Output = usize> + Send + 'static,
+    {
+        Self(Box::new(move |size, rounds| {
+            Box::pin(async move {
+                let begin = Instant::now();
+                for _ in 0..rounds {
+                    assert_eq!(job(size).await, size);
+                }
+                begin.elapsed()
+            })
+        }))
+    }
+
+    /// A job of which a part is measured; it says how long that took, and does its own checks.
+    pub fn part<F>(job: fn(usize) -> F) -> Self
+    where
+        F: Future<Output = Duration> + Send + 'static,
+    {
+        Self(Box::new(move |size, rounds| {
+            Box::pin(async move {
+                let mut sum = Duration::ZERO;
+                for _ in 0..rounds {
+                    sum += job(size).await;
+                }
+                sum
+            })
+        }))
+    }
+
+    /// Runs in a task, where services do their work, all rounds in one: to wake a sleeping worker takes longer than most.
+    pub fn run(&self, runtime: &Runtime, size: usize, rounds: u64) -> Duration {
+        let rounds = (self.0)(size, rounds);
+        runtime.block_on(async { tokio::spawn(rounds).await }).expect("it does not panic")
+    }
+}
+
+/// A job, done by both.
+pub struct Pair {
+    pub name: &'static str,
+    pub ours: Case,
+    pub bare: Case,
+}
+
+/// All jobs that the bare tokio code can do as well.
+pub fn pairs() -> Vec<Pair> {
+    fn pair(name: &'static str, ours: Case, bare: Case) -> Pair {
+        Pair { name, ours, bare }
+    }
+    vec![
+        pair("pool", Case::whole(ours::pool), Case::whole(bare::pool)),
+        pair("threads", Case::whole(ours::threads), Case::whole(bare::threads)),
+        pair("first_failure", Case::part(ours::first_failure), Case::part(bare::first_failure)),
+        pair("close", Case::part(ours::close), Case::part(bare::close)),
+        pair("depths", Case::part(ours::depths), Case::part(bare::close)),
+        pair("small_pools", Case::part(ours::small_pools), Case::part(bare::small_pools)),
+        pair("tree", Case::part(ours::tree), Case::part(bare::tree)),
+        pair("race", Case::whole(ours::race), Case::whole(bare::race)),
+        pair("race_ready", Case::whole(ours::race_ready), Case::whole(bare::race_ready)),
+        pair("try_all", Case::whole(ours::try_all), Case::whole(bare::try_all)),
+        pair("try_all_fails", Case::whole(ours::try_all_fails), Case::whole(bare::try_all_fails)),
+        pair("wait_all", Case::whole(ours::wait_all), Case::whole(bare::wait_all)),
+        pair("latch", Case::part(ours::latch), Case::part(bare::latch)),
+        pair("latch_loops", Case::part(ours::latch_loops), Case::part(bare::latch_loops)),
+    ]
+}
+
+/// One of the jobs.
+pub fn find(name: &str) -> Option<Pair> {
+    pairs().into_iter().find(|pair| pair.name == name)
+}
+
+/// Yields until something holds.
+pub async fn until(holds: impl Fn() -> bool) {
+    while !holds() {
+        yield_now().await;
+    }
+}
+
+pub async fn trivial(n: usize) -> Result<(), BoxError> {
+    black_box(n);
+    Ok(())
+}
+
+pub async fn value(n: usize) -> Result<usize, BoxError> {
+    Ok(black_box(n))
+}
+
+/// Even numbers are values, odd ones are errors.
+pub async fn outcome(n: usize) -> Result<usize, &'static str> {
+    if n % 2 == 0 { Ok(black_box(n)) } else { Err("odd") }
+}
+
+/// The last of `size` such futures finishes, the others never do.
+pub async fn last_finishes(n: usize, size: usize) -> usize {
+    if n + 1 == size { n } else { pending().await }
+}
+
+/// The last of `size` such futures fails, the others never end.
+pub async fn last_fails(n: usize, size: usize) -> Result<usize, BoxError> {
+    if n + 1 == size { Err("broken".into()) } else { pending().await }
+}
+
+/// Counts those who have come as far as a certain point.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicUsize>);
+
+impl Counter {
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn take_away(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub async fn reaches(&self, count: usize) {
+        until(|| self.0.load(Ordering::Acquire) == count).await;
+    }
+
+    /// Counts, and stays for ever. Is taken away again when dropped.
+    pub async fn park(self) {
+        self.add();
+        let _guard = Parked(self);
+        pending().await
+    }
+
+    pub fn is(&self, count: usize) -> bool {
+        self.0.load(Ordering::Acquire) == count
+    }
+}
+
+struct Parked(Counter);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.take_away();
+    }
+}
+
+/// From a flip to the end of the tasks that wait for it, once they do.
+pub async fn flip(size: usize, parked: Counter, tasks: JoinSet<()>, flip: impl FnOnce()) -> Duration {
+    parked.reaches(size).await;
+    let begin = Instant::now();
+    flip();
+    assert_eq!(tasks.join_all().await.len(), size);
+    begin.elapsed()
+}
+
+/// How long ten flips to and ten back take, each of which all tasks have to see before the next.
+pub async fn flips(size: usize, seen: Counter, tasks: JoinSet<()>, flip: impl Fn(bool)) -> Duration {
+    seen.reaches(size).await;
+    let begin = Instant::now();
+    for n in 1..=20 {
+        flip(n % 2 == 1);
+        seen.reaches((n + 1) * size).await;
+    }
+    let time = begin.elapsed();
+    drop(tasks);
+    time
+}
+
+/// How many nested owners, or tasks, there are below each owner, the outermost first.
+pub type Shape = &'static [usize];
+
+/// How many tasks a tree has at its leaves.
+pub fn leaves(shape: Shape) -> usize {
+    shape.iter().product()
+}
+
+/// The shape of a tree with three levels and so many tasks in each place.
+pub fn cube(width: usize) -> Shape {
+    match width {
+        1 => &[1, 1, 1],
+        10 => &[10, 10, 10],
+        100 => &[100, 100, 100],
+        _ => panic!("a tree of 1, 10 or 100 in each place"),
+    }
+}
