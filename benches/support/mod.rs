@@ -4,7 +4,9 @@
 #![allow(dead_code, reason = "no bench uses all of it")]
 
 pub mod bare;
+pub mod compare;
 pub mod ours;
+pub mod peers;
 
 use std::future::pending;
 use std::hint::black_box;
@@ -26,7 +28,7 @@ pub fn runtime(workers: usize) -> Runtime {
         0 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
-    builder.worker_threads(workers.max(1)).build().expect("a runtime")
+    builder.worker_threads(workers.max(1)).enable_time().build().expect("a runtime")
 }
 
 /// Does a job so many rounds, and says how long that took.
@@ -101,6 +103,18 @@ pub fn pairs() -> Vec<Pair> {
         pair("wait_all", Case::whole(ours::wait_all), Case::whole(bare::wait_all)),
         pair("latch", Case::part(ours::latch), Case::part(bare::latch)),
         pair("latch_loops", Case::part(ours::latch_loops), Case::part(bare::latch_loops)),
+    ]
+}
+
+/// What others than tokio have for the job "pool", and whether it needs a multi-thread runtime.
+pub fn peers() -> Vec<(&'static str, Case, bool)> {
+    vec![
+        ("`TaskTracker`", Case::whole(peers::task_tracker), false),
+        ("`try_join_all` of `JoinHandle`s", Case::whole(peers::try_join_all_handles), false),
+        ("`FuturesUnordered` of `JoinHandle`s", Case::whole(peers::futures_unordered), false),
+        ("`futures-concurrency`, `JoinHandle`s", Case::whole(peers::futures_concurrency), false),
+        ("`async-scoped`", Case::whole(peers::async_scoped), true),
+        ("`tokio-graceful-shutdown`", Case::whole(peers::graceful_shutdown), false),
     ]
 }
 

@@ -1,0 +1,169 @@
+//! The table "Speed" of the README: how long the work takes that users have, by how long what they write today takes.
+//!
+//! `cargo bench --bench ratios` measures it all, in some three minutes; with a word after `--`, the rows that have it in
+//! their first column or in the name of their job.
+//!
+//! The two sides take turns, in one process; what is printed is the median of the ratios of such turns. So whatever else
+//! the machine does meets both.
+
+mod support;
+
+use std::env;
+use std::time::{Duration, Instant};
+
+use support::{Case, FLAVOURS, find, peers, runtime};
+use tokio::runtime::Runtime;
+
+/// About how long one side works in a turn, and how long a row may take on a runtime.
+const TURN: Duration = Duration::from_millis(10);
+const ROW: Duration = Duration::from_millis(1_500);
+
+/// A row of the table.
+struct Row {
+    work: &'static str,
+    against: &'static str,
+    job: &'static str,
+    ours: (Case, usize),
+    theirs: (Case, usize),
+    /// On the two kinds of runtime, if there is one.
+    targets: Option<[f64; 2]>,
+}
+
+const LOOP: &str = "loop around `JoinSet`";
+
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut row = |work, against, job, size, target: Option<[f64; 2]>| {
+        let pair = find(job).expect("a job");
+        rows.push(Row { work, against, job, ours: (pair.ours, size), theirs: (pair.bare, size), targets: target });
+    };
+    row("spawn + join 64 tasks", LOOP, "pool", 64, Some([1.0, 0.85]));
+    row("spawn + join 1,000 tasks", LOOP, "pool", 1_000, Some([1.0, 0.85]));
+    row("spawn + join 10,000 tasks", LOOP, "pool", 10_000, Some([1.0, 0.85]));
+    row("spawn + join 100,000 tasks", LOOP, "pool", 100_000, Some([1.0, 0.85]));
+    row("spawn + join 1,000,000 tasks", LOOP, "pool", 1_000_000, Some([1.0, 0.85]));
+    row("open + 4 tasks + join", LOOP, "pool", 4, Some([1.1; 2]));
+    row("open + 1 task + join", LOOP, "pool", 1, Some([1.2; 2]));
+    row(
+        "first failure → all joined, 100,000 parked tasks",
+        "`JoinSet::shutdown`",
+        "first_failure",
+        100_000,
+        Some([1.0; 2]),
+    );
+    row("100,000 tasks, spawned from 2 threads", "`Mutex<JoinSet>`", "threads", 100_000, Some([1.0; 2]));
+    row("`LatchEvent` flip, 10,000 waiters", "`watch`", "latch", 10_000, Some([1.05; 2]));
+    row("the same, in loops", "`watch`", "latch_loops", 10_000, Some([1.05; 2]));
+    row("`race` of 2, the last finishes", LOOP, "race", 2, Some([1.05; 2]));
+    row("`race` of 100", LOOP, "race", 100, Some([1.05; 2]));
+    row("`race` of 100,000", LOOP, "race", 100_000, Some([1.05; 2]));
+    row("`race` of 2, both finish", LOOP, "race_ready", 2, Some([1.05; 2]));
+    row("`try_all` of 2", LOOP, "try_all", 2, Some([1.05; 2]));
+    row("`try_all` of 100", LOOP, "try_all", 100, Some([1.05; 2]));
+    row("`try_all` of 100,000", LOOP, "try_all", 100_000, Some([1.05; 2]));
+    row("`try_all` of 2, one fails", LOOP, "try_all_fails", 2, Some([1.05; 2]));
+    row("`try_all` of 100,000, one fails", LOOP, "try_all_fails", 100_000, Some([1.05; 2]));
+    row("`wait_all` of 2", LOOP, "wait_all", 2, Some([1.05; 2]));
+    row("`wait_all` of 100", LOOP, "wait_all", 100, Some([1.05; 2]));
+    row("`wait_all` of 100,000", LOOP, "wait_all", 100_000, Some([1.05; 2]));
+    row("close 10,000 tasks", "`JoinSet::shutdown`", "close", 10_000, None);
+    row("close 10,000 tasks at 4 depths", "`JoinSet::shutdown`", "depths", 10_000, None);
+    row("close 100,000 pools with 3 tasks each", "nested `JoinSet`s", "small_pools", 100_000, None);
+    row("close 100 × 100 × 100 nested tasks", "nested `JoinSet`s", "tree", 100, None);
+    rows.push(scale());
+    rows.extend(peer_rows());
+    rows
+}
+
+/// A task among many by one among fewer.
+fn scale() -> Row {
+    let [many, few] = [1_000_000, 10_000].map(|size| (find("pool").expect("a job").ours, size));
+    Row {
+        work: "a task of 1,000,000",
+        against: "a task of 10,000",
+        job: "scale",
+        ours: many,
+        theirs: few,
+        targets: Some([1.3; 2]),
+    }
+}
+
+fn peer_rows() -> impl Iterator<Item = Row> {
+    peers().into_iter().map(|(against, theirs, _)| Row {
+        work: "spawn + join 100,000 tasks",
+        against,
+        job: "peers",
+        ours: (find("pool").expect("a job").ours, 100_000),
+        theirs: (theirs, 100_000),
+        targets: against.ends_with("`JoinHandle`s").then_some([0.05; 2]),
+    })
+}
+
+fn main() {
+    if !env::args().any(|argument| argument == "--bench") {
+        println!("a table of ratios is made by: cargo bench --bench ratios");
+        return;
+    }
+    let word = env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
+    println!("| work | against | target | current-thread | 2 workers |\n| --- | --- | --- | --- | --- |");
+    let runtimes = FLAVOURS.map(|(_, workers)| runtime(workers));
+    for row in rows().iter().filter(|row| row.work.contains(&word) || row.job.contains(&word)) {
+        let [first, second] = [0, 1].map(|flavour| row.measure(flavour, &runtimes[flavour]));
+        println!("| {} | {} | {} | {first} | {second} |", row.work, row.against, row.target());
+    }
+}
+
+impl Row {
+    fn target(&self) -> String {
+        match self.targets {
+            None => "–".into(),
+            Some([first, second]) if first == second => format!("≤ {first:.2}"),
+            Some([first, second]) => format!("≤ {first:.2}, {second:.2}"),
+        }
+    }
+
+    /// The ratio, in bold if it is above the target.
+    fn measure(&self, flavour: usize, runtime: &Runtime) -> String {
+        if flavour == 0 && peers().iter().any(|(name, _, multi_thread)| *multi_thread && *name == self.against) {
+            return "–".into();
+        }
+        let ratio = self.ratio(runtime);
+        let digits = if ratio < 0.1 { 4 } else { 2 };
+        match self.targets {
+            Some(targets) if ratio > targets[flavour] => format!("**{ratio:.digits$}**"),
+            _ => format!("{ratio:.digits$}"),
+        }
+    }
+
+    fn ratio(&self, runtime: &Runtime) -> f64 {
+        let begin = Instant::now();
+        let sides = [&self.ours, &self.theirs].map(|(case, size)| (case, *size, rounds(case, *size, runtime)));
+        let mut ratios = Vec::new();
+        while ratios.len() < 3 || begin.elapsed() < ROW && ratios.len() < 101 {
+            // Each is the first in half of the turns.
+            let order = if ratios.len() % 2 == 0 { [0, 1] } else { [1, 0] };
+            let mut times = [0.0; 2];
+            for side in order {
+                let (case, size, rounds) = &sides[side];
+                times[side] = case.run(runtime, *size, *rounds).as_secs_f64() / (*rounds as f64 * *size as f64);
+            }
+            ratios.push(times[0] / times[1]);
+        }
+        ratios.sort_by(f64::total_cmp);
+        ratios[ratios.len() / 2]
+    }
+}
+
+/// How many rounds make a turn. The first is not counted: it finds cold caches.
+fn rounds(case: &Case, size: usize, runtime: &Runtime) -> u64 {
+    let mut rounds = 1;
+    case.run(runtime, size, 1);
+    loop {
+        let begin = Instant::now();
+        case.run(runtime, size, rounds);
+        match begin.elapsed() {
+            long if long >= TURN / 2 => return rounds,
+            _ => rounds *= 2,
+        }
+    }
+}
