@@ -1,51 +1,99 @@
-//! The tasks of one call of `race`, `try_all` or `wait_all`: a `JoinSet` that only its future touches.
+//! The tasks of one call of `race`, `try_all` or `wait_all`, and what they have come to.
+//!
+//! The branches say themselves what they have come to, on a board that they share with the future of the call, which is
+//! woken for the first that decides something, and for the last. A `JoinSet` would wake it for each, and allocate and lock
+//! for that.
+//!
+//! # Invariants
+//!
+//! 1. Nothing of the user's runs under the board's lock: no item, waker or payload is dropped, no waker cloned or woken.
+//! 2. A branch drops its future before it says how that has ended, and lets go of its scope under the lock under which it
+//!    says so. So whoever sees that all have ended holds the last `Arc` of the scope, if nothing is left below. As long as
+//!    the board is not left, the group holds one: so none of these is the last, which would run the pool's code.
+//! 3. Once the board is left, nobody takes items any more. The branches tell the enclosing scope what there is to be told,
+//!    and let go of theirs when that is done.
 
 use std::fmt;
 use std::panic::Location;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
-use pin_project::pin_project;
+use pin_project::{pin_project, pinned_drop};
 use tokio::runtime::Handle;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinHandle;
+use tokio::task::coop::consume_budget;
 
-use crate::error::{Failure, PanicPayload, TaskError, TaskInfo};
-use crate::inside::Inside;
+use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
+use crate::inside::{Ended, Inside};
 use crate::scope::{Call, Cleanup, Owner, Scope};
+
+/// How many ended tasks are freed in one turn: some ten microseconds.
+const BATCH: usize = 256;
 
 /// The branches of one call, each of which yields an `I`.
 ///
-/// Dropping a group aborts its branches. The runtime joins them, and the enclosing scope waits for that and is told
-/// what has failed.
+/// Dropping a group aborts its branches. The enclosing scope waits for their end, and is told what has failed.
 pub struct Group<I: Send + 'static> {
-    branches: JoinSet<(usize, I)>,
-    /// What has ended, in that order, with its index.
-    ended: Vec<(usize, I)>,
+    branches: Vec<JoinHandle<()>>,
+    board: Arc<Board<I>>,
     /// Given up when the group waits for what is left below it.
     scope: Option<Arc<Scope>>,
     enclosing: Option<Arc<Scope>>,
     settling: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    spawned_at: &'static Location<'static>,
     runtime: Option<Handle>,
-    /// What an item has to report when its owner is gone.
-    orphaned: fn(I) -> Option<Failure>,
+    /// Whether a branch has decided.
+    decided: bool,
+}
+
+/// What a function makes of the ends of its branches.
+pub(crate) struct Rules<I> {
+    /// Whether the other branches are aborted when one has ended with this item.
+    pub(crate) decides: fn(&I) -> bool,
+    /// Whether items that come after the decision are nobody's.
+    pub(crate) first_only: bool,
+    /// Makes an item of the panic of a branch that was aborted, or of an abort by the runtime, or gives it back.
+    pub(crate) cut_off: fn(Failure) -> Result<I, Failure>,
+    /// What an item has to report that is nobody's.
+    pub(crate) orphaned: fn(I) -> Option<Failure>,
+}
+
+/// Where the branches say what they have come to.
+struct Board<I> {
+    rules: Rules<I>,
+    spawned_at: &'static Location<'static>,
+    state: Mutex<State<I>>,
+}
+
+struct State<I> {
+    /// The items of those that have ended, in that order, with their index.
+    items: Vec<(usize, I)>,
+    /// How many have ended, with an item or without.
+    ended: usize,
+    /// How many there are; set together with the waker.
+    expected: usize,
+    /// Whether there is an item that decides.
+    decisive: bool,
+    /// Whether the others have been aborted for that.
+    decided: bool,
+    /// Whether the future of the call is gone.
+    left: bool,
+    waker: Option<Waker>,
 }
 
 impl<I: Send + 'static> Group<I> {
     #[track_caller]
-    pub(crate) fn new(function: &'static str, cleanup: Option<Cleanup>, orphaned: fn(I) -> Option<Failure>) -> Self {
+    pub(crate) fn new(function: &'static str, cleanup: Option<Cleanup>, rules: Rules<I>) -> Self {
         let spawned_at = Location::caller();
         let scope = Scope::enter(Owner::Running(Call::new(function, spawned_at), cleanup));
         Self {
-            branches: JoinSet::new(),
-            ended: Vec::new(),
+            branches: Vec::new(),
+            board: Arc::new(Board { rules, spawned_at, state: Mutex::new(State::new()) }),
             enclosing: scope.parent().cloned(),
             scope: Some(scope),
             settling: None,
-            spawned_at,
             runtime: Handle::try_current().ok(),
-            orphaned,
+            decided: false,
         }
     }
 
@@ -60,73 +108,82 @@ impl<I: Send + 'static> Group<I> {
         M: FnOnce(Result<F::Output, PanicPayload>) -> I + Send + 'static,
     {
         let (Some(runtime), Some(scope)) = (&self.runtime, &self.scope) else {
-            panic!("futures were given to be run, at {}, outside of a tokio runtime", self.spawned_at);
+            panic!("futures were given to be run, at {}, outside of a tokio runtime", self.spawned_at());
         };
-        let end = Some((self.branches.len(), finish, self.spawned_at));
-        let branch = Branch { future: Inside::new(Arc::clone(scope), future), end };
-        let task = self.branches.spawn_on(branch, runtime);
+        let end = Some(End { index: self.branches.len(), finish, board: Arc::clone(&self.board) });
+        let task = runtime.spawn(Branch { future: Inside::new(Arc::clone(scope), future), end });
         if let (Some(call), Some(_)) = (scope.call(), &self.enclosing) {
-            call.spawned(task);
+            call.spawned(task.abort_handle());
         }
+        self.branches.push(task);
     }
 
     pub(crate) fn spawned_at(&self) -> &'static Location<'static> {
-        self.spawned_at
+        self.board.spawned_at
     }
 
-    pub(crate) fn abort(&mut self) {
-        self.branches.abort_all();
-    }
-
-    /// The next branch to end, with its index; `None` when all have.
-    ///
-    /// A branch without an item was aborted, or cut off by its runtime, or its destructor panicked meanwhile.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<&(usize, I), Failure>>> {
-        match ready!(self.branches.poll_join_next(cx)) {
-            Some(Ok(ended)) => {
-                self.ended.push(ended);
-                Poll::Ready(self.ended.last().map(Ok))
-            }
-            Some(Err(error)) => Poll::Ready(Some(Err(failure_of(error)))),
-            None => Poll::Ready(None),
+    /// Ready when all branches have ended. Aborts the others when one has decided.
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let waker = cx.waker().clone();
+        let mut state = self.board.lock();
+        let news = state.decisive && !self.decided;
+        self.decided = state.decisive;
+        if state.ended >= self.branches.len() {
+            return Poll::Ready(());
         }
+        state.decided = state.decisive;
+        state.expected = self.branches.len();
+        let replaced = state.waker.replace(waker);
+        drop(state);
+        drop(replaced);
+        if news {
+            self.abort();
+        }
+        Poll::Pending
     }
 
-    /// Ready once nothing is left below the group, whose branches have all ended.
+    pub(crate) fn is_decided(&self) -> bool {
+        self.decided
+    }
+
+    fn abort(&self) {
+        self.branches.iter().for_each(JoinHandle::abort);
+    }
+
+    /// Ready once nothing is left below the group, whose branches have all ended, and their memory has been given back.
     pub(crate) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(scope) = self.scope.take() {
-            if scope.is_alone() {
-                return Poll::Ready(());
+            if !scope.is_alone() {
+                self.settling = Some(Box::pin(scope.settled()));
             }
-            self.settling = Some(Box::pin(scope.settled()));
         }
-        self.settling.as_mut().map_or(Poll::Ready(()), |settling| settling.as_mut().poll(cx))
+        if let Some(settling) = &mut self.settling {
+            ready!(settling.as_mut().poll(cx));
+            self.settling = None;
+        }
+        ready!(pin!(consume_budget()).poll(cx));
+        self.branches.truncate(self.branches.len().saturating_sub(BATCH));
+        if self.branches.is_empty() {
+            return Poll::Ready(());
+        }
+        // One turn was not enough; let the others have theirs first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    /// Takes what has ended, in that order.
-    pub(crate) fn take_ended(&mut self) -> Vec<(usize, I)> {
-        std::mem::take(&mut self.ended)
+    /// Takes the items of those that have ended, in that order.
+    pub(crate) fn take_items(&mut self) -> Vec<(usize, I)> {
+        std::mem::take(&mut self.board.lock().items)
     }
 
-    /// Puts something back, or in, that has ended.
-    pub(crate) fn put_ended(&mut self, index: usize, item: I) {
-        self.ended.push((index, item));
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        !self.ended.is_empty()
-    }
-
-    /// Tells the enclosing pool of a panic that is nobody's result.
-    pub(crate) fn report(&self, failure: Failure) {
-        report(self.enclosing.as_ref(), self.spawned_at, failure);
+    /// Puts an item back.
+    pub(crate) fn put_item(&mut self, index: usize, item: I) {
+        self.board.lock().items.push((index, item));
     }
 
     /// Tells the enclosing pool what has failed, in an item that nobody will get.
     pub(crate) fn orphan(&self, item: I) {
-        if let Some(failure) = (self.orphaned)(item) {
-            self.report(failure);
-        }
+        self.board.orphan(self.enclosing.as_ref(), item);
     }
 
     /// Passes on what was reported to a group whose future is gone.
@@ -146,67 +203,141 @@ impl<I: Send + 'static> fmt::Debug for Group<I> {
 
 impl<I: Send + 'static> Drop for Group<I> {
     fn drop(&mut self) {
-        for (_, item) in self.take_ended() {
+        let mut state = self.board.lock();
+        state.left = true;
+        let alive = state.ended < self.branches.len();
+        let (items, waker) = (std::mem::take(&mut state.items), state.waker.take());
+        drop(state);
+        drop(waker);
+        if alive && self.scope.is_some() {
+            self.abort();
+            self.scope.iter().filter_map(|scope| scope.call()).for_each(Call::hand_over);
+        }
+        for (_, item) in items {
             self.orphan(item);
         }
-        let (Some(runtime), Some(scope), false) = (&self.runtime, self.scope.take(), self.branches.is_empty()) else {
-            return;
-        };
-        let (mut branches, spawned_at, orphaned) = (std::mem::take(&mut self.branches), self.spawned_at, self.orphaned);
-        branches.abort_all();
-        scope.call().into_iter().for_each(Call::hand_over);
-        drop(runtime.spawn(async move {
-            while let Some(ended) = branches.join_next().await {
-                let failure = match ended.map_err(failure_of) {
-                    Ok((_, item)) => orphaned(item),
-                    Err(failure @ Failure::Panic(_)) => Some(failure),
-                    // Aborted, as it should be.
-                    Err(_) => None,
-                };
-                if let Some(failure) = failure {
-                    report(scope.parent(), spawned_at, failure);
-                }
-            }
-        }));
     }
 }
 
-fn report(scope: Option<&Arc<Scope>>, spawned_at: &'static Location<'static>, failure: Failure) {
-    if let Some(scope) = scope {
-        scope.report(TaskError::new(TaskInfo::unnamed(spawned_at), failure));
+impl<I> Board<I> {
+    fn lock(&self) -> MutexGuard<'_, State<I>> {
+        // Nothing that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A branch has come to its end.
+    fn finished(&self, scope: Option<Arc<Scope>>, index: usize, item: I) {
+        let mut state = self.lock();
+        if state.left || state.decided && self.rules.first_only {
+            drop(state);
+            self.orphan(scope.as_ref(), item);
+            state = self.lock();
+        } else {
+            state.decisive |= (self.rules.decides)(&item);
+            state.items.push((index, item));
+        }
+        Self::ended(state, scope);
+    }
+
+    /// A branch was aborted, or its runtime is shutting down; `dropped` is the panic of its destructor.
+    fn cut_off(&self, scope: Option<Arc<Scope>>, index: usize, dropped: Option<PanicPayload>) {
+        let aborted = dropped.is_none() && self.lock().is_aborting();
+        match (self.rules.cut_off)(dropped.map_or(Failure::Cancelled, Failure::Panic)) {
+            _ if aborted => {}
+            Ok(item) => return self.finished(scope, index, item),
+            Err(Failure::Panic(payload)) => self.report(scope.as_ref(), Failure::Panic(payload)),
+            Err(_) => {}
+        }
+        Self::ended(self.lock(), scope);
+    }
+
+    /// Counts a branch that has told everything, and lets go of its scope: see invariants 2 and 3.
+    fn ended(mut state: MutexGuard<'_, State<I>>, scope: Option<Arc<Scope>>) {
+        state.ended += 1;
+        let news = state.ended == state.expected || state.decisive && !state.decided;
+        let waker = if news { state.waker.take() } else { None };
+        if state.left {
+            drop(state);
+            drop(scope);
+        } else {
+            drop(scope);
+            drop(state);
+        }
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Tells a scope, or what is around it, what has failed in an item that nobody will get.
+    fn orphan(&self, scope: Option<&Arc<Scope>>, item: I) {
+        let failure = catch(|| (self.rules.orphaned)(item)).unwrap_or_else(|payload| Some(Failure::Panic(payload)));
+        if let Some(failure) = failure {
+            self.report(scope, failure);
+        }
+    }
+
+    fn report(&self, scope: Option<&Arc<Scope>>, failure: Failure) {
+        if let Some(scope) = scope {
+            scope.report(TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
+        }
     }
 }
 
-fn failure_of(error: JoinError) -> Failure {
-    match error.try_into_panic() {
-        Ok(payload) => Failure::Panic(PanicPayload::new(payload)),
-        Err(_) => Failure::Cancelled,
+impl<I> State<I> {
+    const fn new() -> Self {
+        Self { items: Vec::new(), ended: 0, expected: 0, decisive: false, decided: false, left: false, waker: None }
+    }
+
+    /// Whether the branches that have not ended are being aborted.
+    fn is_aborting(&self) -> bool {
+        self.left || self.decided
     }
 }
 
 /// One future of a group as tokio runs it.
-#[pin_project]
-struct Branch<F, M> {
+#[pin_project(PinnedDrop)]
+struct Branch<F, M, I> {
     #[pin]
     future: Inside<F>,
-    /// Its index, what makes an item of its end, and where it was spawned.
-    end: Option<(usize, M, &'static Location<'static>)>,
+    /// `None` once it has been told how the future ended.
+    end: Option<End<M, I>>,
 }
 
-impl<F, M, I> Future for Branch<F, M>
+/// What a branch does at its end.
+struct End<M, I> {
+    index: usize,
+    /// Makes an item of the output or the panic.
+    finish: M,
+    board: Arc<Board<I>>,
+}
+
+impl<F, M, I> Future for Branch<F, M, I>
 where
     F: Future,
     M: FnOnce(Result<F::Output, PanicPayload>) -> I,
 {
-    type Output = (usize, I);
+    type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let ended = ready!(this.future.as_mut().poll(cx));
-        let (index, finish, spawned_at) = this.end.take().expect("tokio polls no task that has ended");
-        if let Some(payload) = ended.dropped {
-            report(this.future.take_scope().as_ref(), spawned_at, Failure::Panic(payload));
+        let Ended { output, dropped } = ready!(this.future.as_mut().poll(cx));
+        let scope = this.future.take_scope();
+        if let Some(End { index, finish, board }) = this.end.take() {
+            if let Some(payload) = dropped {
+                board.report(scope.as_ref(), Failure::Panic(payload));
+            }
+            board.finished(scope, index, finish(output));
         }
-        Poll::Ready((index, finish(ended.output)))
+        Poll::Ready(())
+    }
+}
+
+#[pinned_drop]
+impl<F, M, I> PinnedDrop for Branch<F, M, I> {
+    /// One that has not ended was aborted, or its runtime is shutting down.
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if let Some(End { index, board, .. }) = this.end.take() {
+            let dropped = this.future.as_mut().end();
+            board.cut_off(this.future.take_scope(), index, dropped);
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::error::{Failure, PanicPayload};
-use crate::group::Group;
+use crate::group::{Group, Rules};
 use crate::slots::for_tuples;
 
 /// Runs futures at the same time, as tasks, and yields the index and the output of the first to finish.
@@ -65,7 +65,13 @@ use crate::slots::for_tuples;
 /// ```
 #[track_caller]
 pub fn race<S: Race>(futures: S) -> RaceFuture<S::Output> {
-    let mut group = Group::new("race", None, |item: Result<_, PanicPayload>| item.err().map(Failure::Panic));
+    let rules = Rules {
+        decides: |_| true,
+        first_only: true,
+        cut_off: Err,
+        orphaned: |output: Result<_, PanicPayload>| output.err().map(Failure::Panic),
+    };
+    let mut group = Group::new("race", None, rules);
     let count = futures.spawn(&mut group);
     assert!(count > 0, "`race` was called without a future to wait for");
     RaceFuture { group, decided: false }
@@ -148,46 +154,23 @@ for_tuples!(race_tuple);
 /// The future of [`race`].
 #[must_use = "the futures are aborted when this is dropped"]
 pub struct RaceFuture<T: Send + 'static> {
-    /// Keeps the winner as its only item that has ended.
+    /// Keeps the winner as its only item.
     group: Group<Result<T, PanicPayload>>,
-    /// There is a winner, and the others have been told to end.
+    /// The losers' outputs have been dropped.
     decided: bool,
 }
 
 impl<T: Send + 'static> RaceFuture<T> {
-    /// Ready when all branches have ended; the losers are aborted as soon as there is a winner and nothing better.
-    fn poll_branches(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match self.group.poll_next(cx) {
-                Poll::Ready(Some(Ok(_))) => self.keep_the_winner(),
-                Poll::Ready(Some(Err(failure @ Failure::Panic(_)))) => self.group.report(failure),
-                Poll::Ready(Some(Err(_))) => {}
-                Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => {
-                    if self.group.has_ended() && !self.decided {
-                        self.decided = true;
-                        self.group.abort();
-                    }
-                    return Poll::Pending;
-                }
-            }
-        }
-    }
-
-    /// Compares a branch that has finished with the winner so far: the lower index wins, until it is decided. A loser's
-    /// output is dropped, and its panic reported.
+    /// Compares those that had finished when the others were aborted: the lowest index wins. A loser's output is dropped,
+    /// and its panic reported.
     fn keep_the_winner(&mut self) {
-        let mut finished = self.group.take_ended();
-        if !self.decided {
-            finished.sort_by_key(|(index, _)| *index);
+        let mut finished = self.group.take_items();
+        finished.sort_by_key(|(index, _)| *index);
+        let mut finished = finished.into_iter();
+        if let Some((index, output)) = finished.next() {
+            self.group.put_item(index, output);
         }
-        let losers = finished.split_off(1);
-        for (index, output) in finished {
-            self.group.put_ended(index, output);
-        }
-        for (_, output) in losers {
-            self.group.orphan(output);
-        }
+        finished.for_each(|(_, output)| self.group.orphan(output));
     }
 }
 
@@ -197,9 +180,13 @@ impl<T: Send + 'static> Future for RaceFuture<T> {
     type Output = (usize, T);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        ready!(self.poll_branches(cx));
+        let ended = self.group.poll_ended(cx);
+        if self.group.is_decided() && !std::mem::replace(&mut self.decided, true) {
+            self.keep_the_winner();
+        }
+        ready!(ended);
         ready!(self.group.poll_settled(cx));
-        match self.group.take_ended().pop() {
+        match self.group.take_items().pop() {
             Some((index, Ok(output))) => Poll::Ready((index, output)),
             Some((_, Err(payload))) => payload.resume(),
             None => panic!("no future of a `race` could finish, or it was polled after it was ready"),

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::closing_reason::ClosingReason;
 use crate::error::{BoxError, Failure, PoolError, Report, TaskError, TaskInfo};
-use crate::group::Group;
+use crate::group::{Group, Rules};
 use crate::scope::Cleanup;
 use crate::slots::{Choice, Slots, for_tuples};
 
@@ -60,10 +60,18 @@ use crate::slots::{Choice, Slots, for_tuples};
 #[track_caller]
 pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Slots, <S::Slots as Slots>::Item, S::Output, S::Error> {
     let cleanup = Cleanup::new();
-    let orphaned = |item: Result<_, Failure<S::Error>>| item.err().map(Failure::boxed);
-    let mut group = Group::new("try_all", Some(cleanup.clone()), orphaned);
+    let rules = Rules {
+        decides: Result::is_err,
+        first_only: false,
+        cut_off: |failure| match failure {
+            Failure::Panic(payload) => Ok(Err(Failure::Panic(payload))),
+            _ => Ok(Err(Failure::Cancelled)),
+        },
+        orphaned: |item: Result<_, Failure<S::Error>>| item.err().map(Failure::boxed),
+    };
+    let mut group = Group::new("try_all", Some(cleanup.clone()), rules);
     let slots = futures.spawn(&mut group);
-    TryAllFuture { group, slots: Some(slots), finish: S::finish, failed: false, cleanup }
+    TryAllFuture { group, slots: Some(slots), finish: S::finish, cleanup }
 }
 
 /// What [`try_all`] accepts: a `Vec`, an array or a tuple of up to eight futures of a `Result` with one error type.
@@ -227,36 +235,13 @@ pub struct TryAllFuture<S, I: Send + 'static, T, E: Send + 'static> {
     /// `None` once the values have been yielded.
     slots: Option<S>,
     finish: fn(S) -> T,
-    failed: bool,
     cleanup: Cleanup,
 }
 
 impl<S, I: Send + 'static, T, E: Send + 'static> TryAllFuture<S, I, T, E> {
-    /// Ready when all branches have ended.
-    fn poll_branches(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(ended) = ready!(self.group.poll_next(cx)) {
-            let failure = match ended {
-                Ok((_, Ok(_))) => continue,
-                Ok((_, Err(_))) => None,
-                Err(Failure::Panic(payload)) => Some(Failure::Panic(payload)),
-                // Aborted, after the first failure; before it, cut off by the runtime.
-                Err(_) if self.failed => continue,
-                Err(_) => Some(Failure::Cancelled),
-            };
-            if let Some(failure) = failure {
-                self.group.put_ended(usize::MAX, Err(failure));
-            }
-            if !std::mem::replace(&mut self.failed, true) {
-                self.group.abort();
-            }
-        }
-        Poll::Ready(())
-    }
-
-    /// Takes all failures, in order of occurrence.
-    fn take_report(&mut self) -> Report<E> {
+    /// Makes the report of these failures.
+    fn report(&self, failures: impl Iterator<Item = Failure<E>>) -> Report<E> {
         let spawned_at = self.group.spawned_at();
-        let failures = self.group.take_ended().into_iter().filter_map(|(_, item)| item.err());
         let failures = failures.map(|failure| TaskError::new(TaskInfo::unnamed(spawned_at), failure)).collect();
         Report {
             pool: None,
@@ -277,16 +262,20 @@ impl<S: Slots<Item = I>, I: Send + 'static, T, E: Send + 'static> Future for Try
     ///
     /// If polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        ready!(self.poll_branches(cx));
+        ready!(self.group.poll_ended(cx));
         ready!(self.group.poll_settled(cx));
         let mut slots = self.slots.take().expect("`try_all` was polled after it was ready");
-        if self.failed {
-            return Poll::Ready(Err(PoolError::new(self.take_report())));
+        let items = self.group.take_items();
+        if self.group.is_decided() {
+            let failures = items.into_iter().filter_map(|(_, item)| item.err()).enumerate();
+            // A runtime that shuts down cuts off the others as well: that is no failure after the first.
+            let failures = failures.filter(|(n, failure)| *n == 0 || !matches!(failure, Failure::Cancelled));
+            return Poll::Ready(Err(PoolError::new(self.report(failures.map(|(_, failure)| failure)))));
         }
-        for (index, item) in self.group.take_ended() {
+        for (index, item) in items {
             item.into_iter().for_each(|value| slots.put(index, value));
         }
-        match self.take_report() {
+        match self.report(std::iter::empty()) {
             report if report.cleanup_failures.is_empty() => Poll::Ready(Ok((self.finish)(slots))),
             report => Poll::Ready(Err(PoolError::new(report))),
         }
@@ -301,6 +290,6 @@ impl<S, I: Send + 'static, T, E: Send + 'static> Drop for TryAllFuture<S, I, T, 
 
 impl<S, I: Send + 'static, T, E: Send + 'static> fmt::Debug for TryAllFuture<S, I, T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TryAllFuture").field("failed", &self.failed).finish()
+        f.debug_struct("TryAllFuture").field("failed", &self.group.is_decided()).finish()
     }
 }

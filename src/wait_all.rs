@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo};
-use crate::group::Group;
+use crate::group::{Group, Rules};
 use crate::slots::{Choice, Slots, for_tuples};
 
 /// Runs futures at the same time, as tasks, each to its end, and yields for each of them, in order, its value or its
@@ -49,7 +49,8 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// ```
 #[track_caller]
 pub fn wait_all<S: WaitAll>(futures: S) -> WaitAllFuture<S::Output, <S::Output as Slots>::Item> {
-    let mut group = Group::new("wait_all", None, S::orphaned);
+    let rules = Rules { decides: |_| false, first_only: false, cut_off: Err, orphaned: S::orphaned };
+    let mut group = Group::new("wait_all", None, rules);
     let results = futures.spawn(&mut group);
     WaitAllFuture { group, results: Some(results) }
 }
@@ -200,15 +201,11 @@ impl<S: Slots<Item = I>, I: Send + 'static> Future for WaitAllFuture<S, I> {
     ///
     /// If polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<S> {
-        while let Some(ended) = ready!(self.group.poll_next(cx)) {
-            // What was cut off by the runtime has a place that says so already.
-            if let Err(failure @ Failure::Panic(_)) = ended {
-                self.group.report(failure);
-            }
-        }
+        // What was cut off by the runtime has a place that says so already.
+        ready!(self.group.poll_ended(cx));
         ready!(self.group.poll_settled(cx));
         let mut results = self.results.take().expect("`wait_all` was polled after it was ready");
-        for (index, item) in self.group.take_ended() {
+        for (index, item) in self.group.take_items() {
             results.put(index, item);
         }
         Poll::Ready(results)

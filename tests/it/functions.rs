@@ -6,7 +6,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use tokio::time::{Instant, advance, sleep, sleep_until};
 use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, panic_of, panic_text, poll_once, stays_pending,
-    until,
+    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text, poll_once,
+    stays_pending, until,
 };
 
 fn runtime() -> Runtime {
@@ -41,6 +41,32 @@ async fn panicking_in_drop<T>(begun: Arc<Barrier>) -> T {
     let _bomb = OnDrop::new(|| panic!("in drop"));
     begun.wait().await;
     pending().await
+}
+
+type Bomb = OnDrop<fn()>;
+
+/// An output that panics when it is dropped.
+fn bomb() -> Bomb {
+    OnDrop::new(|| panic!("in drop"))
+}
+
+/// A branch that blocks its thread, once it has begun, until its neighbour has been aborted, and then has an output.
+fn blocked_until_abort<T: Send>(
+    output: T,
+) -> (impl Future<Output = T> + Send, Arc<AtomicBool>, impl Future<Output = T> + Send) {
+    let (guard, gone) = std::sync::mpsc::channel::<()>();
+    let begun = Arc::new(AtomicBool::new(false));
+    let begins = begun.clone();
+    let blocked = async move {
+        begins.store(true, Ordering::SeqCst);
+        assert!(gone.recv().is_err(), "nothing is sent");
+        output
+    };
+    let aborted = async move {
+        let _guard = guard;
+        pending().await
+    };
+    (blocked, begun, aborted)
 }
 
 /// A branch that leaves something behind that ends only with the gate.
@@ -172,6 +198,33 @@ fn race_reports_the_panic_of_a_destructor_of_a_loser_as_a_cleanup_failure() {
         })
         .await;
         assert_eq!(cleanup, ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn race_reports_the_panic_of_the_output_of_a_loser_as_a_cleanup_failure() {
+    on_current_thread(|| async {
+        let cleanup = cleanup_of(async || {
+            let output = async |bomb: Option<Bomb>| bomb;
+            assert_eq!(race([output(None), output(Some(bomb()))]).await.0, 0);
+        });
+        assert_eq!(cleanup.await, ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn race_reports_the_panic_of_the_output_of_a_loser_that_cannot_be_aborted_any_more() {
+    on_multi_thread(|| async {
+        let cleanup = cleanup_of(async || {
+            let (blocked, begun, aborted) = blocked_until_abort(bomb());
+            let winner = async {
+                until(move || begun.load(Ordering::SeqCst)).await;
+                None
+            };
+            let (blocked, aborted) = (async { Some(blocked.await) }, async { Some(aborted.await) });
+            assert_eq!(race((blocked, aborted, winner)).await.0, 2);
+        });
+        assert_eq!(cleanup.await, ["panic: in drop"]);
     });
 }
 
@@ -639,13 +692,20 @@ fn try_all_that_is_dropped_reports_what_was_left_behind() {
     for polled in [false, true] {
         on_both(async || {
             let cleanup = cleanup_of_dropped(polled, |gate| {
+                let left = LatchEvent::new();
+                let has_left = left.wait_set();
                 let branch = async move {
                     drop(shield(async { panic!("left behind") }));
                     leaves_behind(&gate, &Log::default());
+                    left.set();
                     Ok::<_, BoxError>(())
                 };
-                // The second makes sure that the first is not taken for the one that waits.
-                try_all((branch, async { Ok(()) }))
+                // The second makes sure that the first is not taken for the one that waits: it ends later.
+                let second = async move {
+                    has_left.await;
+                    Ok(())
+                };
+                try_all((branch, second))
             });
             assert_eq!(cleanup.await, ["panic: left behind"], "polled: {polled}");
         });
@@ -865,6 +925,63 @@ fn wait_all_that_is_dropped_reports_the_failures_of_before_the_drop() {
             assert_eq!(cleanup.await, ["error: before the drop"], "polled: {polled}");
         });
     }
+}
+
+#[test]
+fn wait_all_that_is_dropped_reports_the_panic_of_an_output_that_comes_later() {
+    on_multi_thread(|| async {
+        let cleanup = cleanup_of(async || {
+            let (blocked, begun, aborted) = blocked_until_abort(bomb());
+            let all = wait_all((async { io::Result::Ok(blocked.await) }, async { io::Result::Ok(aborted.await) }));
+            until(|| begun.load(Ordering::SeqCst)).await;
+            drop(all);
+        });
+        assert_eq!(cleanup.await, ["panic: in drop"]);
+    });
+}
+
+#[test]
+fn wait_all_that_is_dropped_reports_the_error_that_comes_later() {
+    on_multi_thread(|| async {
+        let cleanup = cleanup_of(async || {
+            let (blocked, begun, aborted) = blocked_until_abort(Err::<(), _>("after the drop"));
+            let all = wait_all((blocked, aborted));
+            until(|| begun.load(Ordering::SeqCst)).await;
+            drop(all);
+        });
+        assert_eq!(cleanup.await, ["error: after the drop"]);
+    });
+}
+
+/// To free the memory of thousands of tasks takes longer than a turn should.
+#[test]
+fn wait_all_of_many_takes_several_turns_at_the_end() {
+    on_current_thread(|| async {
+        let ended = Arc::new(AtomicUsize::new(0));
+        let branch = |_| {
+            let ended = ended.clone();
+            async move { io::Result::Ok(ended.fetch_add(1, Ordering::SeqCst)) }
+        };
+        let mut all = pin!(wait_all((0..3_000).map(branch).collect::<Vec<_>>()));
+        assert!(poll_once(all.as_mut()).await.is_pending());
+        until(|| ended.load(Ordering::SeqCst) == 3_000).await;
+        let mut turns = 0;
+        while poll_once(all.as_mut()).await.is_pending() {
+            turns += 1;
+        }
+        assert!(turns > 10, "{turns}");
+    });
+}
+
+#[test]
+fn wait_all_of_none_leaves_the_others_their_turn() {
+    on_current_thread(|| async {
+        let neighbour = tokio::spawn(async {});
+        for _ in 0..1_000 {
+            assert!(wait_all(Vec::<Ready<io::Result<()>>>::new()).await.is_empty());
+        }
+        assert!(neighbour.is_finished());
+    });
 }
 
 #[test]
