@@ -1,4 +1,4 @@
-//! What a pool keeps of the tasks that have ended, to the byte. In a process of its own, one test at a time: whatever
+//! What pools and tasks weigh, and what a pool keeps of the tasks that have ended, to the byte. In a process of its own, one test at a time: whatever
 //! else is allocated would be counted too.
 
 use std::alloc::System;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use aiodrive::{BoxError, LatchEvent, Pool};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use tokio::task::yield_now;
+use tokio::task::{JoinSet, yield_now};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -95,4 +95,153 @@ fn a_pool_whose_tasks_have_all_ended_at_once_does_not_keep_them() {
         });
         opened.await.unwrap();
     });
+}
+
+/// How many bytes each of so many things takes, made by `make` and kept until they have been weighed.
+async fn weigh<T, F: Future<Output = T>>(count: usize, make: impl FnOnce() -> F) -> isize {
+    let before = allocated();
+    let made = make().await;
+    let each = (allocated() - before) / count as isize;
+    drop(made);
+    each
+}
+
+/// Counts, and stays for ever, with so much in it.
+async fn parked<const SIZE: usize>(begun: Arc<AtomicUsize>) {
+    let ballast = [1_u8; SIZE];
+    begun.fetch_add(1, Ordering::SeqCst);
+    std::future::pending::<()>().await;
+    black_box(&ballast);
+}
+
+/// The bytes of a parked task of a pool, and of one in a `JoinSet`.
+async fn parked_tasks<const SIZE: usize>() -> [isize; 2] {
+    // The lists are full to the last place then: it is what is asked of them, and no luck.
+    const TASKS: usize = 1 << 13;
+    let begun = Arc::new(AtomicUsize::new(0));
+    let bare = weigh(TASKS, async || {
+        let mut set = JoinSet::new();
+        (0..TASKS).for_each(|_| drop(set.spawn(parked::<SIZE>(begun.clone()))));
+        until("the begin of all", || begun.load(Ordering::SeqCst) == TASKS).await;
+        set
+    });
+    let bare = bare.await;
+    until("the end of all", || Arc::strong_count(&begun) == 1).await;
+    begun.store(0, Ordering::SeqCst);
+    let opened = Pool::<BoxError>::open(async |pool| {
+        let ours = weigh(TASKS, async || {
+            (0..TASKS).for_each(|_| pool.spawn(parked::<SIZE>(begun.clone())));
+            until("the begin of all", || begun.load(Ordering::SeqCst) == TASKS).await;
+        });
+        let ours = ours.await;
+        pool.cancel();
+        Ok(ours)
+    });
+    [opened.await.expect("the body has returned"), bare]
+}
+
+/// tokio gives a task memory in steps of 128 bytes, so that a few bytes more take one more step in some sizes, and
+/// nothing in most. This looks at a whole step of sizes.
+#[test]
+fn a_parked_task_takes_on_average_at_most_64_bytes_more_than_in_a_join_set() {
+    on_both(|| async {
+        let mut more = Vec::new();
+        macro_rules! weigh_sizes {
+            ($($size:literal)+) => {$(
+                let [ours, bare] = parked_tasks::<$size>().await;
+                more.push(ours - bare);
+            )+};
+        }
+        weigh_sizes!(8 16 24 32 40 48 56 64 72 80 88 96 104 112 120 128);
+        let mean = more.iter().sum::<isize>() / more.len() as isize;
+        println!("a parked task, beside one in a JoinSet: {mean:+} bytes on average, by size {more:?}");
+        assert!(mean <= 64, "{more:?}");
+        assert!(more.iter().all(|more| *more <= 128), "{more:?}");
+    });
+}
+
+/// An open pool, with a body that has come to a wait, in a task of another.
+#[test]
+fn an_open_pool_takes_less_than_two_kibibytes() {
+    const POOLS: usize = 10_000;
+    on_both(|| async {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let opened = Pool::<BoxError>::open(async |pool| {
+            let each = weigh(POOLS, async || {
+                for _ in 0..POOLS {
+                    let begun = begun.clone();
+                    pool.spawn(async {
+                        Pool::<BoxError>::open(|pool| async move {
+                            (0..3).for_each(|_| pool.spawn(std::future::pending::<()>()));
+                            Ok(parked::<0>(begun).await)
+                        })
+                        .await
+                        .map_err(BoxError::from)
+                    });
+                }
+                until("the begin of all", || begun.load(Ordering::SeqCst) == POOLS).await;
+            });
+            let each = each.await;
+            pool.cancel();
+            Ok(each)
+        });
+        let each = opened.await.expect("the body has returned");
+        begun.store(0, Ordering::SeqCst);
+        let bare = weigh(POOLS, async || {
+            let mut set = JoinSet::new();
+            for _ in 0..POOLS {
+                let begun = begun.clone();
+                set.spawn(async {
+                    let mut below = JoinSet::new();
+                    (0..3).for_each(|_| drop(below.spawn(std::future::pending::<()>())));
+                    parked::<0>(begun).await;
+                });
+            }
+            until("the begin of all", || begun.load(Ordering::SeqCst) == POOLS).await;
+            set
+        });
+        let bare = bare.await;
+        println!("an open pool with three parked tasks, in a task: {each} bytes, {bare} of JoinSets");
+        assert!(each < 2_048, "{each} bytes, {bare} of JoinSets");
+    });
+}
+
+/// So many tasks go through one pool; its memory is what it was when the first hundred thousand had.
+fn tasks_go_through_one_pool(tasks: usize) {
+    on_both(|| async {
+        let opened = Pool::<BoxError>::open(async |pool| {
+            let (done, mut first) = (Arc::new(AtomicUsize::new(0)), 0);
+            for spawned in 1..=tasks {
+                let counter = done.clone();
+                pool.spawn(async move { _ = counter.fetch_add(1, Ordering::SeqCst) });
+                if spawned % 1_000 == 0 {
+                    until("the end of some", || done.load(Ordering::SeqCst) == spawned).await;
+                    // The driver frees them in the turns that the body leaves it.
+                    for _ in 0..10 {
+                        yield_now().await;
+                    }
+                }
+                if spawned == 100_000 {
+                    first = allocated();
+                }
+                // The shells of those that have not been freed yet: a few thousand.
+                let more = allocated() - first;
+                assert!(spawned <= 100_000 || more < 4 * MIB, "{more} bytes more after {spawned} tasks");
+            }
+            Ok(())
+        });
+        opened.await.unwrap();
+    });
+}
+
+#[test]
+fn a_long_lived_pool_takes_no_more_with_every_task() {
+    tasks_go_through_one_pool(300_000);
+}
+
+/// `cargo test --release --test memory -- --ignored`
+#[test]
+#[ignore = "it takes a while"]
+fn a_long_lived_pool_takes_no_more_after_ten_million_tasks() {
+    tasks_go_through_one_pool(10_000_000);
 }
