@@ -173,7 +173,8 @@ fn an_open_pool_takes_less_than_two_kibibytes() {
                     pool.spawn(async {
                         Pool::<BoxError>::open(|pool| async move {
                             (0..3).for_each(|_| pool.spawn(std::future::pending::<()>()));
-                            Ok(parked::<0>(begun).await)
+                            parked::<0>(begun).await;
+                            Ok(())
                         })
                         .await
                         .map_err(BoxError::from)
