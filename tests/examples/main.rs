@@ -3,6 +3,7 @@
 
 mod checksum;
 mod latch;
+#[cfg_attr(not(feature = "signal"), expect(dead_code, reason = "the services need the feature"))]
 mod process;
 mod quickstart;
 mod race_mirrors;
