@@ -1,0 +1,20 @@
+//! What the types forbid, and what the compiler says of it.
+//!
+//! After a change: `TRYBUILD=overwrite cargo test --test ui`, and read what has changed.
+
+use std::process::Command;
+
+/// The compiler whose words are in `tests/ui/*.stderr`. Others forbid the same with other words.
+const COMPILER: &str = "rustc 1.95.";
+
+#[test]
+fn what_is_forbidden_does_not_compile() {
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let version = Command::new(compiler).arg("--version").output().expect("the compiler tells its version").stdout;
+    let version = String::from_utf8_lossy(&version);
+    if !version.starts_with(COMPILER) {
+        println!("skipped: the messages are those of {COMPILER}x, and this is {version}");
+        return;
+    }
+    trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+}

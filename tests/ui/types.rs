@@ -1,0 +1,51 @@
+//! What a task and a group may not be.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use aiodrive::{BoxError, Pool, race, shield, try_all};
+
+/// A value has nowhere to go but a handle.
+fn a_task_returns_no_value(pool: Pool) {
+    pool.spawn(async { 42 });
+}
+
+/// Nor can an error of another type be passed to the pool as it is.
+fn a_task_returns_no_other_error(pool: Pool<std::fmt::Error>) {
+    pool.spawn(async { Err::<(), BoxError>("other".into()) });
+}
+
+fn a_blocking_task_returns_no_value(pool: Pool) {
+    pool.spawn_blocking(|| "text");
+}
+
+fn a_task_is_a_future(pool: Pool) {
+    pool.spawn(|| {});
+}
+
+/// It may move to another thread, unless it is spawned with `spawn_local`.
+fn a_task_is_send(pool: Pool) {
+    let shared = Rc::new(RefCell::new(0));
+    pool.spawn_local({
+        let shared = Rc::clone(&shared);
+        async move { *shared.borrow_mut() += 1 }
+    });
+    pool.spawn(async move {
+        tokio::task::yield_now().await;
+        *shared.borrow_mut() += 1;
+    });
+}
+
+fn shielded_work_is_send(shared: Rc<u8>) {
+    drop(shield(async move { *shared }));
+}
+
+fn the_futures_of_a_race_have_one_output() {
+    drop(race((async { 1 }, async { "one" })));
+}
+
+fn the_futures_of_try_all_have_one_error() {
+    drop(try_all((async { Ok::<_, BoxError>(1) }, async { Err::<u8, _>(std::fmt::Error) })));
+}
+
+fn main() {}
