@@ -136,6 +136,9 @@ impl Debug for Act {
 
 const LEVELS: usize = 3;
 
+/// A time so long that whatever still goes on hangs; cut short where it would really pass.
+pub const FOR_EVER: u64 = 10_000;
+
 pub fn root() -> impl Strategy<Value = RootPlan> {
     let end = prop_oneof![
         12 => Just(RootEnd::Awaited),
@@ -144,7 +147,8 @@ pub fn root() -> impl Strategy<Value = RootPlan> {
         1 => (0..12_u64).prop_map(RootEnd::Aborted),
         1 => (0..12_u64).prop_map(RootEnd::RuntimeDropped),
     ];
-    (pool(LEVELS), end, 1..60_u64).prop_map(|(mut pool, end, life)| {
+    let life = prop_oneof![1 => 1..60_u64, 1 => Just(FOR_EVER)];
+    (pool(LEVELS), end, life).prop_map(|(mut pool, end, life)| {
         // So that it comes to an end, and gives an error rather than a panic.
         pool.cancel_after.get_or_insert(life);
         if matches!(pool.body.end, End::Panic) {

@@ -9,9 +9,13 @@ use aiodrive::{
     race, shield, timeout, try_all, wait_all, with_exit,
 };
 
+use tokio::time::Instant;
+
 use crate::found::{self, Several};
 use crate::plan::{Act, AtDrop, End, How, Policy, PoolPlan, TaskPlan, Work};
-use crate::world::{Boxed, Clock, Guest, Leave, Outcome, Owner, Place, Realm, RealmKind, Stay, StayKind, Value, World};
+use crate::world::{
+    Boxed, Clock, Decides, Guest, Leave, Outcome, Owner, Place, Realm, RealmKind, Stay, StayKind, Value, World,
+};
 
 type Result<T = Value, E = BoxError> = std::result::Result<T, E>;
 
@@ -22,13 +26,15 @@ pub struct Here {
     place: Option<Arc<Place>>,
     /// The pools around, the innermost last.
     pools: Vec<(Pool, Arc<Realm>)>,
+    /// The task itself, in what it does by itself.
+    task: Option<Arc<Stay>>,
     /// Whether there is a `LocalSet`.
     local: bool,
 }
 
 impl Here {
     pub fn outside(world: &World, local: bool) -> Self {
-        Self { world: world.clone(), place: None, pools: Vec::new(), local }
+        Self { world: world.clone(), place: None, pools: Vec::new(), task: None, local }
     }
 
     fn place(&self) -> &Arc<Place> {
@@ -82,24 +88,33 @@ impl Here {
             End::Panic => self.world.panic(self.place()),
             End::Forever => std::future::pending().await,
             End::Polite(time, fails) => {
+                let mut courtesy = self.courtesy();
                 cancellation_token().cancelled().await;
+                courtesy.asked();
                 match self.place().asked_by() {
                     Some(place) => place.check_order("is asked to stop"),
                     None => self.world.broken("something was asked that nobody asks"),
                 }
                 self.world.pass(time).await;
+                courtesy.done();
                 if fails { Err(self.error(None)) } else { Ok(self.world.count()) }
             }
         }
     }
 
+    fn courtesy(&self) -> Courtesy {
+        let late = cancellation_token().is_cancelled();
+        let stay = self.task.clone().filter(|stay| !late && Arc::ptr_eq(&stay.place, self.place()));
+        Courtesy { stay, asked: None }
+    }
+
     async fn work(&self, work: Work) -> Result<()> {
         match work {
             Work::Nothing => {}
-            Work::Spawn(task) => self.spawn(*task, false),
+            Work::Spawn(task) => drop(self.spawn(*task, false)),
             Work::Pool(plan) => drop(self.pool(*plan).await.map_err(|error| self.pool_error(error))?),
             Work::Timeout(limit, plan) => {
-                let here = self.function(RealmKind::Function);
+                let here = self.function(RealmKind::Function(Decides::Nothing));
                 let pool = here.pool(*plan);
                 let limited = here.owner(Box::pin(timeout(Duration::from_millis(limit), pool)));
                 if let Ok(ended) = limited.await {
@@ -128,20 +143,20 @@ impl Here {
                 }
             }
             Work::Race(acts) => {
-                let here = self.function(RealmKind::Function);
+                let here = self.function(RealmKind::Function(Decides::End));
                 let branch = |act: Act| here.part(act.at_drop, Output::of(&self.world, here.elsewhere().act(act)));
                 let race = race(acts.into_iter().map(branch).collect::<Vec<_>>());
                 here.owner(Box::pin(race)).await.1.take()?;
             }
             Work::TryAll(acts) => {
-                let here = self.function(RealmKind::Function);
+                let here = self.function(RealmKind::Function(Decides::Failure));
                 let branch = |act: Act| here.part(act.at_drop, here.elsewhere().act(act));
                 let all = try_all(acts.into_iter().map(branch).collect::<Vec<_>>());
                 let values = here.owner(Box::pin(all)).await;
                 values.map_err(|error| self.error(BoxError::from(error)))?;
             }
             Work::WaitAll(acts) => {
-                let here = self.function(RealmKind::Function);
+                let here = self.function(RealmKind::Function(Decides::Nothing));
                 let branch = |act: Act| here.part(act.at_drop, here.elsewhere().act(act));
                 let all = wait_all(acts.into_iter().map(branch).collect::<Vec<_>>());
                 let ended = here.owner(Box::pin(all)).await;
@@ -158,7 +173,7 @@ impl Here {
 
     /// The same, in a new call of a function.
     fn function(&self, kind: RealmKind) -> Self {
-        self.at(&Realm::new(&self.world, kind, None, Some(self.place())).at(0))
+        self.at(&Realm::new(&self.world, kind, Some(self.place())).at(0))
     }
 
     fn owner<T>(&self, future: Boxed<T>) -> Owner<T> {
@@ -178,7 +193,7 @@ impl Here {
     }
 
     async fn with_exit(&self, act: Act, exit: End) -> Result<()> {
-        let here = self.function(RealmKind::Function);
+        let here = self.function(RealmKind::Function(Decides::Nothing));
         let stay = Stay::new(here.place(), StayKind::Part);
         // Its panic would be that of the closure around, which then returns nothing.
         let at_drop = if act.at_drop == AtDrop::Panic { AtDrop::Nothing } else { act.at_drop };
@@ -225,7 +240,9 @@ impl Here {
     // ----- pools -----
 
     pub fn pool(&self, plan: PoolPlan) -> Owner<Result<Value, PoolError>> {
-        let realm = Realm::new(&self.world, RealmKind::Pool, plan.limit, self.place.as_ref());
+        let kind = RealmKind::Pool { kept_open: plan.keep_open };
+        let grace = Duration::from_millis(plan.grace);
+        let realm = Realm::of_pool(&self.world, kind, plan.limit, grace, self.place.as_ref());
         let builder = self.builder(&realm, &plan);
         let PoolPlan { cancel_after, planned, tasks, body, policy, .. } = plan;
         let cancel_on = move |here: &Self| {
@@ -241,12 +258,18 @@ impl Here {
             let pool = builder.build();
             let here = self.inside(&pool, &realm);
             cancel_on(&here);
-            tasks.into_iter().for_each(|task| here.spawn(task, true));
+            let planned: Vec<_> = tasks.into_iter().filter_map(|task| here.spawn(task, true)).collect();
             let world = self.world.clone();
             realm.body_returned.store(true, SeqCst);
             // Called here: tasks hold handles of a pool that, if it never runs, holds them.
-            let run = pool.run();
-            Box::pin(async move { run.await.map(|()| world.count()) })
+            let run = pool.clone().run();
+            Box::pin(async move {
+                run.await?;
+                let has_run = |stay: &Arc<Stay>| stay.has_begun() || stay.place.daemon || stay.cancelled.load(SeqCst);
+                let all = pool.closing_reason().is_some() || planned.iter().all(has_run);
+                world.check(all, || "a planned task was forgotten".to_owned());
+                Ok(world.count())
+            })
         } else {
             let (outside, inner) = (self.clone(), Arc::clone(&realm));
             Box::pin(builder.open(move |pool: Pool| {
@@ -256,7 +279,7 @@ impl Here {
                 let (at_drop, inside) = (body.at_drop, here.clone());
                 let future: Boxed<Result> = Box::pin(async move {
                     cancel_on(&inside);
-                    tasks.into_iter().for_each(|task| inside.spawn(task, false));
+                    tasks.into_iter().for_each(|task| drop(inside.spawn(task, false)));
                     inside.act(body).await
                 });
                 here.guest(&stay, at_drop, future)
@@ -296,17 +319,18 @@ impl Here {
     }
 
     /// Spawns a task; a planned one is not there before it is polled.
-    fn spawn(&self, plan: TaskPlan, planned: bool) {
+    fn spawn(&self, plan: TaskPlan, planned: bool) -> Option<Arc<Stay>> {
         let mut here = self.clone();
         if plan.outer && here.pools.len() > 1 {
             here.pools.pop();
         }
-        let Some((pool, realm)) = here.pools.last().cloned() else { return };
-        let place = realm.at(plan.depth);
+        let (pool, realm) = here.pools.last().cloned()?;
+        let place = realm.place(plan.depth, plan.daemon);
         let how = here.how(&pool, &plan, planned);
         here.place = Some(Arc::clone(&place));
         here.local = here.local && matches!(how, How::Local);
         let stay = Stay::new(&place, StayKind::Task { limited: !plan.daemon });
+        here.task = Some(Arc::clone(&stay));
         let builder = || {
             let builder = pool.build_task().depth(plan.depth);
             if plan.daemon { builder.daemon() } else { builder }
@@ -328,12 +352,17 @@ impl Here {
                 let handle = builder().spawn_with_handle(here.guest(&stay, plan.act.at_drop, act));
                 let (world, stay) = (here.world.clone(), Arc::clone(&stay));
                 here.watch(builder(), async move {
+                    let mut cancelled = None;
                     if let Some(time) = cancel_after {
                         world.pass(time).await;
                         stay.cancelled.store(true, SeqCst);
                         handle.cancel();
+                        cancelled = world.now();
                     }
+                    let mut waits = Waits(Some(Arc::clone(&stay)));
                     let ended = handle.await;
+                    waits.0 = None;
+                    world.check(cancelled.is_none() || cancelled == world.now(), || "a handle was ignored".to_owned());
                     world.check(stay.is_dropped(), || "a handle is ready before its task is gone".to_owned());
                     check_handle(&world, &stay, ended.map(drop));
                 });
@@ -355,7 +384,9 @@ impl Here {
                 });
                 let (world, stay) = (here.world.clone(), Arc::clone(&stay));
                 here.watch(builder(), async move {
+                    let mut waits = Waits(Some(Arc::clone(&stay)));
                     let answer = call.await.map(drop);
+                    waits.0 = None;
                     match answer {
                         Ok(()) => world.check(told.load(SeqCst), || "it was never ready".to_owned()),
                         Err(TaskStopped::NotReady) => world.check(!ready, || "it was ready".to_owned()),
@@ -379,6 +410,7 @@ impl Here {
         if !planned {
             stay.admit();
         }
+        Some(stay)
     }
 
     /// How it can be spawned here.
@@ -399,6 +431,46 @@ impl Here {
             Ok(())
         });
         builder.daemon().spawn(self.guest(&stay, AtDrop::Nothing, future));
+    }
+}
+
+/// A task that waits until it is asked to stop, and then has the grace of its pool.
+struct Courtesy {
+    /// `None` if it is done, or nothing is known of it.
+    stay: Option<Arc<Stay>>,
+    asked: Option<Instant>,
+}
+
+impl Courtesy {
+    fn asked(&mut self) {
+        self.asked = self.stay.as_ref().and_then(|stay| stay.place.realm.world.now());
+    }
+
+    fn done(&mut self) {
+        self.stay = None;
+    }
+}
+
+impl Drop for Courtesy {
+    fn drop(&mut self) {
+        let Some(stay) = self.stay.take().filter(|stay| !stay.cancelled.load(SeqCst)) else { return };
+        let realm = &stay.place.realm;
+        let Some(now) = realm.world.now().filter(|_| !realm.grace.is_zero()) else { return };
+        match self.asked {
+            Some(asked) => realm.world.check(asked + realm.grace <= now, || {
+                format!("a task of {} had {:?} of {:?}", stay.place, now - asked, realm.grace)
+            }),
+            None => realm.world.broken(format!("a task of {} was not asked", stay.place)),
+        }
+    }
+}
+
+/// Looks, if it is cut off, whether somebody was to be told something.
+struct Waits(Option<Arc<Stay>>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|stay| stay.check_told());
     }
 }
 

@@ -157,7 +157,7 @@ fn play_paused(world: &World, RootPlan { pool, end }: RootPlan) -> Told {
         RootEnd::Awaited | RootEnd::Timeout(_) | RootEnd::Dropped(_) => {
             let local = LocalSet::new();
             local.block_on(&runtime, async {
-                let told = tokio::time::timeout(Duration::from_secs(10_000), owned).await;
+                let told = tokio::time::timeout(Duration::from_secs(1_000_000), owned).await;
                 let told = told.unwrap_or_else(|_| {
                     world.broken(format!("it hangs:\n{}", world.drawing()));
                     None

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aiodrive::{BoxError, Pool};
+use tokio::time::Instant;
 
 use crate::plan::AtDrop;
 
@@ -88,6 +89,7 @@ impl World {
     }
 
     pub async fn pass(&self, time: u64) {
+        let time = if self.0.clock == Clock::Paused { time } else { time.min(30) };
         match self.0.clock {
             _ if time == 0 => {}
             Clock::Paused | Clock::Real => tokio::time::sleep(Duration::from_millis(time)).await,
@@ -97,6 +99,11 @@ impl World {
                 }
             }
         }
+    }
+
+    /// The time, if it is one that stands still while something happens.
+    pub fn now(&self) -> Option<Instant> {
+        (self.0.clock == Clock::Paused && !self.is_gone()).then(Instant::now)
     }
 
     /// Notes that something is not as promised.
@@ -279,11 +286,18 @@ pub struct Realm {
     pub id: usize,
     pub kind: RealmKind,
     limit: Option<usize>,
+    pub grace: Duration,
     enclosing: Option<Arc<Place>>,
-    /// How many are alive in here and below, by the depth of the task that they are below.
-    alive: Mutex<BTreeMap<i32, isize>>,
+    /// How many are alive in here and below, by the depth of the task that they are below, and whether it is a daemon.
+    alive: Mutex<BTreeMap<(i32, bool), isize>>,
+    /// Since when there is nobody but daemons.
+    idle: Mutex<Option<Instant>>,
     /// How many run that count towards the limit.
     running: AtomicUsize,
+    /// Since when that is less than the limit.
+    free: Mutex<Option<Instant>>,
+    /// Since when it is decided which branch of a function has come first.
+    decided: Mutex<Option<Instant>>,
     returned: AtomicBool,
     owner_dropped: AtomicBool,
     pub body_returned: AtomicBool,
@@ -293,15 +307,27 @@ pub struct Realm {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RealmKind {
-    Pool,
-    Function,
+    /// `kept_open` if it does not end by itself.
+    Pool {
+        kept_open: bool,
+    },
+    Function(Decides),
     Shield,
+}
+
+/// What ends the other branches of a function.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Decides {
+    End,
+    Failure,
+    Nothing,
 }
 
 /// Where something runs.
 pub struct Place {
     pub realm: Arc<Realm>,
     pub depth: i32,
+    pub daemon: bool,
 }
 
 impl fmt::Display for Place {
@@ -311,15 +337,29 @@ impl fmt::Display for Place {
 }
 
 impl Realm {
-    pub fn new(world: &World, kind: RealmKind, limit: Option<usize>, enclosing: Option<&Arc<Place>>) -> Arc<Self> {
+    pub fn new(world: &World, kind: RealmKind, enclosing: Option<&Arc<Place>>) -> Arc<Self> {
+        Self::of_pool(world, kind, None, Duration::ZERO, enclosing)
+    }
+
+    pub fn of_pool(
+        world: &World,
+        kind: RealmKind,
+        limit: Option<usize>,
+        grace: Duration,
+        enclosing: Option<&Arc<Place>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             world: world.clone(),
             id: world.0.realms.fetch_add(1, SeqCst),
             kind,
             limit,
+            grace,
             enclosing: enclosing.cloned(),
             alive: Mutex::default(),
+            idle: Mutex::new(None),
             running: AtomicUsize::new(0),
+            free: Mutex::new(world.now()),
+            decided: Mutex::new(None),
             returned: AtomicBool::new(false),
             owner_dropped: AtomicBool::new(false),
             body_returned: AtomicBool::new(false),
@@ -328,7 +368,11 @@ impl Realm {
     }
 
     pub fn at(self: &Arc<Self>, depth: i32) -> Arc<Place> {
-        Arc::new(Place { realm: Arc::clone(self), depth })
+        self.place(depth, false)
+    }
+
+    pub fn place(self: &Arc<Self>, depth: i32, daemon: bool) -> Arc<Place> {
+        Arc::new(Place { realm: Arc::clone(self), depth, daemon })
     }
 
     /// The number of the first cancellation from within the tree.
@@ -345,7 +389,7 @@ impl Realm {
     /// How many are alive in depths above this one.
     fn alive_above(&self, depth: Option<i32>) -> isize {
         let alive = lock(&self.alive);
-        alive.iter().filter(|(other, _)| depth.is_none_or(|depth| **other > depth)).map(|(_, count)| count).sum()
+        alive.iter().filter(|((other, _), _)| depth.is_none_or(|depth| *other > depth)).map(|(_, count)| count).sum()
     }
 
     fn leave(&self, how: &str) {
@@ -363,7 +407,10 @@ impl Place {
 
     fn add(self: &Arc<Self>, count: isize) {
         for place in self.outwards() {
-            *lock(&place.realm.alive).entry(place.depth).or_default() += count;
+            let mut alive = lock(&place.realm.alive);
+            *alive.entry((place.depth, place.daemon)).or_default() += count;
+            let others: isize = alive.iter().filter(|((_, daemon), _)| !daemon).map(|(_, count)| count).sum();
+            *lock(&place.realm.idle) = if others > 0 { None } else { place.realm.world.now() };
         }
     }
 
@@ -376,8 +423,8 @@ impl Place {
 
     /// The pool whose token something in here listens to.
     pub fn asked_by(self: &Arc<Self>) -> Option<&Arc<Self>> {
-        let place = self.outwards().find(|place| place.realm.kind != RealmKind::Function)?;
-        (place.realm.kind == RealmKind::Pool).then_some(place)
+        let place = self.outwards().find(|place| !matches!(place.realm.kind, RealmKind::Function(_)))?;
+        matches!(place.realm.kind, RealmKind::Pool { .. }).then_some(place)
     }
 
     /// Whether a failure in here is lost since the body of a pool around has panicked: with something else.
@@ -442,6 +489,8 @@ pub struct Stay {
     pub returned_other: AtomicBool,
     pub panicked: AtomicBool,
     polled: AtomicBool,
+    admitted_at: Mutex<Option<Instant>>,
+    dropped_at: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -454,6 +503,9 @@ pub enum StayKind {
     /// Something that runs in a task, or beside it.
     Part,
 }
+
+/// Longer than it takes to close any tree, on the paused clock.
+const LONG: Duration = Duration::from_millis(500);
 
 const COUNTED: usize = 1;
 const DROPPED: usize = 2;
@@ -470,6 +522,8 @@ impl Stay {
             returned_other: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
             polled: AtomicBool::new(false),
+            admitted_at: Mutex::new(None),
+            dropped_at: Mutex::new(None),
         })
     }
 
@@ -480,8 +534,20 @@ impl Stay {
     /// From here on it is alive, unless it is gone already.
     pub fn admit(&self) {
         if self.counted.compare_exchange(0, COUNTED, SeqCst, SeqCst).is_ok() {
+            *lock(&self.admitted_at) = self.world().now();
             self.place.add(1);
         }
+    }
+
+    pub fn has_begun(&self) -> bool {
+        self.polled.load(SeqCst)
+    }
+
+    /// Looks whether somebody who waits for this to end, and is cut off, should have been told long before.
+    pub fn check_told(&self) {
+        let dropped = *lock(&self.dropped_at);
+        let late = dropped.zip(self.world().now()).is_some_and(|(dropped, now)| dropped < now);
+        self.world().check(!late, || format!("nobody was told that a task of {} had ended", self.place));
     }
 
     pub fn is_dropped(&self) -> bool {
@@ -501,14 +567,58 @@ impl Stay {
             let returned = place.realm.returned.load(SeqCst);
             self.world().check(!returned, || format!("{} is polled after {place} has returned", self.place));
         }
+        self.check_time();
         if !self.polled.swap(true, SeqCst) {
             self.admit();
             let realm = &self.place.realm;
             if let (true, Some(limit)) = (self.is_limited(), realm.limit) {
                 let running = realm.running.fetch_add(1, SeqCst) + 1;
+                if running == limit {
+                    *lock(&realm.free) = None;
+                }
                 self.world().check(running <= limit, || format!("{running} run in {}, of {limit}", self.place));
             }
         }
+    }
+
+    /// Looks whether it should have been cut off before.
+    fn check_time(&self) {
+        let realm = &self.place.realm;
+        let (Some(now), decided, idle) = (self.world().now(), *lock(&realm.decided), *lock(&realm.idle)) else {
+            return;
+        };
+        let late = decided.is_some_and(|decided| decided < now);
+        self.world().check(!late, || format!("a branch of {} goes on though it is decided", self.place));
+        if self.place.daemon && realm.kind == (RealmKind::Pool { kept_open: false }) {
+            let late = idle.is_some_and(|idle| idle + LONG < now);
+            self.world().check(!late, || format!("a daemon at {} holds its pool open", self.place));
+        }
+    }
+
+    /// A branch of a function has ended.
+    fn decide(&self, failed: bool) {
+        let decided = match self.place.realm.kind {
+            RealmKind::Function(Decides::End) => true,
+            RealmKind::Function(Decides::Failure) => failed,
+            _ => false,
+        };
+        if decided {
+            let mut first = lock(&self.place.realm.decided);
+            *first = first.or(self.world().now());
+        }
+    }
+
+    /// Looks whether it has waited for its turn, and why.
+    fn check_queued(&self) {
+        let admitted = *lock(&self.admitted_at);
+        let free = if self.is_limited() && self.place.realm.limit.is_some() {
+            *lock(&self.place.realm.free)
+        } else {
+            admitted
+        };
+        let (Some(admitted), Some(free), Some(now)) = (admitted, free, self.world().now()) else { return };
+        let late = admitted.max(free) < now;
+        self.world().check(!late, || format!("a task of {} was never run though it was its turn", self.place));
     }
 
     /// Looks whether it is its turn to be cut off, if it is.
@@ -522,6 +632,9 @@ impl Stay {
         };
         if begun && !ended && !excused {
             self.place.check_order("is cut off");
+            if !self.has_begun() && self.kind != StayKind::Body {
+                self.check_queued();
+            }
         }
     }
 
@@ -531,7 +644,10 @@ impl Stay {
         }
         if self.polled.load(SeqCst) && self.is_limited() && self.place.realm.limit.is_some() {
             self.place.realm.running.fetch_sub(1, SeqCst);
+            let mut free = lock(&self.place.realm.free);
+            *free = free.or(self.world().now());
         }
+        *lock(&self.dropped_at) = self.world().now();
         if self.counted.swap(DROPPED, SeqCst) == COUNTED {
             self.place.add(-1);
         }
@@ -599,6 +715,7 @@ impl<T: Outcome> Future for Guest<T> {
             Ok(polled) => polled,
             Err(payload) => {
                 stay.panicked.store(true, SeqCst);
+                stay.decide(true);
                 if stay.kind == StayKind::Body {
                     let message = payload.downcast_ref::<String>().map(String::as_str);
                     *lock(&stay.place.realm.body_panicked) = Some(message.and_then(number_in));
@@ -613,6 +730,7 @@ impl<T: Outcome> Future for Guest<T> {
                 Err(_) => &stay.returned_other,
             };
             flag.store(true, SeqCst);
+            stay.decide(output.result().is_err());
             if stay.kind == StayKind::Body && output.result().is_ok() {
                 stay.place.realm.body_returned.store(true, SeqCst);
             }
