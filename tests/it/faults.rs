@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use aiodrive::{BoxError, Failure, Pool, PoolError, TaskStopped, timeout, with_exit};
+use aiodrive::{BoxError, Failure, LatchEvent, Pool, PoolError, TaskStopped, shield, timeout, try_all, with_exit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -1140,4 +1140,188 @@ fn a_blocking_task_is_not_claimed_to_have_been_cancelled() {
         run.await.unwrap();
         assert_eq!((alive.count(), own.len()), (0, 0));
     });
+}
+
+// ===== wakers that panic =====
+
+/// A waker that panics each time it is woken.
+struct PanicsWhenWoken;
+
+impl Wake for PanicsWhenWoken {
+    fn wake(self: Arc<Self>) {
+        quiet_panic("in a waker");
+    }
+}
+
+/// Polls once, with a waker that panics.
+fn poll_with_bomb<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(&Waker::from(Arc::new(PanicsWhenWoken))))
+}
+
+#[test]
+fn a_waker_of_the_driver_that_panics_as_tasks_end_loses_nothing() {
+    on_both(|| async {
+        let (gate, alive) = (LatchEvent::new(), Alive::default());
+        let mut open = pin!(Pool::open(async |pool: Pool| {
+            for number in 0..3 {
+                let (open, counted) = (gate.wait_set(), alive.one());
+                pool.spawn(async move {
+                    open.await;
+                    drop(counted);
+                    if number == 1 { Err("error".into()) } else { Ok(()) }
+                });
+            }
+            Ok(())
+        }));
+        assert!(poll_with_bomb(open.as_mut()).is_pending());
+        gate.set();
+        until(|| alive.count() == 0).await;
+        assert_eq!(failures(open.await.unwrap_err().failures()), ["error: error"]);
+    });
+}
+
+#[test]
+fn a_waker_that_panics_does_so_in_who_cancels_and_the_pool_closes_all_the_same() {
+    on_both(|| async {
+        let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
+        let counted = alive.one();
+        pool.spawn(async move {
+            let _counted = counted;
+            pending::<()>().await;
+        });
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_with_bomb(run.as_mut()).is_pending());
+        assert_eq!(panic_text(|| pool.cancel()), "in a waker");
+        run.await.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_waker_of_a_handle_or_a_waiter_that_panics_keeps_the_pool_from_nothing() {
+    on_both(|| async {
+        let gate = LatchEvent::new();
+        let pool = Pool::<BoxError>::new();
+        let open = gate.wait_set();
+        let mut handle = pin!(pool.spawn_with_handle(async move {
+            open.await;
+            Ok(1)
+        }));
+        let mut waiter = pin!(pool.cancelled());
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        assert!(poll_with_bomb(handle.as_mut()).is_pending() && poll_with_bomb(waiter.as_mut()).is_pending());
+        gate.set();
+        // It is the task that wakes its handle, and so it is the task that has failed.
+        assert_eq!(failures(run.await.unwrap_err().failures()), ["panic: in a waker"]);
+        assert_eq!(handle.await, Ok(1));
+        waiter.await;
+        assert!(pool.is_closed() && pool.is_empty());
+    });
+}
+
+// ===== what does not give way =====
+
+#[test]
+fn a_task_that_never_gets_to_an_await_is_waited_for() {
+    on_multi_thread(|| async {
+        let (begun, stop, alive) = (LatchEvent::new(), Arc::new(AtomicUsize::new(0)), Alive::default());
+        let failed = std::cell::Cell::new(false);
+        let mut open = pin!(Pool::open(async |pool: Pool| {
+            let (begun, stop, counted) = (begun.clone(), Arc::clone(&stop), alive.one());
+            let has_begun = begun.wait_set();
+            pool.spawn(async move {
+                let _counted = counted;
+                begun.set();
+                while stop.load(Ordering::SeqCst) == 0 {
+                    thread::yield_now();
+                }
+                yield_now().await;
+                panic!("it was aborted at that await");
+            });
+            has_begun.await;
+            failed.set(true);
+            Err::<(), BoxError>("error".into())
+        }));
+        while !failed.get() {
+            assert!(poll_once(open.as_mut()).await.is_pending());
+            yield_now().await;
+        }
+        stays_pending(open.as_mut()).await;
+        assert_eq!(alive.count(), 1);
+        stop.store(1, Ordering::SeqCst);
+        assert_eq!(failures(open.await.unwrap_err().failures()), ["error: error"]);
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_task_that_has_spent_its_budget_runs_pools_all_the_same() {
+    on_both(|| async {
+        let task = tokio::spawn(async {
+            while tokio::task::coop::has_budget_remaining() {
+                tokio::task::coop::consume_budget().await;
+            }
+            let (sum, [first]) = Pool::open(async |pool: Pool| {
+                let values: Vec<_> = (0..200).map(|n| pool.spawn_with_handle(async move { Ok(n) })).collect();
+                let mut sum = 0;
+                for value in values {
+                    sum += value.await?;
+                }
+                Ok((sum, try_all([async { Ok::<_, BoxError>(1) }]).await?))
+            })
+            .await
+            .unwrap();
+            assert_eq!((sum, first), (19_900, 1));
+        });
+        task.await.unwrap();
+    });
+}
+
+// ===== destructors while the runtime shuts down =====
+
+#[test]
+fn destructors_may_spawn_and_cancel_while_the_runtime_shuts_down() {
+    for new_runtime in [current_thread as fn() -> Runtime, multi_thread] {
+        watched(move || {
+            let (alive, runtime) = (Alive::default(), new_runtime());
+            let meddled = Arc::new(AtomicUsize::new(0));
+            let (counts, meddlings) = (alive.clone(), Arc::clone(&meddled));
+            let (sender, ready) = std::sync::mpsc::channel();
+            runtime.spawn(Pool::open(move |outer: Pool| async move {
+                for round in 0..100 {
+                    let (alive, meddled) = (counts.clone(), Arc::clone(&meddlings));
+                    let meddle = OnDrop::new(move || {
+                        let pool = Pool::<BoxError>::current();
+                        let (late, counted) = (pool.clone(), alive.one());
+                        pool.spawn(async move {
+                            let _counted = counted;
+                            late.spawn(pending::<()>());
+                            pending::<()>().await;
+                        });
+                        pool.spawn_blocking(|| {});
+                        if round % 2 == 0 {
+                            pool.cancel();
+                        }
+                        drop(shield(pending::<()>()));
+                        drop(pool.start(async |_: aiodrive::Started<()>| pending::<()>().await));
+                        meddled.fetch_add(1, Ordering::SeqCst);
+                    });
+                    outer.spawn(async move {
+                        Pool::open(async |_: Pool| {
+                            let _meddle = meddle;
+                            pending::<Result<(), BoxError>>().await
+                        })
+                        .await?;
+                        Ok(())
+                    });
+                }
+                outer.spawn(async move { sender.send(()).unwrap() });
+                pending::<Result<(), BoxError>>().await
+            }));
+            runtime.block_on(async { until(|| ready.try_recv().is_ok()).await });
+            drop(runtime);
+            assert_eq!((meddled.load(Ordering::SeqCst), alive.count()), (100, 0));
+        });
+    }
 }
