@@ -259,14 +259,17 @@ impl Here {
             let here = self.inside(&pool, &realm);
             cancel_on(&here);
             let planned: Vec<_> = tasks.into_iter().filter_map(|task| here.spawn(task, true)).collect();
-            let world = self.world.clone();
+            let (world, inner) = (self.world.clone(), Arc::clone(&realm));
             realm.body_returned.store(true, SeqCst);
             // Called here: tasks hold handles of a pool that, if it never runs, holds them.
             let run = pool.clone().run();
             Box::pin(async move {
                 run.await?;
-                let has_run = |stay: &Arc<Stay>| stay.has_begun() || stay.place.daemon || stay.cancelled.load(SeqCst);
-                let all = pool.closing_reason().is_some() || planned.iter().all(has_run);
+                let has_run = |stay: &Arc<Stay>| {
+                    stay.has_begun() || stay.place.daemon || stay.cancelled.load(SeqCst) || !stay.is_of(&inner)
+                };
+                let completed = matches!(pool.closing_reason(), None | Some(ClosingReason::Completed));
+                let all = !completed || planned.iter().all(has_run);
                 world.check(all, || "a planned task was forgotten".to_owned());
                 Ok(world.count())
             })
@@ -321,9 +324,12 @@ impl Here {
     /// Spawns a task; a planned one is not there before it is polled.
     fn spawn(&self, plan: TaskPlan, planned: bool) -> Option<Arc<Stay>> {
         let mut here = self.clone();
-        if plan.outer && here.pools.len() > 1 {
+        let outer = plan.outer && here.pools.len() > 1;
+        if outer {
             here.pools.pop();
         }
+        // The pool around runs.
+        let planned = planned && !outer;
         let (pool, realm) = here.pools.last().cloned()?;
         let place = realm.place(plan.depth, plan.daemon);
         let how = here.how(&pool, &plan, planned);

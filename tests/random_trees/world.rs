@@ -539,6 +539,10 @@ impl Stay {
         }
     }
 
+    pub fn is_of(&self, realm: &Arc<Realm>) -> bool {
+        Arc::ptr_eq(&self.place.realm, realm)
+    }
+
     pub fn has_begun(&self) -> bool {
         self.polled.load(SeqCst)
     }
@@ -632,6 +636,7 @@ impl Stay {
         };
         if begun && !ended && !excused {
             self.place.check_order("is cut off");
+            self.check_time();
             if !self.has_begun() && self.kind != StayKind::Body {
                 self.check_queued();
             }
