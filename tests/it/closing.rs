@@ -1245,3 +1245,56 @@ fn ten_thousand_failures_are_all_reported() {
         assert!(!error.failures().is_empty());
     });
 }
+
+#[test]
+fn the_body_is_dropped_before_tasks_are_waited_for_that_it_may_hold_up() {
+    on_both(|| async {
+        let log = Log::default();
+        let error = Pool::open(async |pool: Pool| {
+            // The channel is closed when the body is dropped, and not before.
+            let (sender, receiver) = mpsc::channel::<()>();
+            let (begun, has_begun) = oneshot::channel();
+            let ended = log.clone();
+            pool.spawn_blocking(move || {
+                begun.send(()).unwrap();
+                assert!(receiver.recv().is_err());
+                ended.push("task");
+            });
+            has_begun.await.unwrap();
+            pool.spawn(async { Err("error".into()) });
+            // Dropped in this order.
+            let _body = (log.on_drop("body"), sender);
+            pending::<Result<(), BoxError>>().await
+        })
+        .await
+        .unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: error"]);
+        assert_eq!(log.events(), ["body", "task"]);
+    });
+}
+
+#[test]
+fn the_body_is_dropped_at_once_when_its_owner_is_and_the_tasks_later() {
+    on_current_thread(|| async {
+        let log = Log::default();
+        Pool::open(async |_: Pool| {
+            let mut open = pin!(Some(Box::pin(Pool::open(async |pool: Pool| {
+                let (body, task) = (log.on_drop("body"), log.on_drop("task"));
+                pool.spawn(async move {
+                    let _task = task;
+                    pending::<()>().await;
+                });
+                let _body = body;
+                pending::<Result<(), BoxError>>().await
+            }))));
+            assert_pending!(poll_once(open.as_mut().as_pin_mut().unwrap()).await);
+            yield_now().await;
+            drop(open.take());
+            log.push("dropped");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        assert_eq!(log.events(), ["body", "dropped", "task"]);
+    });
+}

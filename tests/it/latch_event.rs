@@ -268,6 +268,16 @@ fn a_waiter_that_is_dropped_is_forgotten_and_disturbs_nobody() {
 }
 
 #[test]
+fn a_hundred_thousand_waiters_are_all_woken() {
+    let latch = LatchEvent::new();
+    let mut waiters: Vec<_> = (0..100_000).map(|_| waiter(&latch, true)).collect();
+    waiters.iter_mut().for_each(|waiter| assert_pending!(waiter.poll()));
+    latch.set();
+    assert!(waiters.iter().all(|waiter| waiter.is_woken()));
+    waiters.iter_mut().for_each(|waiter| assert_ready!(waiter.poll()));
+}
+
+#[test]
 fn a_waiter_gives_up_its_waker_when_it_is_dropped() {
     let latch = LatchEvent::new();
     let alive = Alive::default();
