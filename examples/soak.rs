@@ -77,7 +77,7 @@ async fn main() -> ExitCode {
             }
             // The daemons that count the cancelled ones end with the pool.
             let awaited = tally.sent.load(Relaxed).saturating_sub(2).div_ceil(100);
-            while pool.len() > 0 && tally.cancelled.load(Relaxed) < awaited {
+            while !pool.is_empty() && tally.cancelled.load(Relaxed) < awaited {
                 yield_now().await;
             }
             Ok(())
