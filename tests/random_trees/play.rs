@@ -520,6 +520,10 @@ fn check_return(realm: &Realm, ended: &Result<Value, PoolError>) {
         }
         Err(error) => realm.world.check(error.stuck().is_empty(), || "a task was given up on".to_owned()),
     }
+    if let (Err(error), true) = (ended, realm.is_shielded()) {
+        let asked = *error.closing_reason() == ClosingReason::ParentClosing;
+        realm.world.check(!asked, || format!("pool {} was asked to stop in a shield", realm.id));
+    }
     if let (Err(error), Clock::Paused) = (ended, realm.world.clock()) {
         let numbers: Vec<_> = error.failures().iter().filter_map(|failed| number_in(realm, failed)).collect();
         let sorted = numbers.is_sorted_by(|one, next| one < next);

@@ -381,6 +381,11 @@ impl Realm {
         lock(&self.world.0.events).iter().position(is_one)
     }
 
+    /// Whether nothing around asks it to stop.
+    pub fn is_shielded(&self) -> bool {
+        self.enclosing.as_ref().is_some_and(|place| place.realm.kind == RealmKind::Shield)
+    }
+
     /// Whether an event has happened in here, and not below.
     pub fn is_place_of(&self, number: usize) -> bool {
         lock(&self.world.0.events).get(number).is_some_and(|event| event.place.realm.id == self.id)
