@@ -280,7 +280,7 @@ impl<T, F: Future> Body<T, F> {
         match ended.output {
             Ok(Ok(value)) => *this.value = Some(value),
             // It only says that something in it has heard the request to stop, or that a task has ended.
-            Ok(Err(error)) if is_echo(&error) && owner.pool.is_asked(0) => {}
+            Ok(Err(error)) if is_echo(&error) && owner.pool.knows(0) => {}
             Ok(Err(error)) => owner.body_failed(Some(Failure::Error(error))),
             Err(payload) => {
                 owner.panic = Some(payload);

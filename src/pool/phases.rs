@@ -106,12 +106,15 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Whether the tasks of a depth have been asked to stop.
-    pub(super) fn is_asked(&self, depth: i32) -> bool {
+    /// Whether an error that tells nothing new is no failure at this depth: the pool closes for a failure that it has, or
+    /// those who are there have been asked to stop.
+    pub(super) fn knows(&self, depth: i32) -> bool {
         let mut state = self.lock();
         match state.phase {
             Phase::Planned | Phase::Running => false,
-            Phase::Closing | Phase::Closed => state.stages.get_mut(depth).is_none_or(|stage| stage.is_asked()),
+            Phase::Closing | Phase::Closed => {
+                state.has_failed() || state.stages.get_mut(depth).is_none_or(|stage| stage.is_asked())
+            }
         }
     }
 }

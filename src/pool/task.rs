@@ -97,7 +97,7 @@ impl<N: Name, S> Badge<N, S> {
         let (failure, how) = match output {
             Ok(Ok(())) => (None, TaskStopped::Panicked),
             // It only says that something in the task has heard the request to stop, or that another task has ended.
-            Ok(Err(error)) if is_echo(&error) && pool_of::<E>(scope).is_asked(scope.place().depth) => {
+            Ok(Err(error)) if is_echo(&error) && pool_of::<E>(scope).knows(scope.place().depth) => {
                 (None, TaskStopped::Cancelled)
             }
             Ok(Err(error)) => (Some(Failure::Error(error)), TaskStopped::Failed),

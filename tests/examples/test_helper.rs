@@ -1,6 +1,11 @@
-//! `examples/test_helper.rs`: what its helper does. Its own tests are run by `cargo test`, too.
+//! `examples/test_helper.rs`: what its helper does. Its own tests are run as well.
 
 use crate::process::Process;
+
+/// As a module, since an example whose tests are run with the others is not built as a program with them.
+#[expect(dead_code, reason = "its `main` is run as a process")]
+#[path = "../../examples/test_helper.rs"]
+mod example;
 
 #[tokio::test]
 async fn the_server_lives_as_long_as_the_test_and_its_failure_is_reported() {

@@ -80,6 +80,25 @@ fn tell_when_closing(pool: &Pool, closing: oneshot::Sender<()>) {
 
 // ===== which failures =====
 
+/// A task failed while the body was being polled, which then returned what the handle said of it. The pool had the error
+/// already, but its driver had not yet begun to close: the marker was counted as a second failure.
+#[test]
+fn what_a_handle_says_is_no_second_failure_while_the_body_is_polled() {
+    on_multi_thread(|| async {
+        let error = Pool::<BoxError>::open(async |pool| {
+            let lookup = pool.spawn_with_handle(async { Err::<(), _>("no such host".into()) });
+            while !lookup.is_finished() {
+                std::thread::yield_now();
+            }
+            lookup.await?;
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        assert_eq!(reasons(&error), ["no such host"]);
+    });
+}
+
 #[test]
 fn a_single_failure_is_the_only_one() {
     on_both(|| async {
