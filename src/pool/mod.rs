@@ -13,11 +13,12 @@
 //!
 //! # The parts
 //!
-//! [`state`] is what handles, tasks and driver share, under one lock; its head has the invariants. A [`task`] records
-//! its own failure there, which begins the closing. The [`driver`] polls the body until then, and has [`closing`] go
-//! through the [`stage`]s, of which each depth has one: ask, wait for the grace, abort, wait, free. If it is dropped
-//! itself, it hands that on. The [`gate`] holds back what exceeds a limit, and [`start`] tells when a task
-//! is ready.
+//! [`state`] is what handles, tasks and driver share, under one lock; its head has the invariants. [`admission`] takes a
+//! task in: it reserves a seat among those of its depth, in the [`stage`], and spawns the [`task`], which records its own
+//! failure in [`failures`] and then leaves its seat. That begins the closing, one of the [`phases`]. The [`driver`] polls
+//! the body until then, and has [`closing`] go through the stages: ask, wait for the grace, abort, wait. If it is
+//! dropped itself, it hands that on. The [`gate`] holds back what exceeds a limit, and [`start`] tells when a task is
+//! ready.
 //!
 //! # Panics
 //!

@@ -143,7 +143,7 @@ mod off {
     use crate::error::{TaskError, TaskInfo};
 
     #[derive(Default)]
-    pub(in crate::pool) struct Trace;
+    pub(in crate::pool) struct Trace(());
 
     impl Trace {
         pub(in crate::pool) fn opened(&self, _: Option<&Arc<str>>) {}
