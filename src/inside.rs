@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use pin_project::{pin_project, pinned_drop};
 
@@ -54,6 +54,17 @@ impl<F> Inside<F> {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.future.is_none()
+    }
+
+    /// Whether a pool's task is to end.
+    #[inline]
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.spot.as_ref().is_some_and(|spot| spot.scope.is_aborted())
+    }
+
+    /// Tells the pool that its task waits; `false` if it is to end.
+    pub(crate) fn is_parked(&self, waker: &Waker) -> bool {
+        self.spot.as_ref().is_none_or(|spot| spot.task_parked(waker))
     }
 
     /// Drops the future, if it has not ended.

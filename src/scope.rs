@@ -19,6 +19,7 @@ use std::panic::Location;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::Waker;
 
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -46,6 +47,8 @@ pub(crate) struct Spot {
 pub(crate) struct Scope {
     owner: Owner,
     parent: Option<Arc<Scope>>,
+    /// Whether its tasks are to end at once. Written under the lock of their pool.
+    aborted: AtomicBool,
     /// Dropped with the scope, which wakes [`Scope::settled`].
     waiter: OnceLock<oneshot::Sender<()>>,
     /// What is directly below; made by the first of it.
@@ -157,6 +160,9 @@ pub(crate) trait PoolState: Any + Send + Sync {
     /// Takes a cleanup failure, or gives it back if the pool has returned already.
     fn report(&self, failure: TaskError) -> Option<TaskError>;
 
+    /// A task has been polled for the first time, and waits: this wakes it if it is aborted. `false` if it has been.
+    fn task_parked(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool;
+
     /// A task is about to let go of its scope, having said all that it has to say. Says whether there is a limit to how
     /// many run.
     fn task_ended(&self, place: Place, seat: Seat) -> bool;
@@ -187,7 +193,13 @@ pub(crate) trait PoolState: Any + Send + Sync {
 impl Scope {
     /// A new scope inside another, or inside none.
     pub(crate) fn within(parent: Option<Arc<Self>>, owner: Owner) -> Arc<Self> {
-        let scope = Arc::new(Self { owner, parent, waiter: OnceLock::new(), below: OnceLock::new() });
+        let scope = Arc::new(Self {
+            owner,
+            parent,
+            aborted: AtomicBool::new(false),
+            waiter: OnceLock::new(),
+            below: OnceLock::new(),
+        });
         if let (Some(parent), Some(_)) = (&scope.parent, scope.call()) {
             parent.adopt(ChildOwner::Call(Arc::downgrade(&scope)));
         }
@@ -356,6 +368,16 @@ impl Scope {
         None
     }
 
+    /// Has the tasks end that are polled from now on.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
     pub(crate) fn parent(&self) -> Option<&Arc<Self>> {
         self.parent.as_ref()
     }
@@ -395,6 +417,12 @@ impl Spot {
             here
         });
         current.ok().flatten()
+    }
+
+    /// Tells the pool that its task here waits, and how to wake it. `false` if it has been aborted.
+    pub(crate) fn task_parked(&self, waker: &Waker) -> bool {
+        let (Owner::Pool(pool, place), Some(seat)) = (&self.scope.owner, self.seat) else { return true };
+        pool.task_parked(&self.scope, *place, seat, waker.clone())
     }
 
     /// Tells the pool that its task here is about to let go; `counted` says whether it may count towards a limit.

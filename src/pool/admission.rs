@@ -62,25 +62,15 @@ impl<E: Send + 'static> Shared<E> {
         gate.push(Queued { task, scope: stages.scope(self, place) }, self);
     }
 
-    /// Spawns a task, and lets those know who can abort it.
+    /// Spawns a task, and lets its handle know what to abort it by, if it has one.
     #[inline]
     pub(super) fn launch(&self, berth: Berth, task: impl Launch) {
-        let Berth { place, seat, scope } = berth;
+        let Berth { seat, scope } = berth;
         let control = task.control();
         let runtime = self.runtime.get().expect("a berth is reserved in a pool that runs");
         let spawned = task.launch(scope, seat, runtime);
-        let handle = control.map(|control| (control, spawned.abort_handle()));
-        let mut state = self.lock();
-        // The others of its depth may have been aborted before this one was there.
-        let late = (!self.takes(place.depth)).then(|| spawned.abort_handle());
-        let ended = state.stages.spawned(place, seat, spawned);
-        drop(state);
-        drop(ended);
-        if let Some(late) = late {
-            late.abort();
-        }
-        if let Some((control, abort)) = handle {
-            control.spawned(abort);
+        if let Some(control) = control {
+            control.spawned(spawned.abort_handle());
         }
     }
 

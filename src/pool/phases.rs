@@ -6,7 +6,6 @@ use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Waker};
 
 use tokio::runtime::Handle;
-use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::closing::Closing;
@@ -214,22 +213,24 @@ impl<E: Send + 'static> Shared<E> {
         let mut state = self.lock();
         self.refuse_from(depth.into());
         let queued = state.gate.as_mut().map(|gate| gate.remove_from(depth));
+        let scopes = state.stages.get_mut(depth).map(|stage| stage.abort());
         drop(state);
-        self.abort_tasks(depth);
+        drop(scopes);
+        self.wake_tasks(depth);
         queued.into_iter().for_each(|queued| self.discard_all(queued));
     }
 
-    /// Aborts all tasks of a depth, without the lock: that may wake somebody's `LocalSet`. They keep their seats until
+    /// Wakes all tasks of a depth, without the lock: that may wake somebody's `LocalSet`. They keep their seats until
     /// they have ended, so that none is left out.
-    fn abort_tasks(&self, depth: i32) {
-        let mut batch: Vec<AbortHandle> = Vec::new();
+    fn wake_tasks(&self, depth: i32) {
+        let mut batch: Vec<Waker> = Vec::new();
         for daemon in [false, true] {
             let mut next = Some(0);
             while let Some(seat) = next {
                 let mut state = self.lock();
-                next = state.stages.get_mut(depth).and_then(|stage| stage.abort_from(daemon, seat, &mut batch));
+                next = state.stages.get_mut(depth).and_then(|stage| stage.wake_from(daemon, seat, &mut batch));
                 drop(state);
-                batch.drain(..).for_each(|task| task.abort());
+                batch.drain(..).for_each(Waker::wake);
             }
         }
     }

@@ -106,12 +106,15 @@ impl<T> Roster<T> {
 
     /// All members, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Seat, &T)> {
-        self.from(0)
+        (0..).zip(self.first.iter().chain(&self.others)).filter_map(|(index, chair)| match chair {
+            Chair::Taken { turn, member } => Some((Seat { index, turn: *turn }, member)),
+            Chair::Free { .. } => None,
+        })
     }
 
     /// The members on a chair and on those after it.
-    pub(super) fn from(&self, index: u32) -> impl Iterator<Item = (Seat, &T)> {
-        let (first, others) = (self.first.iter(), self.others.iter());
+    pub(super) fn from(&mut self, index: u32) -> impl Iterator<Item = (Seat, &mut T)> {
+        let (first, others) = (self.first.iter_mut(), self.others.iter_mut());
         let first = first.skip(index as usize);
         let others = others.skip((index as usize).saturating_sub(FIRST));
         (index..).zip(first.chain(others)).filter_map(|(index, chair)| match chair {
@@ -141,7 +144,7 @@ mod tests {
         assert_eq!((roster.len(), roster.leave(seats[4]), roster.get_mut(seats[1])), (7, None, None));
         assert_eq!(roster.get_mut(more[1]), Some(&mut 'h'));
         for (from, expected) in [(3, "dgfi"), (5, "fi"), (7, "")] {
-            assert_eq!(roster.from(from).map(|(_, name)| name).collect::<String>(), expected);
+            assert_eq!(roster.from(from).map(|(_, name)| *name).collect::<String>(), expected);
         }
         assert_eq!(indices(&roster.from(3).map(|(seat, _)| seat).collect::<Vec<_>>()), [3, 4, 5, 6]);
     }

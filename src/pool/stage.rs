@@ -1,15 +1,21 @@
 //! The tasks of a running pool, by depth, and the scopes they run in.
 //!
-//! Each depth has a list of its tasks. It is what they are aborted by, and what [`Pool::tree`](crate::Pool::tree) looks
-//! at. A `JoinSet` would do the first as well, but cannot be looked into; and since no one waits for the ends of single
-//! tasks, what it allocates and locks for each of them to be told is not needed: a task leaves the list by itself.
+//! Each depth has a list of its tasks. A task enters it as it is spawned, and leaves it by itself as it ends. The first
+//! time that it has to wait, it also leaves its waker there. So a depth is aborted by a flag in its scope, which every
+//! task looks at before it polls the user's future, and by waking those that wait. That is what tokio's own abort does,
+//! but that nobody has to keep a handle to each task: a task that never waits, as most do not, is noted down once and
+//! struck off once.
+//!
+//! The list is also what [`Pool::tree`](crate::Pool::tree) looks at. A `JoinSet` cannot be looked into, and what it
+//! allocates and locks to tell of the end of each task is of no use here: nobody waits for the end of a single one.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
 use std::sync::{Arc, Weak};
+use std::task::Waker;
 
 use tokio::runtime::Handle;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Control;
@@ -52,15 +58,14 @@ struct Crew {
 
 /// A task, as its pool knows it. What it has to say it says itself, as it ends: its output is `()`, and nobody joins it.
 pub(super) struct Member {
-    /// `None` while it is being spawned.
-    task: Option<JoinHandle<()>>,
+    /// What wakes it if it is aborted; `None` until it waits for the first time.
+    waker: Option<Waker>,
     name: Option<Arc<str>>,
     spawned_at: &'static Location<'static>,
 }
 
 /// What is reserved for a task that is about to be spawned. Once it was made into a task, that gives it up itself.
 pub(super) struct Berth {
-    pub(super) place: Place,
     pub(super) seat: Seat,
     pub(super) scope: Arc<Scope>,
 }
@@ -106,16 +111,16 @@ impl Stages {
         let (crew, enclosing) = self.make_crew(place);
         let scope = crew.scope(pool, place, enclosing);
         let TaskInfo { name, spawned_at, .. } = info;
-        let seat = crew.members.enter(Member { task: None, name, spawned_at });
-        Berth { place, seat, scope }
+        let seat = crew.members.enter(Member { waker: None, name, spawned_at });
+        Berth { seat, scope }
     }
 
-    /// Notes the task that a berth was made into; gives it back if it has ended already.
+    /// Notes what wakes a task that waits. Gives back what is not needed.
     #[inline]
-    pub(super) fn spawned(&mut self, place: Place, seat: Seat, task: JoinHandle<()>) -> Option<JoinHandle<()>> {
+    pub(super) fn parked(&mut self, place: Place, seat: Seat, waker: Waker) -> Option<Waker> {
         match self.crew_mut(place).and_then(|crew| crew.members.get_mut(seat)) {
-            Some(member) => member.task.replace(task),
-            None => Some(task),
+            Some(member) => member.waker.replace(waker),
+            None => Some(waker),
         }
     }
 
@@ -267,14 +272,20 @@ impl Stage {
         is_settled(&self.crew.scope) && self.daemons.as_ref().is_none_or(|daemons| is_settled(&daemons.scope))
     }
 
-    /// What aborts the tasks from an index on, a batch of them. Says where to go on, if there is more.
-    pub(super) fn abort_from(&self, daemon: bool, index: u32, batch: &mut Vec<AbortHandle>) -> Option<u32> {
-        let crew = if daemon { self.daemons.as_deref()? } else { &self.crew };
-        for (seat, member) in crew.members.from(index) {
+    /// Has all tasks end that are polled from now on. They are in these scopes, to be let go of without the lock.
+    pub(super) fn abort(&self) -> Vec<Arc<Scope>> {
+        let scopes: Vec<_> = self.crews().filter_map(|crew| crew.scope.upgrade()).collect();
+        scopes.iter().for_each(|scope| scope.abort());
+        scopes
+    }
+
+    /// What wakes those that wait, from an index on, a batch of them. Says where to go on, if there is more.
+    pub(super) fn wake_from(&mut self, daemon: bool, index: u32, batch: &mut Vec<Waker>) -> Option<u32> {
+        for (seat, member) in self.crew_mut(daemon)?.members.from(index) {
             if batch.len() == BATCH {
                 return Some(seat.index);
             }
-            batch.extend(member.task.as_ref().map(JoinHandle::abort_handle));
+            batch.extend(member.waker.take());
         }
         None
     }

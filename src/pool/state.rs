@@ -11,8 +11,9 @@
 //!    its destructor may call the pool again.
 //! 2. A phase is only ever followed by one below it in [`Phase`]. `closed` is set under the lock, together with the
 //!    first phase in which the pool closes. A pool that was cancelled before it ran is the exception: it closes all the
-//!    same, at once. From the abort of a depth on, [`Shared::takes`] refuses spawns in it; a task whose seat was reserved
-//!    before, and that was not there yet when the others were aborted, is aborted by whoever spawns it.
+//!    same, at once. From the abort of a depth on, [`Shared::takes`] refuses spawns in it. A task whose seat was reserved
+//!    before that sees the flag of its scope when it is polled. The flag is set under the lock, and a task leaves its waker
+//!    under the lock, after a look at the flag: so either it sees that it is aborted, or it is woken.
 //! 3. A failure is recorded by the task itself, before anybody is told that the task has ended. So failures are in order
 //!    of occurrence, and the body cannot see a failure that closes the pool before that has begun.
 //! 4. The scope of a depth ends when the last task has dropped its future, recorded its end and left its seat, and the
@@ -40,7 +41,7 @@ use super::trace::Trace;
 use crate::closing_reason::ClosingReason;
 use crate::error::TaskError;
 use crate::node_state::NodeState;
-use crate::scope::{Census, Place, PoolState, Seat};
+use crate::scope::{Census, Place, PoolState, Scope, Seat};
 
 pub(super) const WARN_EVERY: Duration = Duration::from_secs(5);
 
@@ -242,6 +243,15 @@ impl From<Phase> for NodeState {
 impl<E: Send + 'static> PoolState for Shared<E> {
     fn report(&self, failure: TaskError) -> Option<TaskError> {
         self.lose_below(failure)
+    }
+
+    fn task_parked(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool {
+        let mut state = self.lock();
+        let aborted = scope.is_aborted();
+        let unused = if aborted { Some(waker) } else { state.stages.parked(place, seat, waker) };
+        drop(state);
+        drop(unused);
+        !aborted
     }
 
     fn task_ended(&self, place: Place, seat: Seat) -> bool {

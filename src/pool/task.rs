@@ -191,7 +191,7 @@ where
 
     fn launch(self, scope: Arc<Scope>, seat: Seat, runtime: &Handle) -> JoinHandle<()> {
         let future = Inside::at(Spot { scope, seat: Some(seat) }, self.future);
-        runtime.spawn(Task { future, badge: Some(self.badge), error: PhantomData })
+        runtime.spawn(Task { future, badge: Some(self.badge), parked: false, error: PhantomData })
     }
 }
 
@@ -220,7 +220,7 @@ where
         let Seed { future, badge, .. } = self.0;
         let local = badge.observer.local();
         let future = Inside::at(Spot { scope, seat: Some(seat) }, future);
-        let task = Task { future, badge: Some(badge), error: PhantomData };
+        let task = Task { future, badge: Some(badge), parked: false, error: PhantomData };
         let spawned = task::spawn_local(task);
         local.spawned();
         spawned
@@ -240,6 +240,8 @@ where
     future: Inside<F>,
     /// `None` once the end has been recorded.
     badge: Option<Badge<N, S>>,
+    /// Whether the pool knows how to wake it.
+    parked: bool,
     error: PhantomData<fn() -> E>,
 }
 
@@ -272,13 +274,13 @@ where
 {
     type Output = ();
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.badge.as_ref().is_some_and(Badge::is_cancelled) {
-            // Its handle was quicker than the one that spawned it, and the abort is still to come.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Its handle may be quicker than the one that spawned it, whose abort is still to come.
+        if self.future.is_aborted() || self.badge.as_ref().is_some_and(Badge::is_cancelled) {
             self.cut_off();
             return Poll::Ready(());
         }
-        let mut this = self.project();
+        let mut this = self.as_mut().project();
         if let Some(badge) = this.badge {
             badge.observer.enter();
         }
@@ -286,7 +288,12 @@ where
             if let Some(badge) = this.badge {
                 badge.observer.leave();
             }
-            return Poll::Pending;
+            if *this.parked || this.future.is_parked(cx.waker()) {
+                *this.parked = true;
+                return Poll::Pending;
+            }
+            self.cut_off();
+            return Poll::Ready(());
         };
         if let (Some(badge), Some(spot)) = (this.badge.take(), this.future.take_spot()) {
             badge.ended(&spot, ended);
@@ -364,6 +371,9 @@ where
     E: Send + 'static,
 {
     fn run(mut self) {
+        if self.spot.as_ref().is_none_or(|spot| spot.scope.is_aborted()) {
+            return;
+        }
         let Some(BlockingSeed { closure, badge, .. }) = self.seed.take() else { return };
         let Some(spot) = &self.spot else { return };
         // In a scope of its own, so that pools that are opened in it know that an abort does not reach them.
