@@ -1,0 +1,109 @@
+//! What is directly below a scope, for those who look from above: [`Pool::tree`](crate::Pool::tree), and the pools that
+//! name what is stuck.
+//!
+//! The children are held weakly, so that looking keeps nothing alive. A scope that nobody should see by itself, such as
+//! that of a `timeout`, has no list: what begins in it is listed by the nearest scope further out that is shown.
+
+use std::ptr;
+use std::sync::Weak;
+
+use super::{PoolState, Scope, Seat, Spot, lock};
+
+/// What is directly below a scope.
+#[derive(Default)]
+pub(super) struct Below {
+    /// In the order in which they began. Some have ended.
+    children: Vec<Child>,
+    /// How many have ended, since those were last thrown out.
+    ended: usize,
+}
+
+/// Something that has tasks of its own, directly below a scope.
+#[derive(Clone)]
+pub(crate) struct Child {
+    /// That of the task in which it began; `None` if it was none of the scope's, as in a body.
+    pub(crate) seat: Option<Seat>,
+    pub(crate) owner: ChildOwner,
+}
+
+/// Whose tasks they are.
+#[derive(Clone)]
+pub(crate) enum ChildOwner {
+    Pool(Weak<dyn PoolState>),
+    /// The scope of the call, which tells what was called.
+    Call(Weak<Scope>),
+}
+
+impl Scope {
+    /// Notes what begins in here, for those who look from above.
+    pub(crate) fn adopt(&self, owner: ChildOwner) {
+        let Some(scope) = self.shown() else { return };
+        // What begins in a task of somebody else's, as in a bare `tokio::spawn`, is in none of these.
+        let here = Spot::current().filter(|here| here.scope.shown().is_some_and(|shown| ptr::eq(shown, scope)));
+        let child = Child { seat: here.and_then(|here| here.seat), owner };
+        lock(scope.below.get_or_init(Box::default)).children.push(child);
+    }
+
+    /// Something in here has ended, or some of it. Throws out what has, when that is half of what is there.
+    pub(super) fn child_ended(&self) {
+        let Some(below) = self.shown().and_then(|scope| scope.below.get()) else { return };
+        let mut below = lock(below);
+        below.ended += 1;
+        if 2 * below.ended > below.children.len() + 32 {
+            below.ended = 0;
+            below.children.retain(Child::is_alive);
+            let alive = below.children.len();
+            below.children.shrink_to(2 * alive);
+        }
+    }
+
+    /// What is directly below, in the order in which it began.
+    pub(crate) fn children(&self) -> Vec<Child> {
+        self.below.get().map(|below| lock(below).children.clone()).unwrap_or_default()
+    }
+}
+
+impl Child {
+    fn is_alive(&self) -> bool {
+        match &self.owner {
+            ChildOwner::Pool(pool) => pool.strong_count() > 0,
+            ChildOwner::Call(scope) => scope.strong_count() > 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::Location;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::scope::{Call, Owner};
+
+    fn scope(parent: Option<&Arc<Scope>>) -> Arc<Scope> {
+        Scope::within(parent.cloned(), Owner::Shielding(Call::new("test", Location::caller())))
+    }
+
+    /// A scope that is held by those below it only is not dropped by itself.
+    #[test]
+    fn what_was_held_by_those_below_takes_no_room() {
+        let top = scope(None);
+        for _ in 0..1_000 {
+            drop(scope(Some(&scope(Some(&top)))));
+        }
+        let below = lock(top.below.get().expect("it has had children"));
+        assert!(below.children.capacity() < 100, "{}", below.children.capacity());
+    }
+
+    #[test]
+    fn what_has_come_and_gone_takes_no_room() {
+        let top = scope(None);
+        let long_lived: Vec<_> = (0..10).map(|_| scope(Some(&top))).collect();
+        for _ in 0..1_000 {
+            drop((0..100).map(|_| scope(Some(&top))).collect::<Vec<_>>());
+        }
+        let below = lock(top.below.get().expect("it has had children"));
+        assert!(below.children.capacity() < 100, "{}", below.children.capacity());
+        assert_eq!(below.children.iter().filter(|child| child.is_alive()).count(), long_lived.len());
+    }
+}

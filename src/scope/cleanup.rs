@@ -1,0 +1,34 @@
+//! Cleanup failures: what fails when its owner has been dropped or has returned, so that it is in nobody's result.
+//!
+//! Such a failure goes outwards, to the nearest scope that will return an error: see [`Scope::report`](super::Scope::report).
+//! A pool takes it under the lock of its state; the error of a call, `try_all`, takes it here.
+
+use std::sync::{Arc, Mutex};
+
+use super::lock;
+use crate::error::TaskError;
+
+/// Cleanup failures on their way into the error of a call; `None` once that was made. The lock is held to push or take
+/// only.
+#[derive(Clone)]
+pub(crate) struct Cleanup(Arc<Mutex<Option<Vec<TaskError>>>>);
+
+impl Cleanup {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Some(Vec::new()))))
+    }
+
+    /// Takes a failure, or gives it back if there will be no error to put it into.
+    pub(crate) fn push(&self, failure: TaskError) -> Option<TaskError> {
+        match &mut *lock(&self.0) {
+            Some(failures) => failures.push(failure),
+            None => return Some(failure),
+        }
+        None
+    }
+
+    /// Gives the failures away, for the last time.
+    pub(crate) fn close(&self) -> Vec<TaskError> {
+        lock(&self.0).take().unwrap_or_default()
+    }
+}

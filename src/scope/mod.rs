@@ -1,0 +1,266 @@
+//! Who encloses whom: the chain of scopes that makes an owner wait for everything below it.
+//!
+//! A scope is made by each [`Pool`](crate::Pool) that runs, and by each call of a function that runs user code. The
+//! thread-local `spot::CURRENT` names the innermost one, in the tasks of a scope as in its body, and the task.
+//!
+//! # Invariants
+//!
+//! 1. Every task and every body holds an `Arc` of its scope for as long as its future lives, and every scope one of the
+//!    enclosing scope. The users' handles never hold one.
+//! 2. So the end of a scope's last `Arc` means that nothing is left anywhere below it, whoever was aborted or dropped on
+//!    the way, at any depth; and its [`Drop`] tells the owner. That is what `tokio_util`'s `TaskTracker` would be asked
+//!    for, at the price of the reference count that a task needs anyway.
+//! 3. No user code runs while `spot::CURRENT` is looked at: its value is taken out and put back.
+//!
+//! [`spot`] is where code runs, [`below`] what a scope has directly below it, [`pool_state`] what a scope knows of a pool,
+//! [`call`] the same of a function, and [`cleanup`] what happens to the failures of those whose owner is gone.
+
+mod below;
+mod call;
+mod cleanup;
+mod pool_state;
+mod spot;
+
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use self::below::Below;
+use crate::error::TaskError;
+
+pub(crate) use self::below::{Child, ChildOwner};
+pub(crate) use self::call::Call;
+pub(crate) use self::cleanup::Cleanup;
+pub(crate) use self::pool_state::{Census, Place, PoolState, Resident, Seat};
+pub(crate) use self::spot::Spot;
+
+/// One level of the tree of owners.
+pub(crate) struct Scope {
+    owner: Owner,
+    /// The enclosing scope, which cannot end before this one: invariant 1. The outermost has none.
+    parent: Option<Arc<Scope>>,
+    /// Whether its tasks are to end at once. Written under the lock of their pool.
+    aborted: AtomicBool,
+    /// Dropped with the scope, which wakes [`Scope::settled`].
+    waiter: OnceLock<oneshot::Sender<()>>,
+    /// What is directly below; made by the first of it.
+    below: OnceLock<Box<Mutex<Below>>>,
+}
+
+/// Who made a scope, and is told what fails in it when nobody else is left to tell.
+pub(crate) enum Owner {
+    /// A pool, which can be looked up from inside, and which of its tasks are in the scope.
+    Pool(Arc<dyn PoolState>, Place),
+    /// A function that runs futures as tasks, with where its error has cleanup failures, if it has.
+    Running(Box<Call>, Option<Cleanup>),
+    /// A function that runs a future in place. It passes cleanup failures on, outwards, as those below do.
+    Passing,
+    /// Work that nobody asks to stop.
+    Shielding(Box<Call>),
+    /// A closure that cannot be aborted.
+    Blocking,
+}
+
+impl Scope {
+    /// A new scope inside another, or inside none.
+    pub(crate) fn within(parent: Option<Arc<Self>>, owner: Owner) -> Arc<Self> {
+        let scope = Arc::new(Self {
+            owner,
+            parent,
+            aborted: AtomicBool::new(false),
+            waiter: OnceLock::new(),
+            below: OnceLock::new(),
+        });
+        if let (Some(parent), Some(_)) = (&scope.parent, scope.call()) {
+            parent.adopt(ChildOwner::Call(Arc::downgrade(&scope)));
+        }
+        scope
+    }
+
+    /// A new scope inside the one that this is called from.
+    pub(crate) fn enter(owner: Owner) -> Arc<Self> {
+        Self::within(Self::current(), owner)
+    }
+
+    /// A new scope inside the one that encloses this.
+    pub(crate) fn beside(&self, owner: Owner) -> Arc<Self> {
+        Self::within(self.parent.clone(), owner)
+    }
+
+    /// Tells the enclosing scope that this one has ended, and lets go of it.
+    fn leave_parent(&mut self) -> Option<Arc<Self>> {
+        let parent = self.parent.take()?;
+        if self.is_shown() {
+            parent.child_ended();
+        }
+        Some(parent)
+    }
+
+    /// The nearest scope, here or further out, that is shown by itself.
+    fn shown(&self) -> Option<&Self> {
+        self.outwards().find(|scope| scope.is_shown())
+    }
+
+    /// Whether it has a node of its own in a tree, or is but a part of what encloses it.
+    fn is_shown(&self) -> bool {
+        !matches!(self.owner, Owner::Passing | Owner::Blocking)
+    }
+
+    /// The call that the scope was made by, if it has tasks.
+    pub(crate) fn call(&self) -> Option<&Call> {
+        match &self.owner {
+            Owner::Running(call, _) | Owner::Shielding(call) => Some(call),
+            Owner::Pool(..) | Owner::Passing | Owner::Blocking => None,
+        }
+    }
+
+    /// The scope that this is called from.
+    pub(crate) fn current() -> Option<Arc<Self>> {
+        Spot::current().map(|here| here.scope)
+    }
+
+    /// Waits until nothing is left below, once the caller has let go of the scope.
+    pub(crate) async fn settled(self: Arc<Self>) {
+        if self.is_alone() {
+            return;
+        }
+        let (sender, receiver) = oneshot::channel();
+        // The scope ends after the sender was put in: it is held here until then.
+        drop(self.waiter.set(sender));
+        drop(self);
+        // Never sent to: dropped with the scope.
+        drop(receiver.await);
+    }
+
+    /// Whether nothing is left below, nor beside the caller.
+    pub(crate) fn is_alone(self: &Arc<Self>) -> bool {
+        let alone = Arc::strong_count(self) == 1;
+        if alone {
+            fence(Ordering::Acquire);
+        }
+        alone
+    }
+
+    /// The state of the pool that owns this scope, if it is an `S`.
+    pub(crate) fn pool<S: PoolState>(&self) -> Option<&S> {
+        match &self.owner {
+            Owner::Pool(pool, _) => pool.as_any().downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// The state of the innermost pool that is an `S`, here or further out.
+    pub(crate) fn nearest_pool<S: PoolState>(&self) -> Option<Arc<S>> {
+        self.outwards().find_map(|scope| match &scope.owner {
+            Owner::Pool(pool, _) => Arc::clone(pool).into_any().downcast().ok(),
+            _ => None,
+        })
+    }
+
+    /// The outermost pool around, if there is one.
+    pub(crate) fn outermost_pool(&self) -> Option<Arc<dyn PoolState>> {
+        let pool_of = |scope: &Self| match &scope.owner {
+            Owner::Pool(pool, _) => Some(Arc::clone(pool)),
+            _ => None,
+        };
+        self.outwards().filter_map(pool_of).last()
+    }
+
+    /// Hands a failure that has no owner any more to the nearest scope, here or further out, that will return an
+    /// error. With none there is nobody left to tell.
+    pub(crate) fn report(&self, failure: TaskError) {
+        let mut untold = Some(failure);
+        for scope in self.outwards() {
+            untold = match (&scope.owner, untold.take()) {
+                (Owner::Pool(pool, _), Some(failure)) => pool.report(failure),
+                (Owner::Running(_, Some(cleanup)), Some(failure)) => cleanup.push(failure),
+                (_, untold) => untold,
+            };
+        }
+    }
+
+    /// Which tasks of its pool are in this scope.
+    pub(crate) fn place(&self) -> Place {
+        match self.owner {
+            Owner::Pool(_, place) => place,
+            _ => Place::default(),
+        }
+    }
+
+    /// The token that asks the enclosing task to stop; `None` outside of a pool, and in shielded work.
+    pub(crate) fn token(&self) -> Option<CancellationToken> {
+        self.asked_by().map(|(pool, place, _)| pool.token(place.depth))
+    }
+
+    /// The same, if it is of any use to a pool that is opened here: without a grace the abort comes with the request,
+    /// unless it is a blocking closure that is asked.
+    pub(crate) fn token_to_heed(&self) -> Option<CancellationToken> {
+        let (pool, place, blocking) = self.asked_by()?;
+        (blocking || pool.has_grace()).then(|| pool.token(place.depth))
+    }
+
+    /// The pool that asks what is in here to stop, its tasks that are asked, and whether it is a blocking closure.
+    fn asked_by(&self) -> Option<(&Arc<dyn PoolState>, Place, bool)> {
+        let mut blocking = false;
+        for scope in self.outwards() {
+            match &scope.owner {
+                Owner::Pool(pool, place) => return Some((pool, *place, blocking)),
+                Owner::Shielding(_) => return None,
+                Owner::Blocking => blocking = true,
+                Owner::Running(..) | Owner::Passing => {}
+            }
+        }
+        None
+    }
+
+    /// The enclosing scope.
+    /// Has the tasks end that are polled from now on.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
+    }
+
+    #[inline]
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn parent(&self) -> Option<&Arc<Self>> {
+        self.parent.as_ref()
+    }
+
+    /// This scope, then the enclosing one, and so on to the outermost.
+    fn outwards(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |scope| scope.parent.as_deref())
+    }
+}
+
+impl Drop for Scope {
+    /// Tells the owner, then lets go of the enclosing scopes one after the other: a chain of many, each held only by
+    /// the next, would otherwise be dropped by recursion.
+    fn drop(&mut self) {
+        if let Owner::Pool(pool, _) = &self.owner {
+            pool.settled();
+        }
+        let mut next = self.leave_parent();
+        while let Some(mut scope) = next.and_then(Arc::into_inner) {
+            next = scope.leave_parent();
+        }
+    }
+}
+
+/// Whether nothing is left in a scope, nor below it.
+pub(crate) fn is_settled(scope: &Weak<Scope>) -> bool {
+    let settled = scope.strong_count() == 0;
+    if settled {
+        // What the tasks have done is to be seen by whoever waits for them, as after a join. The count alone is relaxed.
+        fence(Ordering::Acquire);
+    }
+    settled
+}
+
+/// Nothing of the user's runs under these locks, and nothing that can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

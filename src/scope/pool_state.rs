@@ -1,0 +1,101 @@
+//! A pool, as everything else sees it: without its error type.
+//!
+//! A scope knows the pool that owns it by this trait only, since pools with different errors are in one tree. What is
+//! shown of a pool is its [`Census`]; which of its tasks is meant is said by a [`Place`] and a [`Seat`] in it.
+
+use std::any::Any;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::task::Waker;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Scope;
+use crate::closing_reason::ClosingReason;
+use crate::error::{TaskError, TaskInfo};
+use crate::node_state::NodeState;
+
+/// The state of a pool, whatever its error type.
+pub(crate) trait PoolState: Any + Send + Sync {
+    /// Takes a cleanup failure, or gives it back if the pool has returned already.
+    fn report(&self, failure: TaskError) -> Option<TaskError>;
+
+    /// A task has been polled for the first time, and waits: this wakes it if it is aborted. `false` if it has been.
+    fn task_parked(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool;
+
+    /// A task is about to let go of its scope, having said all that it has to say. Says whether there is a limit to how
+    /// many run.
+    fn task_ended(&self, place: Place, seat: Seat) -> bool;
+
+    /// One that counted towards the limit has ended.
+    fn slot_freed(self: Arc<Self>);
+
+    /// Drops a task that was cancelled while it waited for its turn, if it still does.
+    fn drop_queued(&self, key: u64);
+
+    /// Whether tasks have time to end by themselves before they are aborted.
+    fn has_grace(&self) -> bool;
+
+    /// The token that asks the tasks of a depth to stop.
+    fn token(&self, depth: i32) -> CancellationToken;
+
+    /// Nothing is left in the pool's scope, nor below it.
+    fn settled(&self);
+
+    /// What there is to be seen of it.
+    fn census(&self) -> Census;
+
+    fn as_any(&self) -> &dyn Any;
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+/// Which of a pool's tasks.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub(crate) struct Place {
+    /// Closed from the highest to the lowest.
+    pub(crate) depth: i32,
+    /// Does not hold the pool open.
+    pub(crate) daemon: bool,
+}
+
+/// Which of the tasks of one place.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct Seat {
+    pub(crate) index: u32,
+    /// Counts all who have taken a seat, so that a task is not mistaken for one that had the seat before.
+    pub(crate) turn: NonZeroU32,
+}
+
+/// What a pool has to show.
+pub(crate) struct Census {
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) state: NodeState,
+    pub(crate) reason: Option<ClosingReason>,
+    /// Whether its future is gone, and the runtime closes it.
+    pub(crate) handed_over: bool,
+    pub(crate) tasks: Vec<Resident>,
+    /// Held for the moment, to look at what is below them. They are let go of when no lock is held.
+    pub(crate) scopes: Vec<(Place, Arc<Scope>)>,
+}
+
+impl Census {
+    /// Nothing seen yet, of a pool that stands like this.
+    pub(crate) fn new(state: NodeState) -> Self {
+        Self { name: None, state, reason: None, handed_over: false, tasks: Vec::new(), scopes: Vec::new() }
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state == NodeState::Closed && self.tasks.is_empty() && self.scopes.is_empty()
+    }
+}
+
+/// A task of a pool.
+pub(crate) struct Resident {
+    pub(crate) info: TaskInfo,
+    pub(crate) place: Place,
+    /// `None` if it was not spawned yet.
+    pub(crate) seat: Option<Seat>,
+    pub(crate) state: NodeState,
+}
