@@ -7,13 +7,13 @@
 //!
 //! 1. Every task and every body holds an `Arc` of its scope for as long as its future lives, and every scope one of the
 //!    enclosing scope. The users' handles never hold one.
-//! 2. So the end of a scope's last `Arc` means that nothing is left anywhere below it, whoever was aborted or dropped on
-//!    the way, at any depth; and its [`Drop`] tells the owner. That is what `tokio_util`'s `TaskTracker` would be asked
-//!    for, at the price of the reference count that a task needs anyway.
+//! 2. So the end of a scope's last `Arc` means that nothing is left anywhere below it, whoever was aborted or dropped
+//!    on the way, at any depth; and its [`Drop`] tells the owner. That is what `tokio_util`'s `TaskTracker` would be
+//!    asked for, at the price of the reference count that a task needs anyway.
 //! 3. No user code runs while `spot::CURRENT` is looked at: its value is taken out and put back.
 //!
-//! [`spot`] is where code runs, [`below`] what a scope has directly below it, [`pool_state`] what a scope knows of a pool,
-//! [`call`] the same of a function, and [`cleanup`] what happens to the failures of those whose owner is gone.
+//! [`spot`] is where code runs, [`below`] what a scope has directly below it, [`pool_state`] what a scope knows of a
+//! pool, [`call`] the same of a function, and [`cleanup`] what happens to the failures of those whose owner is gone.
 
 mod below;
 mod call;

@@ -1,7 +1,7 @@
 //! Where code runs: in which scope, and in which task of it.
 //!
-//! Each future that belongs to a scope keeps its [`Spot`], and changes places with [`CURRENT`] for as long as it is polled
-//! or dropped. So entering costs a swap and no reference count, and a nested future puts back what it found.
+//! Each future that belongs to a scope keeps its [`Spot`], and changes places with [`CURRENT`] for as long as it is
+//! polled or dropped. So entering costs a swap and no reference count, and a nested future puts back what it found.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -1,0 +1,30 @@
+//! Errors that say only what the pool knows already: that it asked for an end, or that another of its tasks has failed.
+//!
+//! A task or a body passes such an error on with `?`, from a nested pool or from a handle. To count it would turn each
+//! cancellation into a failure, and each failure into two. It has to be told by its value, since the pool's error type
+//! may be any.
+
+use std::any::Any;
+
+use super::{BoxError, PoolError, TaskStopped};
+
+/// Whether an error says nothing that its pool does not know, if its type can be told, boxed or not: that a nested pool
+/// was cancelled, or how a task has stopped.
+pub(crate) fn is_echo<E: 'static>(error: &E) -> bool {
+    let stopped = |stopped: &TaskStopped| *stopped != TaskStopped::NotReady;
+    let error = error as &dyn Any;
+    match error.downcast_ref::<BoxError>() {
+        Some(error) => {
+            error.source().is_some_and(|cause| cause.is::<AskedToStop>()) || error.downcast_ref().is_some_and(stopped)
+        }
+        None => {
+            error.downcast_ref().is_some_and(PoolError::<BoxError>::is_cancelled)
+                || error.downcast_ref().is_some_and(stopped)
+        }
+    }
+}
+
+/// The cause of an error that says only that a pool was cancelled: by this it is known, whatever its type.
+#[derive(Debug, thiserror::Error)]
+#[error("it was asked to stop")]
+pub(super) struct AskedToStop;

@@ -1,0 +1,47 @@
+//! How a task failed.
+
+use super::{BoxError, PanicPayload};
+
+/// How a task failed.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Failure, OnFailure, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Collect).build();
+/// pool.spawn(async { Err("disk full".into()) });
+/// pool.spawn(async { panic!("a bug") });
+///
+/// for failed in pool.run().await.unwrap_err().failures() {
+///     match failed.failure() {
+///         Failure::Error(error) => assert_eq!(error.to_string(), "disk full"),
+///         Failure::Panic(payload) => assert_eq!(payload.message(), Some("a bug")),
+///         _ => unreachable!("the runtime goes on"),
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failure<E = BoxError> {
+    /// It returned an error.
+    Error(E),
+    /// It panicked: while it ran, or in a destructor while it was aborted.
+    Panic(PanicPayload),
+    /// Its runtime shut down before it had ended. A task that the pool or its own handle aborted is no failure.
+    Cancelled,
+}
+
+impl<E: Into<BoxError>> Failure<E> {
+    /// Forgets the error's type.
+    pub(crate) fn boxed(self) -> Failure {
+        match self {
+            Self::Error(error) => Failure::Error(error.into()),
+            Self::Panic(payload) => Failure::Panic(payload),
+            Self::Cancelled => Failure::Cancelled,
+        }
+    }
+}
