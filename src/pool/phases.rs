@@ -105,8 +105,8 @@ impl<E> Shared<E> {
         }
     }
 
-    /// Whether an error that tells nothing new is no failure at this depth: the pool closes for a failure that it has, or
-    /// those who are there have been asked to stop.
+    /// Whether an error that tells nothing new is no failure at this depth: the pool closes for a failure that it has,
+    /// or those who are there have been asked to stop.
     pub(super) fn knows(&self, depth: i32) -> bool {
         let mut state = self.lock();
         match state.phase {

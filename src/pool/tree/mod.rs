@@ -1,0 +1,248 @@
+//! Who is alive, and below whom, as the user sees it: as data, and drawn.
+//!
+//! The nodes are one list, each before those below it, with its level. That is the order in which they are drawn and in
+//! which the [`snapshot`] finds them, and a tree of ten thousand levels is built, walked and dropped
+//! without recursion.
+
+mod node;
+mod snapshot;
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
+
+use self::snapshot::{Seen, walk};
+use crate::closing_reason::ClosingReason;
+use crate::node_state::NodeState;
+use crate::scope::{Call, Census, Place, PoolState, Resident};
+
+pub use self::node::{NodeKind, TreeNode};
+
+pub(super) use self::snapshot::tasks_of;
+
+/// Who was alive below a pool at one moment, and where each was spawned; made by [`Pool::tree`](crate::Pool::tree).
+///
+/// Its `Display` draws it, a line each:
+///
+/// ```text
+/// web (running, 3 tasks)
+/// ├── accept  src/main.rs:31:14
+/// ├── conn 7  src/main.rs:52:18
+/// │   └── <pool> (closing, 1 task)
+/// │       └── read  src/conn.rs:20:9
+/// └── metrics  src/main.rs:60:10  daemon
+/// ```
+///
+/// `{:#}` adds why a pool closes. The same can be had as data: the tree is a list of nodes, each before those below it.
+///
+/// It is a copy: the tasks go on while it is looked at. Pools are visited one after the other, so that the tree of a
+/// busy pool is not exactly one moment.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{NodeKind, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// Pool::builder().name("web").open(async |pool: Pool| {
+///     pool.build_task().name("accept").spawn(async {});
+///     let tree = pool.tree();
+///     assert!(tree.to_string().starts_with("web (running, 1 task)\n└── accept  "));
+///
+///     let names: Vec<_> = tree.nodes().filter(|node| node.kind() == NodeKind::Task).map(|node| node.name()).collect();
+///     assert_eq!(names, [Some("accept")]);
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct PoolTree {
+    /// Each before those below it.
+    nodes: Vec<Node>,
+}
+
+#[derive(Clone)]
+struct Node {
+    level: usize,
+    kind: NodeKind,
+    name: Option<Arc<str>>,
+    location: Option<&'static Location<'static>>,
+    state: NodeState,
+    reason: Option<ClosingReason>,
+    tasks: usize,
+    place: Place,
+    handed_over: bool,
+    asked: bool,
+}
+
+impl PoolTree {
+    /// The tree below `top`, in which `asked` is marked.
+    pub(super) fn new(top: Arc<dyn PoolState>, asked: &Arc<dyn PoolState>) -> Self {
+        let mut nodes = Vec::new();
+        walk(top, |level, seen| {
+            let node = match seen {
+                Seen::Pool(pool, census) => Node::of_pool(census, Arc::ptr_eq(pool, asked)),
+                Seen::Task(task) => Node::of_task(task),
+                Seen::Call(call) => Node::of_call(call),
+            };
+            nodes.push(Node { level, ..node });
+        });
+        Self { nodes }
+    }
+
+    /// The pool at the top.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::builder().name("web").build();
+    /// assert_eq!(pool.tree().root().name(), Some("web"));
+    /// ```
+    #[must_use]
+    pub fn root(&self) -> TreeNode<'_> {
+        self.node(0)
+    }
+
+    /// The pool that was asked for the tree. With [`root_tree`](crate::Pool::root_tree) it need not be the
+    /// [`root`](Self::root).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::builder().name("service").open(async |_: Pool| {
+    ///     let request = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
+    ///     assert_eq!(request.await?.asked().name(), Some("request"));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn asked(&self) -> TreeNode<'_> {
+        self.nodes().find(|node| node.get().asked).unwrap_or_else(|| self.root())
+    }
+
+    /// Everything in the tree, each node before those below it.
+    ///
+    /// The tasks of a pool are in the order in which they close: from the highest depth to the lowest, and in each
+    /// depth the daemons after the others. Otherwise they are in the order in which they were spawned; those that wait
+    /// for their turn come last.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::builder().name("web").build();
+    /// pool.build_task().name("storage").depth(-1).spawn(async {});
+    /// pool.build_task().name("accept").depth(1).spawn(async {});
+    /// let tree = pool.tree();
+    /// let names: Vec<_> = tree.nodes().filter_map(|node| node.name()).collect();
+    /// assert_eq!(names, ["web", "accept", "storage"]);
+    /// ```
+    pub fn nodes(&self) -> impl Iterator<Item = TreeNode<'_>> {
+        (0..self.nodes.len()).map(|index| self.node(index))
+    }
+
+    fn node(&self, index: usize) -> TreeNode<'_> {
+        TreeNode::new(self, index)
+    }
+
+    /// For each node, whether another follows at its level below the same node.
+    fn followed(&self) -> Vec<bool> {
+        let mut open: Vec<bool> = Vec::new();
+        let mut followed: Vec<_> = self
+            .nodes
+            .iter()
+            .rev()
+            .map(|node| {
+                open.resize(node.level + 1, false);
+                std::mem::replace(&mut open[node.level], true)
+            })
+            .collect();
+        followed.reverse();
+        followed
+    }
+}
+
+impl Node {
+    fn new(kind: NodeKind, state: NodeState) -> Self {
+        Self {
+            level: 0,
+            kind,
+            name: None,
+            location: None,
+            state,
+            reason: None,
+            tasks: 0,
+            place: Place::default(),
+            handed_over: false,
+            asked: false,
+        }
+    }
+
+    fn of_pool(census: &Census, asked: bool) -> Self {
+        Self {
+            name: census.name.clone(),
+            reason: census.reason.clone(),
+            tasks: census.tasks.len(),
+            handed_over: census.handed_over,
+            asked,
+            ..Self::new(NodeKind::Pool, census.state)
+        }
+    }
+
+    fn of_task(task: &Resident) -> Self {
+        Self {
+            name: task.info.name.clone(),
+            location: Some(task.info.spawned_at),
+            place: task.place,
+            ..Self::new(NodeKind::Task, task.state)
+        }
+    }
+
+    fn of_call(call: &Call) -> Self {
+        let handed_over = call.is_handed_over();
+        let state = if handed_over { NodeState::Closing } else { NodeState::Running };
+        Self {
+            name: Some(Arc::from(call.function)),
+            location: Some(call.called_at),
+            tasks: call.alive(),
+            handed_over,
+            ..Self::new(NodeKind::Function, state)
+        }
+    }
+}
+
+impl fmt::Display for PoolTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let followed = self.followed();
+        // Whether a line runs on beside what is drawn, at each level above it.
+        let mut lines: Vec<bool> = Vec::new();
+        for (index, (node, followed)) in self.nodes().zip(followed).enumerate() {
+            lines.truncate(node.level().saturating_sub(1));
+            if node.level() > 0 {
+                lines.iter().try_for_each(|line| f.write_str(if *line { "│   " } else { "    " }))?;
+                f.write_str(if followed { "├── " } else { "└── " })?;
+                lines.push(followed);
+            }
+            fmt::Display::fmt(&node, f)?;
+            if index + 1 < self.nodes.len() {
+                f.write_str("\n")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PoolTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.nodes()).finish()
+    }
+}

@@ -1,0 +1,102 @@
+//! How a tree is put together when somebody asks.
+//!
+//! A pool knows its own tasks; a scope knows what began in it, and in which task. A snapshot joins the two: each task
+//! with what began in it, and then what began in none that is alive, since its owner was dropped. One pool is looked at
+//! after the other, each under its lock for a moment, so that the snapshot of a busy pool is no single point in time.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::error::TaskInfo;
+use crate::scope::{Call, Census, Child, ChildOwner, PoolState, Resident, Scope};
+
+/// The tasks that are alive in what `census` has found, each followed by those below it.
+pub(in crate::pool) fn tasks_of(census: Census) -> Vec<TaskInfo> {
+    let mut tasks = Vec::new();
+    walk_parts(parts_of(census), |_, seen| match seen {
+        Seen::Pool(..) => {}
+        Seen::Task(task) => tasks.push(task.info.clone()),
+        Seen::Call(call) => tasks.extend(std::iter::repeat_n(TaskInfo::unnamed(call.called_at), call.alive())),
+    });
+    tasks
+}
+
+/// Something that can be seen. No lock is held while one is, nor while it is dropped.
+enum Part {
+    Pool(Arc<dyn PoolState>),
+    /// With what is below it.
+    Task(Resident, Vec<Part>),
+    Call(Arc<Scope>),
+}
+
+/// The same, while it is visited.
+pub(super) enum Seen<'a> {
+    Pool(&'a Arc<dyn PoolState>, &'a Census),
+    Task(&'a Resident),
+    Call(&'a Call),
+}
+
+/// Visits a pool and all that is below it.
+pub(super) fn walk(top: Arc<dyn PoolState>, visit: impl FnMut(usize, Seen<'_>)) {
+    walk_parts(vec![Part::Pool(top)], visit);
+}
+
+/// Visits all parts and what is below them, each before those below it, with its level. Not by recursion, since a tree
+/// can be as deep as there is memory for.
+fn walk_parts(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
+    let mut stack: Vec<_> = parts.into_iter().rev().map(|part| (0, part)).collect();
+    while let Some((level, part)) = stack.pop() {
+        let below = match part {
+            Part::Pool(pool) => {
+                let census = pool.census();
+                if level > 0 && census.is_over() {
+                    continue;
+                }
+                visit(level, Seen::Pool(&pool, &census));
+                parts_of(census)
+            }
+            Part::Task(task, below) => {
+                visit(level, Seen::Task(&task));
+                below
+            }
+            Part::Call(scope) => {
+                if let Some(call) = scope.call() {
+                    visit(level, Seen::Call(call));
+                }
+                scope.children().iter().filter_map(part_of).collect()
+            }
+        };
+        stack.extend(below.into_iter().rev().map(|part| (level + 1, part)));
+    }
+}
+
+/// The tasks of a pool as they close, each with what began in it; then what began in none of them that is alive.
+fn parts_of(mut census: Census) -> Vec<Part> {
+    // Stable, so that those that were not spawned stay in the order in which they will be.
+    let order = |task: &Resident| {
+        (Reverse(task.place.depth), task.place.daemon, task.seat.map_or(u32::MAX, |seat| seat.turn.get()))
+    };
+    census.tasks.sort_by_key(order);
+    let mut below: HashMap<_, Vec<Part>> =
+        census.tasks.iter().filter_map(|task| Some(((task.place, task.seat?), Vec::new()))).collect();
+    let mut others = Vec::new();
+    for (place, child) in
+        census.scopes.iter().flat_map(|(place, scope)| scope.children().into_iter().map(|child| (*place, child)))
+    {
+        let home = child.seat.and_then(|seat| below.get_mut(&(place, seat))).unwrap_or(&mut others);
+        home.extend(part_of(&child));
+    }
+    let take = |task: Resident| {
+        let below = task.seat.and_then(|seat| below.remove(&(task.place, seat))).unwrap_or_default();
+        Part::Task(task, below)
+    };
+    census.tasks.into_iter().map(take).chain(others).collect()
+}
+
+fn part_of(child: &Child) -> Option<Part> {
+    match &child.owner {
+        ChildOwner::Pool(pool) => pool.upgrade().map(Part::Pool),
+        ChildOwner::Call(scope) => scope.upgrade().map(Part::Call),
+    }
+}
