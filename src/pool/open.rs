@@ -1,0 +1,200 @@
+//! How a pool is made, opened or run, and found from inside.
+
+use super::driver::{Body, Drive, Owner};
+use super::{Pool, PoolBuilder};
+use crate::error::{BoxError, PoolError};
+use crate::scope::Scope;
+
+impl<E: Send + 'static> Pool<E> {
+    /// Plans a pool: tasks that are spawned in it wait until it [runs](Self::run).
+    ///
+    /// It needs no runtime. A pool that never runs drops its tasks unpolled, with its last handle.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { println!("running") });
+    ///
+    /// let runtime = tokio::runtime::Runtime::new().unwrap();
+    /// runtime.block_on(pool.run()).unwrap();
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Sets up a pool: with a name, a grace, a limit or another of the settings of [`PoolBuilder`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::builder().name("web").grace(Duration::from_secs(10)).limit(1_000).build();
+    /// assert_eq!(pool.name(), Some("web"));
+    /// ```
+    pub fn builder() -> PoolBuilder<E> {
+        PoolBuilder::new()
+    }
+
+    /// Opens a pool around a body, and returns the body's value when both the body and all tasks have ended.
+    ///
+    /// The body runs in the calling task and can borrow from it. The tasks run on the runtime, and cannot: what they
+    /// need is moved into them. See [how a pool closes](Self#how-a-pool-closes).
+    ///
+    /// Write the type of the body's argument: `pool: Pool` for errors of every kind, `pool: Pool<MyError>` for one.
+    /// Without it, the compiler often cannot tell the error type.
+    ///
+    /// Unlike a `JoinSet` or a `TaskTracker`, the pool lives inside this call: there is no way to return without having
+    /// joined its tasks.
+    ///
+    /// # Errors
+    ///
+    /// - If a task or the body failed: with all failures.
+    /// - If something failed below that had lost its owner: with [cleanup failures](PoolError::cleanup_failures).
+    /// - If the pool was [cancelled](Self::cancel) before the body had returned: with
+    ///   [`is_cancelled`](PoolError::is_cancelled).
+    /// - If it gave up on tasks, under [`abandon_after`](PoolBuilder::abandon_after): with those that are
+    ///   [stuck](PoolError::stuck).
+    ///
+    /// # Panics
+    ///
+    /// - When polled outside of a tokio runtime. The message names the line of this call.
+    /// - With the panic of the body, after all tasks have ended. Failures of tasks are lost then, as in
+    ///   [`std::thread::scope`].
+    ///
+    /// # Cancel safety
+    ///
+    /// This function is not cancel safe: the body and the tasks are cut off where they are, and what they had returned
+    /// is lost. Nothing is left running: dropping the returned future drops the body and cuts off the tasks, and the
+    /// enclosing pool waits for their end. What fails meanwhile is in *its* error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let greeting = String::from("hello");
+    /// let length = Pool::open(async |pool: Pool| {
+    ///     pool.spawn(async { println!("from a task") });
+    ///     Ok(greeting.len())
+    /// })
+    /// .await;
+    /// assert_eq!(length.unwrap(), 5);
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn open<T, B, F>(body: B) -> impl Future<Output = Result<T, PoolError<E>>>
+    where
+        B: FnOnce(Pool<E>) -> F,
+        F: Future<Output = Result<T, E>>,
+        E: Into<BoxError>,
+    {
+        Self::builder().open(body)
+    }
+
+    /// Runs a planned pool until all its tasks have ended.
+    ///
+    /// The tasks start when the returned future is first polled, in the order in which they were spawned. While the
+    /// pool runs, clones of its handle can spawn more. See [how a pool closes](Self#how-a-pool-closes).
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), except that being [cancelled](Self::cancel) is no error: there is no body that it could
+    /// cut short.
+    ///
+    /// # Panics
+    ///
+    /// - If the pool is running or has run, also through another handle.
+    /// - When polled outside of a tokio runtime. The message names the line of this call.
+    ///
+    /// # Cancel safety
+    ///
+    /// This function is not cancel safe: the tasks are cut off where they are. Nothing is left running: dropping the
+    /// returned future aborts the tasks, or drops them unpolled if it was not polled itself, and the enclosing pool
+    /// waits for their end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// let answer = pool.spawn_with_handle(async { Ok(42) });
+    /// pool.run().await.unwrap();
+    /// assert_eq!(answer.await, Ok(42));
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn run(self) -> impl Future<Output = Result<(), PoolError<E>>> + Send
+    where
+        E: Into<BoxError>,
+    {
+        let owner = Owner::claim(self.shared, "Pool::run");
+        Drive::new(owner, Body::<(), std::future::Pending<Result<(), E>>>::returned(()))
+    }
+
+    /// The innermost pool with this error type that the calling task, body or destructor is in.
+    ///
+    /// # Panics
+    ///
+    /// Outside of such a pool. What a bare [`tokio::spawn`] runs is outside, too.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// async fn log(line: &'static str) {
+    ///     let pool: Pool = Pool::current();
+    ///     pool.spawn(async move { println!("{line}") });
+    /// }
+    ///
+    /// Pool::open(async |_: Pool| {
+    ///     log("written by a task of this pool").await;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn current() -> Self {
+        Self::try_current().expect("`Pool::current` was called outside of a pool with this error type")
+    }
+
+    /// The innermost pool with this error type that the calling task, body or destructor is in, if there is one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// assert!(Pool::<aiodrive::BoxError>::try_current().is_none());
+    ///
+    /// Pool::builder().name("web").open(async |_: Pool| {
+    ///     let current = Pool::<aiodrive::BoxError>::try_current().unwrap();
+    ///     assert_eq!(current.name(), Some("web"));
+    ///     assert!(Pool::<std::io::Error>::try_current().is_none()); // of another type
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn try_current() -> Option<Self> {
+        Scope::current()?.nearest_pool().map(|shared| Self { shared })
+    }
+}

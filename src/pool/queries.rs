@@ -1,0 +1,169 @@
+//! What can be asked about a pool, from anywhere and at any time.
+
+use std::sync::Arc;
+
+use super::{Pool, PoolTree};
+use crate::closing_reason::ClosingReason;
+use crate::scope::PoolState;
+
+impl<E: Send + 'static> Pool<E> {
+    /// Whether the pool has begun to close, or has closed.
+    ///
+    /// From then on it takes tasks only while the [`grace`](super::PoolBuilder::grace) lasts, and at depths whose turn
+    /// is still to come; [`try_spawn`](Self::try_spawn) tells.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// assert!(!pool.is_closed());
+    /// pool.cancel();
+    /// assert!(pool.is_closed());
+    /// ```
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed()
+    }
+
+    /// How many tasks the pool has: planned, waiting for their turn, or running.
+    ///
+    /// The body is not counted, nor what is below the tasks; daemons are.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// pool.spawn(async {});
+    /// assert_eq!(pool.len(), 1);
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shared.len()
+    }
+
+    /// Whether the pool has no task: see [`len`](Self::len).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let pool: aiodrive::Pool = aiodrive::Pool::new();
+    /// assert!(pool.is_empty());
+    /// pool.spawn(async {});
+    /// assert!(!pool.is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Why the pool closes, or has closed; `None` while it does not.
+    ///
+    /// A task can ask for it in its grace, for example to tell a deployment from a failure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::{ClosingReason, Pool, cancellation_token};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(5)).build();
+    /// assert_eq!(pool.closing_reason(), None);
+    /// pool.spawn(async {
+    ///     cancellation_token().cancelled().await;
+    ///     assert_eq!(Pool::<aiodrive::BoxError>::current().closing_reason(), Some(ClosingReason::Failed));
+    /// });
+    /// pool.spawn(async { Err("disk full".into()) });
+    /// assert_eq!(pool.run().await.unwrap_err().failures().len(), 1);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn closing_reason(&self) -> Option<ClosingReason> {
+        self.shared.closing_reason()
+    }
+
+    /// Who is alive in the pool and below it, at any level: tasks, with the place where each was spawned, nested pools,
+    /// and the functions that run tasks of their own. It answers the question who keeps a service from stopping.
+    ///
+    /// It can be called at any time and from anywhere: in a task, in a destructor, from another thread, on a pool that
+    /// was not run yet or has ended. It waits for no task, and runs no user code under a lock. It takes the time of a
+    /// walk along all that is alive.
+    ///
+    /// A nested pool is found below the task in which it was first polled, or directly below the outer pool if that
+    /// task is gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::builder().name("web").open(async |pool: Pool| {
+    ///     pool.build_task().name("accept").spawn(std::future::pending::<()>());
+    ///     pool.build_task().name("metrics").daemon().spawn(std::future::pending::<()>());
+    ///
+    ///     // web (running, 2 tasks)
+    ///     // ├── accept  src/main.rs:4:38
+    ///     // └── metrics  src/main.rs:5:48  daemon
+    ///     let drawing = pool.tree().to_string();
+    ///     let lines: Vec<_> = drawing.lines().collect();
+    ///     assert_eq!(lines[0], "web (running, 2 tasks)");
+    ///     assert!(lines[1].starts_with("├── accept  ") && lines[2].ends_with("  daemon"));
+    ///
+    ///     pool.cancel();
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn tree(&self) -> PoolTree {
+        let pool: Arc<dyn PoolState> = self.shared.clone();
+        PoolTree::new(Arc::clone(&pool), &pool)
+    }
+
+    /// Like [`tree`](Self::tree), but from the outermost pool around this one, in which this one is marked.
+    ///
+    /// It is the same as `tree` if there is none, or if this pool does not run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::builder().name("service").open(async |_: Pool| {
+    ///     let nested = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
+    ///     let tree = nested.await?;
+    ///     assert_eq!(tree.root().name(), Some("service"));
+    ///     assert_eq!(tree.asked().name(), Some("request"));
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn root_tree(&self) -> PoolTree {
+        let pool: Arc<dyn PoolState> = self.shared.clone();
+        PoolTree::new(self.shared.outermost().unwrap_or_else(|| Arc::clone(&pool)), &pool)
+    }
+
+    /// The name that the pool was built with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let (named, unnamed): (Pool, Pool) = (Pool::builder().name("web").build(), Pool::new());
+    /// assert_eq!(named.name(), Some("web"));
+    /// assert_eq!(unnamed.name(), None);
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.shared.name.as_deref()
+    }
+}

@@ -1,0 +1,300 @@
+//! How tasks get into a pool.
+//!
+//! Each method here is that of a [`TaskBuilder`] without a name, at depth 0, and says in which ways a task can be
+//! spawned; how it is taken in, or refused, is in [`admission`](super::admission).
+
+use super::{Pool, Started, TaskBuilder, TaskHandle, TaskOutput};
+use crate::error::{SpawnError, TaskStopped};
+use crate::scope::Place;
+
+impl<E: Send + 'static> Pool<E> {
+    /// Spawns a task in the pool.
+    ///
+    /// The task may return `()`, `!` or `Result<(), E>`. A failure closes the pool, unless
+    /// [`on_failure`](super::PoolBuilder::on_failure) says otherwise; see [how a pool closes](Self#how-a-pool-closes).
+    ///
+    /// This can be called from any thread, and never waits. In a planned pool the task begins when the pool runs; under
+    /// a [`limit`](super::PoolBuilder::limit), when it is its turn. If the pool is closed, the future is dropped
+    /// without having been polled; [`try_spawn`](Self::try_spawn) gives it back.
+    ///
+    /// Unlike with [`tokio::spawn`], there is no handle to be kept: the pool waits for the task, and returns its error.
+    ///
+    /// Three things that the compiler may complain about:
+    ///
+    /// - A function with another error type than the pool's is wrapped, so that `?` can convert the error:
+    ///   `pool.spawn(async { job().await?; Ok(()) })`.
+    /// - Values from around the pool are moved into the task with `async move`. For several tasks they are cloned
+    ///   first, outside of the block.
+    /// - An async block that is an endless loop has the type `!`, in which `?` cannot be used. Make it an `async fn`
+    ///   that returns a `Result`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// async fn job() -> std::io::Result<()> {
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     pool.spawn(async {
+    ///         job().await?; // any error: the pool's own type is `BoxError`
+    ///         Ok(())
+    ///     });
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        drop(self.spawn_as(Place::default(), (), task));
+    }
+
+    /// Spawns a task, or gives its future back if the pool is closed.
+    ///
+    /// # Errors
+    ///
+    /// With the future, never polled, if the pool is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let pool: Pool = Pool::new();
+    /// pool.cancel();
+    /// let refused = pool.try_spawn(async { println!("late") }).unwrap_err();
+    /// assert_eq!(refused.to_string(), "the pool is closed");
+    /// let future = refused.into_inner(); // to be run elsewhere
+    /// # drop(future);
+    /// ```
+    #[track_caller]
+    pub fn try_spawn<F>(&self, task: F) -> Result<(), SpawnError<F>>
+    where
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.spawn_as(Place::default(), (), task)
+    }
+
+    /// Spawns a task with a handle to the value that it returns.
+    ///
+    /// An error of the task closes the pool, as with [`spawn`](Self::spawn), whether or not anybody looks at the
+    /// handle. The error itself is in the [`PoolError`](crate::PoolError); the handle only says that there was one. Its
+    /// [`TaskStopped`] can be returned with `?`: the pool does not count it as another failure.
+    ///
+    /// Unlike tokio's `JoinHandle`, the handle can be dropped: nothing is lost but the value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     let answer = pool.spawn_with_handle(async { Ok(42) });
+    ///     assert_eq!(answer.await?, 42);
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_with_handle<T, F>(&self, task: F) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.spawn_with_handle_as(Place::default(), (), task)
+    }
+
+    /// Runs a closure on the runtime's threads for blocking work, as a task of the pool.
+    ///
+    /// A closure that has begun cannot be aborted, and the pool waits for it; one that runs long should look at
+    /// [`is_closed`](Self::is_closed) now and then. A closure that has not begun when it is aborted is dropped.
+    ///
+    /// Unlike with [`tokio::task::spawn_blocking`], its panic is a failure of the pool, and [`Pool::current`] works in
+    /// it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let (sender, receiver) = tokio::sync::oneshot::channel();
+    /// let lines = Pool::open(async |pool: Pool| {
+    ///     pool.spawn_blocking(|| {
+    ///         let text = std::fs::read_to_string("Cargo.toml")?;
+    ///         drop(sender.send(text.lines().count()));
+    ///         Ok(())
+    ///     });
+    ///     Ok(receiver.await?)
+    /// })
+    /// .await?;
+    /// assert!(lines > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<O, C>(&self, task: C)
+    where
+        C: FnOnce() -> O + Send + 'static,
+        O: TaskOutput<E> + 'static,
+    {
+        self.spawn_blocking_as(Place::default(), (), task);
+    }
+
+    /// Spawns a task that need not be `Send`, and stays on the thread that it is spawned from.
+    ///
+    /// It runs in the tokio `LocalSet` that this is called from. Everything else is as with [`spawn`](Self::spawn).
+    ///
+    /// # Panics
+    ///
+    /// - Outside of a tokio `LocalSet`.
+    /// - If the pool does not run yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let local = tokio::task::LocalSet::new();
+    /// let opened = local.run_until(Pool::open(async |pool: Pool| {
+    ///     let shared = Rc::new(42);
+    ///     pool.spawn_local(async move { assert_eq!(*shared, 42) });
+    ///     Ok(())
+    /// }));
+    /// opened.await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_local<F>(&self, task: F)
+    where
+        F: Future + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.spawn_local_as(Place::default(), (), task);
+    }
+
+    /// Spawns a task, and waits until it says that it is ready.
+    ///
+    /// `task` gets a [`Started`], and calls [`ready`](Started::ready) on it when it has set up what others need, for
+    /// example bound a port. What it gives to `ready` is what this yields. The task is spawned at the call, before the
+    /// returned future is polled, and belongs to the pool from then on. It may return what any task may.
+    ///
+    /// Unlike a task and a oneshot channel, it never leaves its caller waiting: a task that ends, or forgets about its
+    /// `Started`, is an error here. The idea is that of trio's `nursery.start`.
+    ///
+    /// # Errors
+    ///
+    /// As soon as it is certain that the task will not be ready any more:
+    ///
+    /// - [`Cancelled`](TaskStopped::Cancelled), [`Failed`](TaskStopped::Failed) or [`Panicked`](TaskStopped::Panicked)
+    ///   if the task has ended in that way. The error itself is the pool's.
+    /// - [`NotReady`](TaskStopped::NotReady) if it has ended well, or has dropped its `Started`, without saying that it
+    ///   is ready.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is not cancel safe: the value that the task is ready with is lost. Dropping the returned future
+    /// leaves the task as it is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    /// use tokio::net::TcpListener;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     let address = pool
+    ///         .start(|started| async move {
+    ///             let listener = TcpListener::bind("127.0.0.1:0").await?;
+    ///             started.ready(listener.local_addr()?);
+    ///             listener.accept().await?;
+    ///             Ok(())
+    ///         })
+    ///         .await?;
+    ///     tokio::net::TcpStream::connect(address).await?;
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn start<V, S, F>(&self, task: S) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
+    where
+        V: Send + 'static,
+        S: FnOnce(Started<V>) -> F,
+        F: Future + Send + 'static,
+        F::Output: TaskOutput<E>,
+    {
+        self.start_as(Place::default(), (), task)
+    }
+
+    /// Waits until there is room for another task under the pool's [`limit`](super::PoolBuilder::limit), or until the
+    /// pool closes. Without a limit it is ready at once.
+    ///
+    /// Call it before [`spawn`](Self::spawn) where tasks come faster than they end. Unlike the permit of a `Semaphore`,
+    /// it reserves nothing: what others spawn meanwhile may take the place, and then the task waits for its turn.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
+    /// place has been taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let opened = Pool::builder().limit(8).open(async |pool: Pool| {
+    ///     for job in 0..100 { // more than fit into memory, say
+    ///         pool.ready().await;
+    ///         assert!(pool.len() < 8);
+    ///         pool.spawn(async move { println!("{job}") });
+    ///     }
+    ///     Ok(())
+    /// });
+    /// opened.await
+    /// # }
+    /// ```
+    pub async fn ready(&self) {
+        self.shared.ready().await;
+    }
+
+    /// Sets up a task with a name, a depth, or as a daemon.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("heartbeat").daemon().spawn(std::future::pending::<()>());
+    /// pool.run().await.unwrap(); // at once: a daemon does not hold it open
+    /// # }
+    /// ```
+    pub fn build_task(&self) -> TaskBuilder<'_, E> {
+        TaskBuilder::new(self)
+    }
+}
