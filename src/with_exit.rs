@@ -1,5 +1,6 @@
 //! A resource with a goodbye that has to be awaited.
 
+use std::future::ready;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -172,9 +173,10 @@ where
     X: FnOnce(R, Exit) -> XF + Send + 'static,
     XF: Future<Output = Result<(), E>> + Send + 'static,
 {
-    async fn stay<T, B: AsyncFnOnce(&mut R) -> Result<T, E>>(&mut self, body: B) -> Result<T, E> {
+    /// The body, made at the first poll.
+    fn stay<T, B: AsyncFnOnce(&mut R) -> Result<T, E>>(&mut self, body: B) -> impl Future<Output = Result<T, E>> {
         let parts = self.parts.as_mut().expect("a visit is left only after the stay");
-        body(&mut parts.resource).await
+        Then::new(ready(()), move || body(&mut parts.resource))
     }
 
     /// Starts the handler, in a scope beside the body's, whose end it waits for first.

@@ -755,6 +755,26 @@ fn with_exit_reports_the_panic_of_a_destructor_of_the_body() {
 }
 
 #[test]
+fn with_exit_keeps_an_error_whose_future_panics_as_it_is_dropped() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let body = |_: &mut ()| {
+                let bomb = OnDrop::new(|| panic!("in drop"));
+                poll_fn(move |_| {
+                    let _captured = &bomb;
+                    Poll::Ready(Err::<(), _>(BoxError::from("body")))
+                })
+            };
+            let log = Log::default();
+            let error = with_exit((), body, writes(&log)).await.unwrap_err();
+            assert_eq!(error.to_string(), "body failed: body");
+            assert_eq!(log.events(), ["Failed"]);
+        });
+        assert_eq!(cleanup.await, ["panic: in drop"]);
+    });
+}
+
+#[test]
 fn with_exit_that_was_never_polled_drops_the_resource_without_the_handler() {
     on_both(|| async {
         let log = Log::default();
