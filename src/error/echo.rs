@@ -6,22 +6,34 @@
 
 use std::any::Any;
 
-use super::{BoxError, PoolError, TaskStopped};
+use super::{BoxError, ExitError, PoolError, TaskStopped};
 
 /// Whether an error says nothing that its pool does not know, if its type can be told, boxed or not: that a nested pool
-/// was cancelled, or how a task has stopped.
+/// was cancelled, or how a task has stopped. The body of a `with_exit` passes it on as it is.
 pub(crate) fn is_echo<E: 'static>(error: &E) -> bool {
-    let stopped = |stopped: &TaskStopped| *stopped != TaskStopped::NotReady;
     let error = error as &dyn Any;
-    match error.downcast_ref::<BoxError>() {
-        Some(error) => {
-            error.source().is_some_and(|cause| cause.is::<AskedToStop>()) || error.downcast_ref().is_some_and(stopped)
-        }
+    match error.downcast_ref() {
+        Some(error) => is_boxed_echo(error),
         None => {
             error.downcast_ref().is_some_and(PoolError::<BoxError>::is_cancelled)
-                || error.downcast_ref().is_some_and(stopped)
+                || error.downcast_ref().is_some_and(tells_only_that_it_stopped)
+                || error.downcast_ref().is_some_and(has_only_an_echo)
         }
     }
+}
+
+fn is_boxed_echo(error: &BoxError) -> bool {
+    error.source().is_some_and(|cause| cause.is::<AskedToStop>())
+        || error.downcast_ref().is_some_and(tells_only_that_it_stopped)
+        || error.downcast_ref().is_some_and(has_only_an_echo)
+}
+
+fn tells_only_that_it_stopped(stopped: &TaskStopped) -> bool {
+    *stopped != TaskStopped::NotReady
+}
+
+fn has_only_an_echo(error: &ExitError<BoxError>) -> bool {
+    matches!(error, ExitError::Body(body) if is_boxed_echo(body))
 }
 
 /// The cause of an error that says only that a pool was cancelled: by this it is known, whatever its type.

@@ -1112,10 +1112,11 @@ fn the_markers_read_as_what_they_say() {
 
 #[test]
 fn an_exit_error_reads_as_one_failure_or_both() {
-    assert_eq!(ExitError::Body("torn").to_string(), "body failed: torn");
+    assert_eq!(ExitError::Body("torn").to_string(), "torn");
     assert_eq!(ExitError::Exit("stuck").to_string(), "exit handler failed: stuck");
     let both = ExitError::Both { body: "torn", exit: "stuck" };
-    assert_eq!(both.to_string(), "body failed: torn; exit handler failed: stuck");
+    assert_eq!(both.to_string(), "torn; exit handler failed: stuck");
+    assert_eq!(format!("{both:#}"), "torn\nexit handler failed: stuck");
 }
 
 #[test]

@@ -423,9 +423,9 @@ fn with_exit_tells_the_handler_how_the_body_ended() {
 fn with_exit_returns_what_failed_and_no_handler_makes_it_undone() {
     let cases = [
         (Ok(42), Ok(()), "42"),
-        (Err("b"), Ok(()), "body failed: b"),
+        (Err("b"), Ok(()), "b"),
         (Ok(42), Err("e"), "exit handler failed: e"),
-        (Err("b"), Err("e"), "body failed: b; exit handler failed: e"),
+        (Err("b"), Err("e"), "b; exit handler failed: e"),
     ];
     for (body, exit, expected) in cases {
         on_both(async || {
@@ -453,6 +453,87 @@ fn with_exit_keeps_the_cause_of_an_error() {
         let outcome = with_exit((), body, breaks(false)).await;
         let Err(ExitError::Both { body, .. }) = outcome else { panic!("{outcome:?}") };
         assert_eq!(body.source().unwrap().to_string(), "cause");
+    });
+}
+
+#[test]
+fn with_exit_reads_well_around_and_below_a_pool() {
+    on_both(|| async {
+        let login = || async |_: &mut ()| Err::<(), _>(BoxError::from("no such user"));
+        let request = async |_: &mut ()| {
+            let nested = Pool::open(async |pool: Pool| {
+                pool.build_task().name("login").spawn(async move {
+                    with_exit((), login(), breaks(false)).await?;
+                    Ok(())
+                });
+                Ok(())
+            });
+            Ok::<(), BoxError>(nested.await?)
+        };
+        let error = with_exit((), request, breaks(false)).await.unwrap_err();
+        let ExitError::Both { body, .. } = &error else { panic!("{error:?}") };
+        let nested = body.downcast_ref::<PoolError>().unwrap();
+        let task = nested.failures()[0].task().to_string();
+        let failed = "failed: no such user; exit handler failed: exit";
+        assert_eq!(error.to_string(), format!("{task} {failed}; exit handler failed: exit"));
+        let failed = "failed: no such user\nexit handler failed: exit";
+        assert_eq!(format!("{error:#}"), format!("{task} {failed}\nexit handler failed: exit"));
+    });
+}
+
+#[test]
+fn with_exit_whose_body_was_only_asked_to_stop_is_no_failure() {
+    on_both(|| async {
+        let pool: Pool = Pool::builder().grace(Duration::MAX).build();
+        let begun = LatchEvent::new();
+        let begin = begun.clone();
+        pool.spawn(async move {
+            let body = async |_: &mut ()| {
+                let nested = Pool::open(async |_: Pool| {
+                    begin.set();
+                    Ok(pending::<()>().await)
+                });
+                Ok::<(), BoxError>(nested.await?)
+            };
+            with_exit((), body, |_, _| ready(Ok(()))).await?;
+            Ok(())
+        });
+        pool.cancel_on(begun.wait_set());
+        pool.run().await.unwrap();
+    });
+}
+
+#[test]
+fn with_exit_whose_body_passes_on_how_a_task_failed_adds_no_failure() {
+    on_both(|| async {
+        let opened = Pool::open(async |pool: Pool| {
+            let failing = pool.spawn_with_handle(async { Err::<(), _>("no such user".into()) });
+            let body = async |_: &mut ()| Ok::<(), BoxError>(failing.await?);
+            Ok(with_exit((), body, |_, _| ready(Ok(()))).await?)
+        });
+        assert_eq!(failures(opened.await.unwrap_err().failures()), ["error: no such user"]);
+    });
+}
+
+#[test]
+fn with_exit_whose_handler_was_cancelled_is_a_failure_also_while_its_pool_closes() {
+    on_both(|| async {
+        let pool: Pool = Pool::builder().grace(Duration::MAX).build();
+        let stop = pool.clone();
+        pool.spawn(async move {
+            let handler = move |(), _| async move {
+                let nested = Pool::open(async |pool: Pool| {
+                    stop.cancel();
+                    pool.cancel();
+                    Ok(pending::<()>().await)
+                });
+                Ok::<(), BoxError>(nested.await?)
+            };
+            with_exit((), async |_| Ok(()), handler).await?;
+            Ok(())
+        });
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: exit handler failed: pool cancelled"]);
     });
 }
 
@@ -688,8 +769,8 @@ fn with_exit_handlers_nest_and_run_inside_out() {
                     assert!(poll_once(visit.as_mut()).await.is_pending());
                 } else {
                     let error = visit.await.unwrap_err().to_string();
-                    let inner = "body failed: exit handler failed: inner; exit handler failed: middle";
-                    assert_eq!(error, format!("body failed: {inner}; exit handler failed: outer"));
+                    let inner = "exit handler failed: inner; exit handler failed: middle";
+                    assert_eq!(error, format!("{inner}; exit handler failed: outer"));
                 }
             });
             let cleanup = cleanup.await;
@@ -767,7 +848,7 @@ fn with_exit_keeps_an_error_whose_future_panics_as_it_is_dropped() {
             };
             let log = Log::default();
             let error = with_exit((), body, writes(&log)).await.unwrap_err();
-            assert_eq!(error.to_string(), "body failed: body");
+            assert_eq!(error.to_string(), "body");
             assert_eq!(log.events(), ["Failed"]);
         });
         assert_eq!(cleanup.await, ["panic: in drop"]);
