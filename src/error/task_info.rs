@@ -30,6 +30,12 @@ pub struct TaskInfo {
 }
 
 impl TaskInfo {
+    /// A task that is spawned where this is called from, in a function that tracks its callers.
+    #[track_caller]
+    pub(crate) fn of_task(name: Option<Arc<str>>) -> Self {
+        Self { name, spawned_at: Location::caller(), body: false }
+    }
+
     /// A task that was given no name: a branch of a group, shielded work, an exit handler.
     pub(crate) fn unnamed(spawned_at: &'static Location<'static>) -> Self {
         Self { name: None, spawned_at, body: false }

@@ -5,7 +5,7 @@ use super::stage::{Member, Stage};
 use super::state::{Policy, Shared, State};
 use crate::closing_reason::ClosingReason;
 use crate::error::{BoxError, Failure, Report, TaskError, TaskInfo, catch};
-use crate::scope::{Census, Place, Seat};
+use crate::scope::{Census, Place, Seat, Spot};
 
 /// Everything that has gone wrong.
 pub(super) struct Losses<E> {
@@ -38,10 +38,18 @@ impl<E> Losses<E> {
         !self.failures.is_empty() || !self.cleanup_failures.is_empty() || !self.abandoned.is_empty()
     }
 
+    /// Which task has a seat that was given up on.
+    fn info(&mut self, place: Place, seat: Seat) -> Option<TaskInfo> {
+        self.abandoned(place)?.info(place.daemon, seat)
+    }
+
     /// A task has ended that was given up on.
     pub(super) fn ended(&mut self, place: Place, seat: Seat) -> Option<Member> {
-        let (_, stage) = self.abandoned.iter_mut().find(|(depth, _)| *depth == place.depth)?;
-        stage.ended(place.daemon, seat)
+        self.abandoned(place)?.ended(place.daemon, seat)
+    }
+
+    fn abandoned(&mut self, place: Place) -> Option<&mut Stage> {
+        self.abandoned.iter_mut().find(|(depth, _)| *depth == place.depth).map(|(_, stage)| stage)
     }
 
     /// Adds what was given up on, and has not ended.
@@ -61,6 +69,15 @@ impl<E> State<E> {
 impl<E> Shared<E> {
     pub(super) fn has_failed(&self) -> bool {
         self.lock().has_failed()
+    }
+
+    /// Which task is at a spot. It has said nothing of its end yet, and so has its seat.
+    pub(super) fn info(&self, spot: &Spot) -> TaskInfo {
+        let (place, seat) = (spot.scope.place(), spot.seat.expect("a task of a pool has a seat"));
+        let mut state = self.lock();
+        let info = state.stages.info(place, seat).or_else(|| state.losses.as_mut()?.info(place, seat));
+        drop(state);
+        info.expect("a task keeps its seat until it has said how it ended")
     }
 
     /// Records the failure of a task, and does what the pool's owner wants done about it. Gives back what cannot be

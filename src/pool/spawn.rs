@@ -55,7 +55,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        drop(self.spawn_as(Place::default(), (), task));
+        drop(self.spawn_as(Place::default(), None, task));
     }
 
     /// Spawns a task, or gives its future back if the pool is closed.
@@ -82,7 +82,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.spawn_as(Place::default(), (), task)
+        self.spawn_as(Place::default(), None, task)
     }
 
     /// Spawns a task with a handle to the value that it returns.
@@ -114,7 +114,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        self.spawn_with_handle_as(Place::default(), (), task)
+        self.spawn_with_handle_as(Place::default(), None, task)
     }
 
     /// Runs a closure on the runtime's threads for blocking work, as a task of the pool.
@@ -152,7 +152,7 @@ impl<E: Send + 'static> Pool<E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        self.spawn_blocking_as(Place::default(), (), task);
+        self.spawn_blocking_as(Place::default(), None, task);
     }
 
     /// Spawns a task that need not be `Send`, and stays on the thread that it is spawned from.
@@ -187,7 +187,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.spawn_local_as(Place::default(), (), task);
+        self.spawn_local_as(Place::default(), None, task);
     }
 
     /// Spawns a task, and waits until it says that it is ready.
@@ -244,7 +244,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.start_as(Place::default(), (), task)
+        self.start_as(Place::default(), None, task)
     }
 
     /// Waits until there is room for another task under the pool's [`limit`](super::PoolBuilder::limit), or until the

@@ -124,6 +124,11 @@ impl Stages {
         }
     }
 
+    /// Which task has a seat.
+    pub(super) fn info(&mut self, place: Place, seat: Seat) -> Option<TaskInfo> {
+        self.get_mut(place.depth)?.info(place.daemon, seat)
+    }
+
     /// A task has ended: its member is to be dropped when no lock is held.
     #[inline]
     pub(super) fn ended(&mut self, place: Place, seat: Seat) -> Option<Member> {
@@ -290,6 +295,11 @@ impl Stage {
         None
     }
 
+    /// Which task has a seat.
+    pub(super) fn info(&mut self, daemon: bool, seat: Seat) -> Option<TaskInfo> {
+        self.crew_mut(daemon)?.members.get_mut(seat).map(|member| member.info())
+    }
+
     /// A task has ended that the pool had given up on.
     pub(super) fn ended(&mut self, daemon: bool, seat: Seat) -> Option<Member> {
         self.crew_mut(daemon)?.members.leave(seat)
@@ -324,7 +334,10 @@ impl Crew {
 
 impl Member {
     fn resident(&self, place: Place, seat: Seat) -> Resident {
-        let info = TaskInfo { name: self.name.clone(), spawned_at: self.spawned_at, body: false };
-        Resident { info, place, seat: Some(seat), state: NodeState::Running }
+        Resident { info: self.info(), place, seat: Some(seat), state: NodeState::Running }
+    }
+
+    fn info(&self) -> TaskInfo {
+        TaskInfo { name: self.name.clone(), spawned_at: self.spawned_at, body: false }
     }
 }

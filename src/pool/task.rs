@@ -1,7 +1,6 @@
 //! What is spawned: the user's future or closure, with what the pool must know when it ends.
 
 use std::marker::PhantomData;
-use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,121 +43,88 @@ pub(super) trait Observer<O, E>: Send + 'static {
     }
 }
 
-/// What goes with a task: who it is, and who waits for it.
-///
-/// Both are types of their own, so that a task without a name or without a handle has no room for one: tokio gives
-/// tasks memory in steps of 128 bytes.
-pub(super) struct Badge<N, S> {
-    pub(super) name: N,
-    pub(super) spawned_at: &'static Location<'static>,
-    pub(super) observer: S,
+// ===== how a task ends =====
+
+/// Records how a task ended that came to its end.
+fn ended<S, O, E>(mut observer: S, spot: &Spot, ended: Ended<O>)
+where
+    S: Observer<O, E>,
+    E: Send + 'static,
+{
+    let Ended { output, dropped } = ended;
+    let how = match (output.map(|output| observer.output(output)), dropped) {
+        (Ok(Ok(())), None) => Ok(()),
+        (output, dropped) => Err(failed(spot, output, dropped)),
+    };
+    dismiss(observer, spot, how);
 }
 
-/// A task's name, or the certainty that it has none.
-pub(super) trait Name: Clone + Send + 'static {
-    fn to_name(&self) -> Option<Arc<str>>;
+/// Records what has gone wrong, `dropped` being the panic of a destructor, and says how that ended the task.
+#[cold]
+fn failed<E: Send + 'static>(
+    spot: &Spot,
+    output: Result<Result<(), E>, PanicPayload>,
+    dropped: Option<PanicPayload>,
+) -> TaskStopped {
+    let (failure, how) = match output {
+        Ok(Ok(())) => (None, TaskStopped::Panicked),
+        // It only says that something in the task has heard the request to stop, or that another task has ended.
+        Ok(Err(error)) if is_echo(&error) && pool_of::<E>(&spot.scope).knows(spot.scope.place().depth) => {
+            (None, TaskStopped::Cancelled)
+        }
+        Ok(Err(error)) => (Some(Failure::Error(error)), TaskStopped::Failed),
+        Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
+    };
+    let how = if dropped.is_some() { TaskStopped::Panicked } else { how };
+    for failure in failure.into_iter().chain(dropped.map(Failure::Panic)) {
+        record::<E>(spot, failure);
+    }
+    how
 }
 
-impl Name for () {
-    fn to_name(&self) -> Option<Arc<str>> {
-        None
+/// Records how a task ended that was cut off, `dropped` being the panic of its destructor.
+fn cut_off<S, O, E>(observer: S, spot: &Spot, dropped: Option<PanicPayload>)
+where
+    S: Observer<O, E>,
+    E: Send + 'static,
+{
+    let how = if dropped.is_some() { TaskStopped::Panicked } else { TaskStopped::Cancelled };
+    if !is_cancelled(&observer) && !observer.is_refused() {
+        let pool = pool_of::<E>(&spot.scope);
+        pool.cut_off(spot.scope.place().depth, || TaskError::new(pool.info(spot), Failure::Cancelled));
+    }
+    if let Some(payload) = dropped {
+        record::<E>(spot, Failure::Panic(payload));
+    }
+    dismiss(observer, spot, Err(how));
+}
+
+fn record<E: Send + 'static>(spot: &Spot, failure: Failure<E>) {
+    let pool = pool_of(&spot.scope);
+    let untold = pool.fail_task(TaskError::new(pool.info(spot), failure));
+    if let Some(enclosing) = spot.scope.parent() {
+        untold.into_iter().for_each(|failure| enclosing.report(failure));
     }
 }
 
-impl Name for Option<Arc<str>> {
-    fn to_name(&self) -> Option<Arc<str>> {
-        self.clone()
+/// Tells the observer, whose value may have a destructor that panics, then the pool.
+fn dismiss<S, O, E>(observer: S, spot: &Spot, how: Result<(), TaskStopped>)
+where
+    S: Observer<O, E>,
+    E: Send + 'static,
+{
+    if let Err(payload) = catch(|| observer.ended(how)) {
+        record::<E>(spot, Failure::Panic(payload));
     }
+    spot.task_ended(S::COUNTED);
 }
 
-impl<N: Name, S> Badge<N, S> {
-    /// Records how a task ended that came to its end.
-    fn ended<O, E>(mut self, spot: &Spot, ended: Ended<O>)
-    where
-        S: Observer<O, E>,
-        E: Send + 'static,
-    {
-        let Ended { output, dropped } = ended;
-        let how = match (output.map(|output| self.observer.output(output)), dropped) {
-            (Ok(Ok(())), None) => Ok(()),
-            (output, dropped) => Err(self.failed(&spot.scope, output, dropped)),
-        };
-        self.dismiss::<O, E>(spot, how);
-    }
-
-    /// Records what has gone wrong, `dropped` being the panic of a destructor, and says how that ended the task.
-    #[cold]
-    fn failed<E: Send + 'static>(
-        &self,
-        scope: &Arc<Scope>,
-        output: Result<Result<(), E>, PanicPayload>,
-        dropped: Option<PanicPayload>,
-    ) -> TaskStopped {
-        let (failure, how) = match output {
-            Ok(Ok(())) => (None, TaskStopped::Panicked),
-            // It only says that something in the task has heard the request to stop, or that another task has ended.
-            Ok(Err(error)) if is_echo(&error) && pool_of::<E>(scope).knows(scope.place().depth) => {
-                (None, TaskStopped::Cancelled)
-            }
-            Ok(Err(error)) => (Some(Failure::Error(error)), TaskStopped::Failed),
-            Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
-        };
-        let how = if dropped.is_some() { TaskStopped::Panicked } else { how };
-        for failure in failure.into_iter().chain(dropped.map(Failure::Panic)) {
-            self.record::<E>(scope, failure);
-        }
-        how
-    }
-
-    /// Records how a task ended that was cut off, `dropped` being the panic of its destructor.
-    fn cut_off<O, E>(self, spot: &Spot, dropped: Option<PanicPayload>)
-    where
-        S: Observer<O, E>,
-        E: Send + 'static,
-    {
-        let how = if dropped.is_some() { TaskStopped::Panicked } else { TaskStopped::Cancelled };
-        if !self.is_cancelled() && !self.observer.is_refused() {
-            let depth = spot.scope.place().depth;
-            pool_of::<E>(&spot.scope).cut_off(depth, || TaskError::new(self.info(), Failure::Cancelled));
-        }
-        if let Some(payload) = dropped {
-            self.record::<E>(&spot.scope, Failure::Panic(payload));
-        }
-        self.dismiss::<O, E>(spot, Err(how));
-    }
-
-    fn record<E: Send + 'static>(&self, scope: &Arc<Scope>, failure: Failure<E>) {
-        let untold = pool_of(scope).fail_task(TaskError::new(self.info(), failure));
-        if let Some(enclosing) = scope.parent() {
-            untold.into_iter().for_each(|failure| enclosing.report(failure));
-        }
-    }
-
-    /// Tells the observer, whose value may have a destructor that panics, then the pool.
-    fn dismiss<O, E>(self, spot: &Spot, how: Result<(), TaskStopped>)
-    where
-        S: Observer<O, E>,
-        E: Send + 'static,
-    {
-        let Self { name, spawned_at, observer } = self;
-        if let Err(payload) = catch(|| observer.ended(how)) {
-            let badge = Badge { name, spawned_at, observer: () };
-            badge.record::<E>(&spot.scope, Failure::Panic(payload));
-        }
-        spot.task_ended(S::COUNTED);
-    }
-
-    /// Whether the task's handle has cancelled it.
-    fn is_cancelled<O, E>(&self) -> bool
-    where
-        S: Observer<O, E>,
-    {
-        self.observer.control().is_some_and(|control| control.is_cancelled())
-    }
-
-    pub(super) fn info(&self) -> TaskInfo {
-        TaskInfo { name: self.name.to_name(), spawned_at: self.spawned_at, body: false }
-    }
+/// Whether the task's handle has cancelled it.
+fn is_cancelled<S, O, E>(observer: &S) -> bool
+where
+    S: Observer<O, E>,
+{
+    observer.control().is_some_and(|control| control.is_cancelled())
 }
 
 fn pool_of<E: Send + 'static>(scope: &Arc<Scope>) -> &Shared<E> {
@@ -168,59 +134,58 @@ fn pool_of<E: Send + 'static>(scope: &Arc<Scope>) -> &Shared<E> {
 // ===== async tasks =====
 
 /// A future on its way into a pool.
-pub(super) struct Seed<F, N, S, E> {
+pub(super) struct Seed<F, S, E> {
     pub(super) future: F,
-    pub(super) badge: Badge<N, S>,
+    pub(super) info: TaskInfo,
+    pub(super) observer: S,
     pub(super) error: PhantomData<fn() -> E>,
 }
 
-impl<F, N, S, E> Launch for Seed<F, N, S, E>
+impl<F, S, E> Launch for Seed<F, S, E>
 where
-    N: Name,
     F: Future + Send + 'static,
     S: Observer<F::Output, E>,
     E: Send + 'static,
 {
     fn control(&self) -> Option<Arc<Control>> {
-        self.badge.observer.control()
+        self.observer.control()
     }
 
     fn info(&self) -> TaskInfo {
-        self.badge.info()
+        self.info.clone()
     }
 
     fn launch(self, scope: Arc<Scope>, seat: Seat, runtime: &Handle) -> JoinHandle<()> {
         let future = Inside::at(Spot { scope, seat: Some(seat) }, self.future);
-        runtime.spawn(Task { future, badge: Some(self.badge), parked: false, error: PhantomData })
+        runtime.spawn(Task { future, observer: Some(self.observer), parked: false, error: PhantomData })
     }
 }
 
 /// A future on its way into a pool, and not to another thread.
-pub(super) struct LocalSeed<F, N, E>(pub(super) Seed<F, N, LocalObserver, E>);
+pub(super) struct LocalSeed<F, E>(pub(super) Seed<F, LocalObserver, E>);
 
-impl<F, N, E> Launch for LocalSeed<F, N, E>
+impl<F, E> Launch for LocalSeed<F, E>
 where
-    N: Name,
     F: Future + 'static,
     LocalObserver: Observer<F::Output, E>,
     E: Send + 'static,
 {
     fn control(&self) -> Option<Arc<Control>> {
-        self.0.badge.observer.control()
+        self.0.observer.control()
     }
 
     fn info(&self) -> TaskInfo {
-        self.0.badge.info()
+        self.0.info.clone()
     }
 
     /// # Panics
     ///
     /// Outside of a `LocalSet`.
     fn launch(self, scope: Arc<Scope>, seat: Seat, _: &Handle) -> JoinHandle<()> {
-        let Seed { future, badge, .. } = self.0;
-        let local = badge.observer.local();
+        let Seed { future, observer, .. } = self.0;
+        let local = observer.local();
         let future = Inside::at(Spot { scope, seat: Some(seat) }, future);
-        let task = Task { future, badge: Some(badge), parked: false, error: PhantomData };
+        let task = Task { future, observer: Some(observer), parked: false, error: PhantomData };
         let spawned = task::spawn_local(task);
         local.spawned();
         spawned
@@ -229,9 +194,8 @@ where
 
 /// A user's future as tokio runs it.
 #[pin_project(PinnedDrop)]
-struct Task<F, N, S, E>
+struct Task<F, S, E>
 where
-    N: Name,
     F: Future + 'static,
     S: Observer<F::Output, E>,
     E: Send + 'static,
@@ -239,15 +203,14 @@ where
     #[pin]
     future: Inside<F>,
     /// `None` once the end has been recorded.
-    badge: Option<Badge<N, S>>,
+    observer: Option<S>,
     /// Whether the pool knows how to wake it.
     parked: bool,
     error: PhantomData<fn() -> E>,
 }
 
-impl<F, N, S, E> Task<F, N, S, E>
+impl<F, S, E> Task<F, S, E>
 where
-    N: Name,
     F: Future,
     S: Observer<F::Output, E>,
     E: Send + 'static,
@@ -255,19 +218,18 @@ where
     /// Drops the future, if it has not ended, and records that.
     fn cut_off(self: Pin<&mut Self>) {
         let mut this = self.project();
-        if let Some(badge) = this.badge {
-            badge.observer.enter();
+        if let Some(observer) = this.observer {
+            observer.enter();
         }
         let dropped = this.future.as_mut().end();
-        if let (Some(badge), Some(spot)) = (this.badge.take(), this.future.take_spot()) {
-            badge.cut_off(&spot, dropped);
+        if let (Some(observer), Some(spot)) = (this.observer.take(), this.future.take_spot()) {
+            cut_off(observer, &spot, dropped);
         }
     }
 }
 
-impl<F, N, S, E> Future for Task<F, N, S, E>
+impl<F, S, E> Future for Task<F, S, E>
 where
-    N: Name,
     F: Future,
     S: Observer<F::Output, E>,
     E: Send + 'static,
@@ -276,17 +238,17 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         // Its handle may be quicker than the one that spawned it, whose abort is still to come.
-        if self.future.is_aborted() || self.badge.as_ref().is_some_and(Badge::is_cancelled) {
+        if self.future.is_aborted() || self.observer.as_ref().is_some_and(is_cancelled) {
             self.cut_off();
             return Poll::Ready(());
         }
         let mut this = self.as_mut().project();
-        if let Some(badge) = this.badge {
-            badge.observer.enter();
+        if let Some(observer) = this.observer {
+            observer.enter();
         }
         let Poll::Ready(ended) = this.future.as_mut().poll(cx) else {
-            if let Some(badge) = this.badge {
-                badge.observer.leave();
+            if let Some(observer) = this.observer {
+                observer.leave();
             }
             if *this.parked || this.future.is_parked(cx.waker()) {
                 *this.parked = true;
@@ -295,24 +257,23 @@ where
             self.cut_off();
             return Poll::Ready(());
         };
-        if let (Some(badge), Some(spot)) = (this.badge.take(), this.future.take_spot()) {
-            badge.ended(&spot, ended);
+        if let (Some(observer), Some(spot)) = (this.observer.take(), this.future.take_spot()) {
+            self::ended(observer, &spot, ended);
         }
         Poll::Ready(())
     }
 }
 
 #[pinned_drop]
-impl<F, N, S, E> PinnedDrop for Task<F, N, S, E>
+impl<F, S, E> PinnedDrop for Task<F, S, E>
 where
-    N: Name,
     F: Future + 'static,
     S: Observer<F::Output, E>,
     E: Send + 'static,
 {
     /// A task that has not ended was aborted, or its runtime is shutting down.
     fn drop(self: Pin<&mut Self>) {
-        if self.badge.is_some() {
+        if self.observer.is_some() {
             self.cut_off();
         }
     }
@@ -321,26 +282,26 @@ where
 // ===== blocking tasks =====
 
 /// A closure on its way into a pool.
-pub(super) struct BlockingSeed<C, N, S, E> {
+pub(super) struct BlockingSeed<C, S, E> {
     pub(super) closure: C,
-    pub(super) badge: Badge<N, S>,
+    pub(super) info: TaskInfo,
+    pub(super) observer: S,
     pub(super) error: PhantomData<fn() -> E>,
 }
 
-impl<C, O, N, S, E> Launch for BlockingSeed<C, N, S, E>
+impl<C, O, S, E> Launch for BlockingSeed<C, S, E>
 where
-    N: Name,
     C: FnOnce() -> O + Send + 'static,
     O: 'static,
     S: Observer<O, E>,
     E: Send + 'static,
 {
     fn control(&self) -> Option<Arc<Control>> {
-        self.badge.observer.control()
+        self.observer.control()
     }
 
     fn info(&self) -> TaskInfo {
-        self.badge.info()
+        self.info.clone()
     }
 
     fn launch(self, scope: Arc<Scope>, seat: Seat, runtime: &Handle) -> JoinHandle<()> {
@@ -350,22 +311,20 @@ where
 }
 
 /// A user's closure as tokio runs it.
-struct Blocking<C, O, N, S, E>
+struct Blocking<C, O, S, E>
 where
-    N: Name,
     C: FnOnce() -> O + 'static,
     O: 'static,
     S: Observer<O, E>,
     E: Send + 'static,
 {
     /// `None` once it has been called, or dropped.
-    seed: Option<BlockingSeed<C, N, S, E>>,
+    seed: Option<BlockingSeed<C, S, E>>,
     spot: Option<Spot>,
 }
 
-impl<C, O, N, S, E> Blocking<C, O, N, S, E>
+impl<C, O, S, E> Blocking<C, O, S, E>
 where
-    N: Name,
     C: FnOnce() -> O,
     S: Observer<O, E>,
     E: Send + 'static,
@@ -374,20 +333,19 @@ where
         if self.spot.as_ref().is_none_or(|spot| spot.scope.is_aborted()) {
             return;
         }
-        let Some(BlockingSeed { closure, badge, .. }) = self.seed.take() else { return };
+        let Some(BlockingSeed { closure, observer, .. }) = self.seed.take() else { return };
         let Some(spot) = &self.spot else { return };
         // In a scope of its own, so that pools that are opened in it know that an abort does not reach them.
         let scope = Scope::within(Some(Arc::clone(&spot.scope)), Owner::Blocking);
         let mut inside = Some(Spot { scope, seat: spot.seat });
         let output = catch(|| Spot::enter(&mut inside, closure));
         drop(inside);
-        badge.ended(spot, Ended { output, dropped: None });
+        ended(observer, spot, Ended { output, dropped: None });
     }
 }
 
-impl<C, O, N, S, E> Drop for Blocking<C, O, N, S, E>
+impl<C, O, S, E> Drop for Blocking<C, O, S, E>
 where
-    N: Name,
     C: FnOnce() -> O + 'static,
     O: 'static,
     S: Observer<O, E>,
@@ -395,10 +353,10 @@ where
 {
     /// A closure that was not called was aborted in time, or its runtime is shutting down.
     fn drop(&mut self) {
-        let Some(BlockingSeed { closure, badge, .. }) = self.seed.take() else { return };
+        let Some(BlockingSeed { closure, observer, .. }) = self.seed.take() else { return };
         let dropped = catch(|| Spot::enter(&mut self.spot, || drop(closure))).err();
         if let Some(spot) = &self.spot {
-            badge.cut_off(spot, dropped);
+            cut_off(observer, spot, dropped);
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::panic::Location;
 use std::sync::Arc;
 
 use super::Pool;
@@ -12,8 +11,8 @@ use super::builder::shared_str;
 use super::handle::TaskHandle;
 use super::output::{LocalObserver, TaskOutput, Unobserved};
 use super::start::Started;
-use super::task::{Badge, BlockingSeed, LocalSeed, Name, Seed};
-use crate::error::{BoxError, SpawnError, TaskStopped};
+use super::task::{BlockingSeed, LocalSeed, Seed};
+use crate::error::{BoxError, SpawnError, TaskInfo, TaskStopped};
 use crate::scope::Place;
 use crate::then::Then;
 
@@ -299,56 +298,56 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     }
 }
 
-// Every task is spawned by one of these, with a name or without.
+// Every task is spawned by one of these.
 impl<E: Send + 'static> Pool<E> {
     #[track_caller]
-    pub(super) fn spawn_as<F>(&self, place: Place, name: impl Name, task: F) -> Result<(), SpawnError<F>>
+    pub(super) fn spawn_as<F>(&self, place: Place, name: Option<Arc<str>>, task: F) -> Result<(), SpawnError<F>>
     where
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        let badge = Badge { name, spawned_at: Location::caller(), observer: Unobserved };
-        match self.shared.admit(place, Seed { future: task, badge, error: PhantomData }) {
+        let info = TaskInfo::of_task(name);
+        match self.shared.admit(place, Seed { future: task, info, observer: Unobserved, error: PhantomData }) {
             Ok(()) => Ok(()),
             Err(seed) => Err(SpawnError(seed.future)),
         }
     }
 
     #[track_caller]
-    pub(super) fn spawn_with_handle_as<T, F>(&self, place: Place, name: impl Name, task: F) -> TaskHandle<T>
+    pub(super) fn spawn_with_handle_as<T, F>(&self, place: Place, name: Option<Arc<str>>, task: F) -> TaskHandle<T>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
         let (handle, reply) = TaskHandle::new();
-        let badge = Badge { name, spawned_at: Location::caller(), observer: reply };
+        let info = TaskInfo::of_task(name);
         // A refused task is dropped here, and with it what the handle waits for.
-        drop(self.shared.admit(place, Seed { future: task, badge, error: PhantomData }));
+        drop(self.shared.admit(place, Seed { future: task, info, observer: reply, error: PhantomData }));
         handle
     }
 
     #[track_caller]
-    pub(super) fn spawn_blocking_as<O, C>(&self, place: Place, name: impl Name, task: C)
+    pub(super) fn spawn_blocking_as<O, C>(&self, place: Place, name: Option<Arc<str>>, task: C)
     where
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        let badge = Badge { name, spawned_at: Location::caller(), observer: Unobserved };
-        drop(self.shared.admit(place, BlockingSeed { closure: task, badge, error: PhantomData }));
+        let info = TaskInfo::of_task(name);
+        drop(self.shared.admit(place, BlockingSeed { closure: task, info, observer: Unobserved, error: PhantomData }));
     }
 
     #[track_caller]
-    pub(super) fn spawn_local_as<F>(&self, place: Place, name: impl Name, task: F)
+    pub(super) fn spawn_local_as<F>(&self, place: Place, name: Option<Arc<str>>, task: F)
     where
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
         let observer = LocalObserver::new();
         let local = observer.local();
-        let badge = Badge { name, spawned_at: Location::caller(), observer };
-        let outcome = self.shared.admit_local(place, badge.info(), |turn| {
+        let info = TaskInfo::of_task(name);
+        let outcome = self.shared.admit_local(place, info.clone(), |turn| {
             let future = Then::new(turn.come(local), move || task);
-            LocalSeed(Seed { future, badge, error: PhantomData })
+            LocalSeed(Seed { future, info, observer, error: PhantomData })
         });
         match outcome {
             Ok(()) => {}
@@ -358,22 +357,21 @@ impl<E: Send + 'static> Pool<E> {
     }
 
     #[track_caller]
-    pub(super) fn start_as<N, V, S, F>(
+    pub(super) fn start_as<V, S, F>(
         &self,
         place: Place,
-        name: N,
+        name: Option<Arc<str>>,
         task: S,
-    ) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<N, V, S, F, E>
+    ) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
     where
-        N: Name,
         V: Send + 'static,
         S: FnOnce(Started<V>) -> F,
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
         let (started, starting, answer) = Started::new();
-        let badge = Badge { name, spawned_at: Location::caller(), observer: starting };
-        drop(self.shared.admit(place, Seed { future: task(started), badge, error: PhantomData }));
+        let info = TaskInfo::of_task(name);
+        drop(self.shared.admit(place, Seed { future: task(started), info, observer: starting, error: PhantomData }));
         async move { answer.await.unwrap_or(Err(TaskStopped::Cancelled)) }
     }
 }
