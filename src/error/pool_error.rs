@@ -297,6 +297,29 @@ impl<E> PoolError<E> {
         &self.0.cleanup_failures
     }
 
+    /// The same cleanup failures by value, in order of occurrence.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, Pool, shield};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = Pool::open(async |_: Pool| {
+    ///     drop(shield(async { std::panic::panic_any(404) })); // as when its task is aborted
+    ///     Ok(())
+    /// });
+    /// let failed = error.await.unwrap_err().into_cleanup_failures().remove(0);
+    /// let Failure::Panic(payload) = failed.into_failure() else { unreachable!() };
+    /// assert_eq!(payload.into_inner().downcast_ref(), Some(&404));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn into_cleanup_failures(self) -> Vec<TaskError> {
+        self.0.cleanup_failures
+    }
+
     /// What the pool has given up on: every task, of the pool and of all that is below it, that had not ended when the
     /// time of [`abandon_after`](crate::PoolBuilder::abandon_after) was over.
     ///
