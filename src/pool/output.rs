@@ -48,7 +48,8 @@ use crate::error::TaskStopped;
 #[diagnostic::on_unimplemented(
     message = "a task of a `Pool<{E}>` cannot return `{Self}`",
     label = "returns `{Self}`",
-    note = "a task returns `()`, `!` or `Result<(), {E}>`; to get a value out of it, use `spawn_with_handle`"
+    note = "a task returns `()`, `!` or `Result<(), {E}>`; to get a value out of it, use `spawn_with_handle`",
+    note = "if it returns a `Result` with another error or with a value, wrap it: `async {{ task.await?; Ok(()) }}`"
 )]
 pub trait TaskOutput<E>: sealed::Sealed<E> {}
 

@@ -15,6 +15,15 @@ fn a_task_returns_no_other_error(pool: Pool<std::fmt::Error>) {
     pool.spawn(async { Err::<(), BoxError>("other".into()) });
 }
 
+/// Nor an error that could be converted: `?` does that, in an async block.
+fn a_task_returns_no_error_to_be_converted(pool: Pool) {
+    pool.spawn(async { std::io::Result::Ok(()) });
+}
+
+fn a_task_returns_no_value_beside_an_error(pool: Pool) {
+    pool.spawn(async { Ok::<_, BoxError>(42) });
+}
+
 fn a_blocking_task_returns_no_value(pool: Pool) {
     pool.spawn_blocking(|| "text");
 }
