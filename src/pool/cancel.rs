@@ -65,7 +65,8 @@ impl<E: Send + 'static> Pool<E> {
     /// Cancels the pool when `signal` is ready. Its output is dropped.
     ///
     /// The signal is awaited in a [daemon](super::TaskBuilder::daemon), until the pool closes. That is a task of the
-    /// pool, which [`len`](Self::len) counts and [`tree`](Self::tree) shows, with the line of this call. It is first
+    /// pool with the name `cancel_on`, which [`len`](Self::len) counts and [`tree`](Self::tree) shows, with the line of
+    /// this call. It is first
     /// polled when the daemon first runs; if it must not miss anything from this call on, pass a
     /// [`prime`](crate::prime())d future. It can be anything that is awaited: `shutdown_signal()` of the feature
     /// `signal`, a `CancellationToken`, a timer, a [`LatchEvent`](crate::LatchEvent).
@@ -83,13 +84,14 @@ impl<E: Send + 'static> Pool<E> {
     /// let pool: Pool = Pool::new();
     /// pool.spawn(std::future::pending::<()>());
     /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(60))); // or `shutdown_signal()`
+    /// assert!(pool.tree().nodes().any(|node| node.name() == Some("cancel_on") && node.is_daemon()));
     /// pool.run().await.unwrap();
     /// # }
     /// ```
     #[track_caller]
     pub fn cancel_on<F: Future + Send + 'static>(&self, signal: F) {
         // No handle of the pool is kept in the task, which in a planned pool would be kept in the pool.
-        self.build_task().daemon().spawn(async {
+        self.build_task().name("cancel_on").daemon().spawn(async {
             let asked = cancellation_token();
             if asked.run_until_cancelled(signal).await.is_some() {
                 Self::current().cancel();
