@@ -218,6 +218,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// [depth](crate::TaskBuilder::depth) has it for itself. A task needs a moment to end after its abort, so that a
     /// time of zero gives up on most of them.
     ///
+    /// If the future of `open` or `run` was dropped, nobody gets that error. The enclosing pool waits on for what was
+    /// given up on, and names it itself if it gives up in its turn.
+    ///
     /// # Panics
     ///
     /// This method does not panic, but the pool does when it has to wait in a runtime without timers.

@@ -125,6 +125,11 @@ impl<E: Send + 'static> Pool<E> {
     /// Unlike with [`tokio::task::spawn_blocking`], its panic is a failure of the pool, and [`Pool::current`] works in
     /// it.
     ///
+    /// # Panics
+    ///
+    /// If the runtime has no thread for blocking work yet and the operating system gives it none: in the caller, as
+    /// with tokio's function, or, if the closure had to wait, where it is begun.
+    ///
     /// # Examples
     ///
     /// ```

@@ -208,6 +208,10 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
 
     /// Runs a closure on the runtime's threads for blocking work; see [`Pool::spawn_blocking`].
     ///
+    /// # Panics
+    ///
+    /// See [`Pool::spawn_blocking`].
+    ///
     /// # Examples
     ///
     /// ```
