@@ -1,4 +1,7 @@
 //! How a pool is set up before it runs.
+//!
+//! Most pools are opened with no setting, some with a name. The other settings are in a box that is made by the first
+//! of them, so that a pool without them has only the room of a pointer for all.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -37,10 +40,12 @@ pub struct PoolBuilder<E = BoxError> {
 }
 
 impl<E: Send + 'static> PoolBuilder<E> {
+    /// With the defaults.
     pub(super) fn new() -> Self {
         Self { name: None, options: None }
     }
 
+    /// The settings to change.
     fn options(&mut self) -> &mut Options<E> {
         self.options.get_or_insert_default()
     }
@@ -347,6 +352,7 @@ impl<E> fmt::Debug for PoolBuilder<E> {
     }
 }
 
+/// A text that a pool and those who look at it share.
 pub(super) fn shared_str(text: Cow<'static, str>) -> Arc<str> {
     match text {
         Cow::Borrowed(text) => Arc::from(text),

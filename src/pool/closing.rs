@@ -1,4 +1,9 @@
 //! The steps by which a pool closes, without its body, so that a dropped owner can hand them on.
+//!
+//! For each depth that is left, from the highest to the lowest: its tasks are asked to stop, have the grace to do so,
+//! are aborted, and are waited for. The steps only say what is next. What they do to the tasks is in
+//! [`phases`](super::phases), under the lock of the pool; and they are polled by whoever has them: the driver, or, when
+//! that was dropped, a task of the runtime that has nothing else to do.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,9 +23,11 @@ pub(super) struct Closing {
     step: Step,
     /// Whether it is the turn of depth 0, to which the body belongs, or past that.
     cuts_body: bool,
+    /// Warns of a closing that takes long.
     watch: Watch,
 }
 
+/// How far the closing has come.
 #[derive(Default)]
 enum Step {
     /// On to the highest depth that is left.
@@ -139,6 +146,7 @@ impl Deadline {
 
 /// What is left of a pool whose owner was dropped. Its end is reported even if the runtime cuts it off.
 struct Remains<E: Into<BoxError> + Send + 'static> {
+    /// As far as the owner had come.
     closing: Box<Closing>,
     pool: Arc<Shared<E>>,
     /// Waits until it has been told.
@@ -146,6 +154,7 @@ struct Remains<E: Into<BoxError> + Send + 'static> {
 }
 
 impl<E: Into<BoxError> + Send + 'static> Remains<E> {
+    /// Goes through the steps that are left.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self.closing.poll(&self.pool, cx) {
@@ -158,6 +167,7 @@ impl<E: Into<BoxError> + Send + 'static> Remains<E> {
 }
 
 impl<E: Into<BoxError> + Send + 'static> Drop for Remains<E> {
+    /// At the end, or when the runtime shuts down: tells the enclosing scope what has failed, then lets go of it.
     fn drop(&mut self) {
         // What the runtime kept from being closed in its turn: all of it is being dropped.
         self.pool.abort_all();

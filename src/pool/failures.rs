@@ -1,4 +1,9 @@
 //! What goes wrong in a pool: how it is recorded, what it does, and what is reported in the end.
+//!
+//! A failure is judged first: the pool closes for it, or goes on, or forgets it, as `on_failure` says. It is recorded
+//! by the task that failed, before anybody is told that the task has ended. And it is reported, with all others, when
+//! the pool returns. A pool that has returned is *retired*. What it gave up on may still fail then: that is given back,
+//! to be told further out.
 
 use super::on_failure::OnFailure;
 use super::stage::{Member, Stage};
@@ -34,6 +39,7 @@ impl<E> Default for Losses<E> {
 }
 
 impl<E> Losses<E> {
+    /// Whether there is anything to report.
     fn has_failed(&self) -> bool {
         !self.failures.is_empty() || !self.cleanup_failures.is_empty() || !self.abandoned.is_empty()
     }
@@ -67,6 +73,7 @@ impl<E> State<E> {
 }
 
 impl<E> Shared<E> {
+    /// Whether anything failed, here or below, or was given up on.
     pub(super) fn has_failed(&self) -> bool {
         self.lock().has_failed()
     }
@@ -94,6 +101,8 @@ impl<E> Shared<E> {
         }
     }
 
+    /// Asks the policy what a failure does, without the lock, and does that. A panic of the policy, or of the error's
+    /// destructor when it is forgotten, is a failure of its own.
     fn judge(&self, policy: &Policy<E>, failure: TaskError<E>) -> Vec<TaskError>
     where
         E: 'static,

@@ -1,4 +1,11 @@
 //! The limit on how many tasks of a pool run, and the tasks that wait for their turn.
+//!
+//! A task takes a slot before it is spawned, and gives it back when it has ended. One that finds none is kept,
+//! unspawned, in a queue, first come, first served. Whoever frees a slot launches those whose turn it is: one at a time
+//! does so, and the others leave their slots to it, so that a chain of short tasks is no recursion.
+//!
+//! Tasks of `spawn_local` cannot be kept, since whoever frees a slot may be on another thread. They are spawned at
+//! once, and wait inside for their [`Turn`]; in the queue a [`Ticket`] stands for them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +22,7 @@ use crate::scope::{Place, PoolState, Resident, Scope};
 
 /// A task that waits for its pool to run, or for its turn.
 pub(super) trait Waiting<E>: Send {
+    /// Its depth, and whether it is a daemon.
     fn place(&self) -> Place;
 
     /// What its handle cancels it by, if it has one.
@@ -70,10 +78,13 @@ impl<E: Send + 'static, L: Launch + Send> Waiting<E> for Kept<L> {
 
 /// How many tasks run, and those that wait for one of them to end. Daemons are not counted.
 pub(super) struct Gate<E> {
+    /// How many may run.
     limit: usize,
+    /// How many slots are taken.
     running: usize,
     /// In the order of their coming, by which their handles know them.
     queue: BTreeMap<u64, Queued<E>>,
+    /// The key of the next to come.
     next: u64,
     /// Somebody is launching queued tasks; whoever frees a slot leaves it to them.
     pub(super) draining: bool,
@@ -82,6 +93,7 @@ pub(super) struct Gate<E> {
 /// A task that waits for its turn. It is a member of its pool already, and so holds its scope.
 pub(super) struct Queued<E> {
     pub(super) task: Box<dyn Waiting<E>>,
+    /// That of its depth.
     pub(super) scope: Arc<Scope>,
 }
 
@@ -91,10 +103,12 @@ impl<E> Gate<E> {
         self.queue.values().filter_map(|queued| queued.task.resident(NodeState::Queued))
     }
 
+    /// A gate at which nobody waits.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, running: 0, queue: BTreeMap::new(), next: 0, draining: false }
     }
 
+    /// Whether a task that comes now need not wait.
     pub(super) fn is_free(&self) -> bool {
         self.running < self.limit && self.queue.is_empty()
     }
@@ -186,6 +200,7 @@ impl Turn {
 pub(super) struct Slot(Arc<dyn PoolState>);
 
 impl Slot {
+    /// One that was taken from the gate before.
     pub(super) fn new(pool: &Arc<impl PoolState>) -> Self {
         Self(Arc::clone(pool) as Arc<dyn PoolState>)
     }
@@ -200,10 +215,12 @@ impl Drop for Slot {
 /// What stands in the queue for a task that has been spawned.
 pub(super) struct Ticket {
     place: Place,
+    /// Where the task waits for its slot.
     turn: oneshot::Sender<Slot>,
 }
 
 impl Ticket {
+    /// A ticket, and where its slot arrives.
     pub(super) fn new(place: Place) -> (Self, oneshot::Receiver<Slot>) {
         let (turn, receiver) = oneshot::channel();
         (Self { place, turn }, receiver)

@@ -1,4 +1,9 @@
 //! A task's value, and the means to cancel it.
+//!
+//! A task with a handle has two more things than one without: a channel for its value, and a `Control` that both share.
+//! A task can be cancelled before it is spawned, while it waits in a queue, while it is just being spawned, and when it
+//! runs. So cancelling first leaves a mark, and then aborts the task if it is there; and whoever spawns the task first
+//! puts its abort handle there, and then looks at the mark. Whichever comes second sees the other.
 
 use std::fmt;
 use std::pin::Pin;
@@ -45,6 +50,7 @@ use crate::scope::PoolState;
 /// ```
 #[must_use = "without its value, `spawn` is enough"]
 pub struct TaskHandle<T> {
+    /// Closed without an answer by a task that never ran.
     value: oneshot::Receiver<Result<T, TaskStopped>>,
     control: Arc<Control>,
 }
@@ -54,6 +60,7 @@ pub struct TaskHandle<T> {
 pub(super) struct Control {
     /// The handle has asked for the task's end.
     cancelled: AtomicBool,
+    /// The task has ended, or will never begin.
     ended: AtomicBool,
     /// Set when the task is spawned; until then it is planned, or was refused.
     abort: OnceLock<AbortHandle>,
@@ -70,6 +77,7 @@ impl Control {
         }
     }
 
+    /// Whether the handle has asked for the task's end.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst)
     }
@@ -79,6 +87,7 @@ impl Control {
         self.queue.get_or_init(|| (Arc::downgrade(pool) as Weak<dyn PoolState>, key));
     }
 
+    /// Marks the task, and ends it, wherever it is by now.
     fn cancel(&self) {
         self.cancelled.store(true, Ordering::SeqCst);
         if let Some(abort) = self.abort.get() {
@@ -191,6 +200,7 @@ impl<T> fmt::Debug for TaskHandle<T> {
 /// The task's side of a handle. One that is dropped unused belongs to a task that never ran: the handle says
 /// `Cancelled`.
 pub(super) struct Reply<T> {
+    /// What the task has returned, until its end has been recorded.
     value: Option<T>,
     sender: oneshot::Sender<Result<T, TaskStopped>>,
     control: Ended,

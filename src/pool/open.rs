@@ -1,4 +1,7 @@
 //! How a pool is made, opened or run, and found from inside.
+//!
+//! To open a pool and to run a planned one is the same: both yield a [`Drive`], the one with the body that it was
+//! given, the other with a body that has returned already.
 
 use super::driver::{Body, Drive, Owner};
 use super::{Pool, PoolBuilder};

@@ -1,4 +1,8 @@
 //! What a task of a pool may return.
+//!
+//! A trait says so, and not a bound on `Into`, for the sake of inference: with one `impl` for a `Result`, an async
+//! block that ends with `Ok(())` or with an error that has to be converted has the pool's error type, and needs no
+//! annotation. It is also what tells the pool of a task's end if nobody else wants to know, in [`Unobserved`].
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,11 +65,13 @@ impl<E> TaskOutput<E> for Result<(), E> {}
 mod sealed {
     /// Not part of the interface.
     pub trait Sealed<E> {
+        /// Whether the task has failed.
         fn into_result(self) -> Result<(), E>;
     }
 
     /// What a function pointer returns.
     pub trait Returns {
+        /// `!`, for `fn() -> !`.
         type Type;
     }
 }
@@ -123,7 +129,9 @@ pub(super) struct LocalObserver(Arc<Local>);
 /// What is known of such a task where it is spawned, and in it.
 #[derive(Default)]
 pub(super) struct Local {
+    /// Given back when the task has dropped it.
     slot: OnceLock<Slot>,
+    /// Tells a task that was refused from one that is dropped while its thread unwinds.
     spawned: AtomicBool,
 }
 
@@ -140,10 +148,12 @@ impl Local {
 }
 
 impl LocalObserver {
+    /// For a task that was not spawned yet.
     pub(super) fn new() -> Self {
         Self(Arc::default())
     }
 
+    /// The task's side.
     pub(super) fn local(&self) -> Arc<Local> {
         Arc::clone(&self.0)
     }

@@ -1,4 +1,9 @@
 //! From one phase of a pool to the next: what begins the closing, and what the driver does.
+//!
+//! Everything here is a short stay under the lock, and what has to be woken, cancelled or dropped is seen to after it,
+//! as invariant 1 of the [`state`](super::state) asks for. A phase never goes back. There are three ways from running
+//! to closing: somebody cancels or a task fails ([`begin_closing`](Shared::begin_closing)), the driver finds that all
+//! have ended ([`look`](Shared::look)), or the driver itself is dropped ([`abandon`](Shared::abandon)).
 
 use std::mem;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,10 @@
 //! Two-phase start: a task that says when it is ready.
+//!
+//! Whoever starts a task gets exactly one answer: the value that the task is ready with, how it ended if it ended
+//! before, or that it will never be ready. The first is given by the [`Started`], the second by the task's end. The
+//! third is for a `Started` that was dropped; but a task that fails drops its `Started` as well, a moment before its
+//! failure is known, and should answer with that. So a drop during a poll of the task says nothing until the poll is
+//! over.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +47,7 @@ pub struct Started<V>(Arc<Start<V>>);
 /// What the task, its [`Started`] and whoever waits share.
 struct Start<V>(Mutex<State<V>>);
 
+/// What is known of the start.
 struct State<V> {
     /// `None` once the answer has been given.
     reply: Option<Reply<V>>,
@@ -51,6 +58,7 @@ struct State<V> {
     dropped: bool,
 }
 
+/// Where whoever waits gets the answer.
 type Reply<V> = oneshot::Sender<Result<V, TaskStopped>>;
 
 impl<V> Start<V> {
@@ -59,6 +67,7 @@ impl<V> Start<V> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whom to answer, if nobody has.
     fn take_reply(&self) -> Option<Reply<V>> {
         self.lock().reply.take()
     }
@@ -134,6 +143,7 @@ impl<V> fmt::Debug for Started<V> {
 /// The task's side. One that is dropped unused belongs to a task that never ran.
 pub(super) struct Starting<V> {
     start: Arc<Start<V>>,
+    /// Whether the first poll has begun, which is counted as busy from the start.
     polled: bool,
 }
 

@@ -1,4 +1,8 @@
 //! How a task is set up before it is spawned, and the one way in which every task is.
+//!
+//! A task that was set up has a name or not, a depth, and is a daemon or not. The methods of [`Pool`] that spawn are
+//! the same with no name, at depth 0: both end in one of the private methods below, which take the name as a type, so
+//! that a task without one has no room for it.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -42,6 +46,7 @@ use crate::then::Then;
 pub struct TaskBuilder<'a, E = BoxError> {
     pool: &'a Pool<E>,
     name: Option<Arc<str>>,
+    /// Its depth, and whether it is a daemon.
     place: Place,
 }
 

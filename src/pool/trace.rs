@@ -36,6 +36,7 @@ mod on {
             }));
         }
 
+        /// The pool runs. Its span is made here, since the span around it is that of whoever runs it.
         pub(in crate::pool) fn opened(&self, name: Option<&Arc<str>>) {
             if let Some(name) = name {
                 // At the highest level, so that no filter takes the name away from a warning.
@@ -45,10 +46,12 @@ mod on {
             self.record(|| debug!(target: "aiodrive", "pool opened"));
         }
 
+        /// The pool has begun to close.
         pub(in crate::pool) fn closing(&self, reason: &ClosingReason) {
             self.record(|| debug!(target: "aiodrive", %reason, "pool closing"));
         }
 
+        /// A task or the body has failed. The text is made only if somebody listens.
         pub(in crate::pool) fn failed<E: 'static>(&self, failure: &TaskError<E>) {
             self.record(|| {
                 if event_enabled!(target: "aiodrive", Level::ERROR) {
@@ -59,14 +62,17 @@ mod on {
             });
         }
 
+        /// The future of the pool was dropped, and the runtime closes it.
         pub(in crate::pool) fn handed_over(&self) {
             self.record(|| debug!(target: "aiodrive", "pool handed over"));
         }
 
+        /// The pool has given up on these tasks.
         pub(in crate::pool) fn abandoned(&self, stuck: &[TaskInfo]) {
             self.record(|| warn!(target: "aiodrive", tasks = listed(stuck), "pool gave up on tasks"));
         }
 
+        /// The pool closes, and still waits for these tasks.
         fn waits(&self, tasks: &[TaskInfo]) {
             // What has no tasks and is waited for is the body, or something that it or a task has left behind.
             let tasks = if tasks.is_empty() { "body".to_owned() } else { listed(tasks) };
@@ -74,6 +80,7 @@ mod on {
         }
     }
 
+    /// The text of a failure, if its type has one. That is user code, and may panic.
     fn text_of<E: 'static>(failure: &Failure<E>) -> String {
         match failure {
             Failure::Error(error) => match (error as &dyn Any).downcast_ref::<BoxError>() {
@@ -87,6 +94,7 @@ mod on {
         }
     }
 
+    /// Tasks on one line.
     fn listed(tasks: &[TaskInfo]) -> String {
         tasks.iter().map(TaskInfo::to_string).collect::<Vec<_>>().join(", ")
     }
@@ -97,6 +105,7 @@ mod on {
         /// Nothing was waited for yet.
         #[default]
         Idle,
+        /// Until the next warning.
         Ticking(Pin<Box<Sleep>>),
         /// Nobody listens, or the runtime has no timers.
         Off,
@@ -142,6 +151,7 @@ mod off {
     use crate::closing_reason::ClosingReason;
     use crate::error::{TaskError, TaskInfo};
 
+    /// Takes no room, and does nothing.
     #[derive(Default)]
     pub(in crate::pool) struct Trace(());
 
@@ -157,6 +167,7 @@ mod off {
         pub(in crate::pool) fn abandoned(&self, _: &[TaskInfo]) {}
     }
 
+    /// The same.
     #[derive(Default)]
     pub(in crate::pool) struct Watch;
 

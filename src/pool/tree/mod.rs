@@ -63,17 +63,26 @@ pub struct PoolTree {
     nodes: Vec<Node>,
 }
 
+/// What is kept of a pool, a task or a call. What only one of them has is empty in the others.
 #[derive(Clone)]
 struct Node {
+    /// How far below the top; with the order of the list that is all there is of the tree's shape.
     level: usize,
     kind: NodeKind,
+    /// Of a call, the name of the function.
     name: Option<Arc<str>>,
+    /// `None` for a pool.
     location: Option<&'static Location<'static>>,
     state: NodeState,
+    /// Of a pool that closes.
     reason: Option<ClosingReason>,
+    /// How many it has, as a pool or a call.
     tasks: usize,
+    /// Of a task.
     place: Place,
+    /// Of a pool or a call whose future is gone.
     handed_over: bool,
+    /// It is the pool that was asked.
     asked: bool,
 }
 
@@ -150,6 +159,7 @@ impl PoolTree {
         (0..self.nodes.len()).map(|index| self.node(index))
     }
 
+    /// One of them, for the user.
     fn node(&self, index: usize) -> TreeNode<'_> {
         TreeNode::new(self, index)
     }
@@ -172,6 +182,7 @@ impl PoolTree {
 }
 
 impl Node {
+    /// With nothing but what every node has.
     fn new(kind: NodeKind, state: NodeState) -> Self {
         Self {
             level: 0,
@@ -187,6 +198,7 @@ impl Node {
         }
     }
 
+    /// A pool, as it was found.
     fn of_pool(census: &Census, asked: bool) -> Self {
         Self {
             name: census.name.clone(),
@@ -198,6 +210,7 @@ impl Node {
         }
     }
 
+    /// A task, running or not yet.
     fn of_task(task: &Resident) -> Self {
         Self {
             name: task.info.name.clone(),
@@ -207,6 +220,7 @@ impl Node {
         }
     }
 
+    /// A call that has tasks.
     fn of_call(call: &Call) -> Self {
         let handed_over = call.is_handed_over();
         let state = if handed_over { NodeState::Closing } else { NodeState::Running };

@@ -25,6 +25,7 @@ use crate::node_state::NodeState;
 #[derive(Clone, Copy)]
 pub struct TreeNode<'a> {
     tree: &'a PoolTree,
+    /// Its place in the list of the tree.
     index: usize,
 }
 
@@ -51,10 +52,12 @@ pub enum NodeKind {
 }
 
 impl<'a> TreeNode<'a> {
+    /// The node with this index in the tree's list.
     pub(super) fn new(tree: &'a PoolTree, index: usize) -> Self {
         Self { tree, index }
     }
 
+    /// What is kept of it.
     pub(super) fn get(&self) -> &'a Node {
         &self.tree.nodes[self.index]
     }

@@ -94,6 +94,7 @@ fn parts_of(mut census: Census) -> Vec<Part> {
     census.tasks.into_iter().map(take).chain(others).collect()
 }
 
+/// What began in a scope, if anything of it is left.
 fn part_of(child: &Child) -> Option<Part> {
     match &child.owner {
         ChildOwner::Pool(pool) => pool.upgrade().map(Part::Pool),
