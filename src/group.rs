@@ -1,17 +1,26 @@
 //! The tasks of one call of `race`, `try_all` or `wait_all`, and what they have come to.
 //!
 //! The branches say themselves what they have come to, on a board that they share with the future of the call, which is
-//! woken for the first that decides something, and for the last. A `JoinSet` would wake it for each, and allocate and lock
-//! for that.
+//! woken for the first that decides something, and for the last. A `JoinSet` would wake it for each, and allocate and
+//! lock for that.
+//!
+//! The three functions differ in their [`Rules`] only: whether an item decides, so that the other branches are aborted;
+//! whether what comes after the decision is still wanted; and what becomes of an item that nobody will get.
+//!
+//! The future of a call goes through two waits. [`Group::poll_ended`] is ready when each branch has told what it has
+//! come to. [`Group::poll_settled`] is ready when also what the branches have left behind has ended: pools that were
+//! moved out of them, shielded work, exit handlers.
 //!
 //! # Invariants
 //!
-//! 1. Nothing of the user's runs under the board's lock: no item, waker or payload is dropped, no waker cloned or woken.
-//! 2. A branch drops its future before it says how that has ended, and lets go of its scope under the lock under which it
-//!    says so. So whoever sees that all have ended holds the last `Arc` of the scope, if nothing is left below. As long as
-//!    the board is not left, the group holds one: so none of these is the last, which would run the pool's code.
-//! 3. Once the board is left, nobody takes items any more. The branches tell the enclosing scope what there is to be told,
-//!    and let go of theirs when that is done.
+//! 1. Nothing of the user's runs under the board's lock: no item, waker or payload is dropped, no waker cloned or
+//!    woken.
+//! 2. A branch drops its future before it says how that has ended, and lets go of its scope under the lock under which
+//!    it says so. So whoever sees that all have ended holds the last `Arc` of the scope, if nothing is left below. As
+//!    long as the board is not left, the group holds one: so none of these is the last, which would run the pool's
+//!    code.
+//! 3. Once the board is left, nobody takes items any more. The branches tell the enclosing scope what there is to be
+//!    told, and let go of theirs when that is done.
 
 use std::fmt;
 use std::panic::Location;
@@ -35,12 +44,17 @@ const BATCH: usize = 256;
 ///
 /// Dropping a group aborts its branches. The enclosing scope waits for their end, and is told what has failed.
 pub struct Group<I: Send + 'static> {
+    /// In the order of their indices. They are freed in batches at the end.
     branches: Vec<JoinHandle<()>>,
+    /// Shared with the branches.
     board: Arc<Board<I>>,
     /// Given up when the group waits for what is left below it.
     scope: Option<Arc<Scope>>,
+    /// The scope around the call, which is told what nobody gets.
     enclosing: Option<Arc<Scope>>,
+    /// The wait for what the branches have left behind; made if there is anything.
     settling: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// That of the call; `None` outside of one, which only a call with no future survives.
     runtime: Option<Handle>,
     /// Whether a branch has decided.
     decided: bool,
@@ -61,10 +75,12 @@ pub(crate) struct Rules<I> {
 /// Where the branches say what they have come to.
 struct Board<I> {
     rules: Rules<I>,
+    /// The call, by which failures are known.
     spawned_at: &'static Location<'static>,
     state: Mutex<State<I>>,
 }
 
+/// What is written on the board.
 struct State<I> {
     /// The items of those that have ended, in that order, with their index.
     items: Vec<(usize, I)>,
@@ -78,10 +94,13 @@ struct State<I> {
     decided: bool,
     /// Whether the future of the call is gone.
     left: bool,
+    /// That of the future of the call; taken by whoever has news.
     waker: Option<Waker>,
 }
 
 impl<I: Send + 'static> Group<I> {
+    /// A group without branches, for a call of `function`. What fails below it when its owner is gone is put into
+    /// `cleanup`, or goes further out.
     #[track_caller]
     pub(crate) fn new(function: &'static str, cleanup: Option<Cleanup>, rules: Rules<I>) -> Self {
         let spawned_at = Location::caller();
@@ -118,6 +137,7 @@ impl<I: Send + 'static> Group<I> {
         self.branches.push(task);
     }
 
+    /// Where the function was called.
     pub(crate) fn spawned_at(&self) -> &'static Location<'static> {
         self.board.spawned_at
     }
@@ -142,10 +162,12 @@ impl<I: Send + 'static> Group<I> {
         Poll::Pending
     }
 
+    /// Whether a branch had decided when this was last polled.
     pub(crate) fn is_decided(&self) -> bool {
         self.decided
     }
 
+    /// Asks all branches to end that have not; returns at once.
     fn abort(&self) {
         self.branches.iter().for_each(JoinHandle::abort);
     }
@@ -202,6 +224,7 @@ impl<I: Send + 'static> fmt::Debug for Group<I> {
 }
 
 impl<I: Send + 'static> Drop for Group<I> {
+    /// Leaves the board: from here on each branch reports for itself. What is written there already is reported now.
     fn drop(&mut self) {
         let mut state = self.board.lock();
         state.left = true;
@@ -274,6 +297,7 @@ impl<I> Board<I> {
         }
     }
 
+    /// Tells a scope of a failure, in the name of the call.
     fn report(&self, scope: Option<&Arc<Scope>>, failure: Failure) {
         if let Some(scope) = scope {
             scope.report(TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
@@ -303,6 +327,7 @@ struct Branch<F, M, I> {
 
 /// What a branch does at its end.
 struct End<M, I> {
+    /// Its place in the input.
     index: usize,
     /// Makes an item of the output or the panic.
     finish: M,

@@ -1,4 +1,11 @@
 //! User futures as the crate runs them: in a scope, and with a panic as a value.
+//!
+//! Bodies, tasks and the branches of the functions are all polled here. Three things hold for each of them.
+//!
+//! - The scope is the current one while the future is polled, and also while it is dropped, since a destructor may
+//!   spawn.
+//! - The future is dropped as soon as it has ended, before anybody is told, so that whoever is told finds it gone.
+//! - What its last poll has returned is kept apart from a panic of its destructor: neither hides the other.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +36,7 @@ pub(crate) struct Ended<T> {
 }
 
 impl<F> Inside<F> {
+    /// A future that runs in this scope.
     pub(crate) fn new(scope: Arc<Scope>, future: F) -> Self {
         Self::at(Spot::new(scope), future)
     }
@@ -48,10 +56,12 @@ impl<F> Inside<F> {
         Self { future: None, spot: None }
     }
 
+    /// Has it run in this scope from now on.
     pub(crate) fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
         *self.project().spot = Some(Spot::new(scope));
     }
 
+    /// Whether it has ended, and was dropped.
     pub(crate) fn has_ended(&self) -> bool {
         self.future.is_none()
     }

@@ -1,4 +1,8 @@
 //! A flag that can be waited on in both directions.
+//!
+//! It is a `watch` channel that sends changes only, and never a state that is there already. So the states alternate,
+//! and the channel's version counts the changes: whoever has seen one state need not look at the next, but waits for
+//! the first change, and cannot miss a pulse.
 
 use std::fmt;
 
@@ -206,6 +210,7 @@ impl LatchEvent {
         self.state.subscribe()
     }
 
+    /// Ready if the flag is as wanted now, or at any time from now on.
     fn wait_for(&self, wanted: bool) -> impl Future<Output = ()> + Send + use<> {
         // States alternate. So whoever found the other state when it subscribed waits for the first change, and a
         // change between the two lines counts, too.
@@ -221,6 +226,7 @@ impl LatchEvent {
     }
 }
 
+/// Waits for a change; for ever if nobody is left to make one.
 async fn changed(state: &mut watch::Receiver<bool>) {
     if state.changed().await.is_err() {
         std::future::pending().await

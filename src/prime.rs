@@ -1,4 +1,8 @@
 //! A future that has begun before it is awaited.
+//!
+//! The first poll is made with a waker that does nothing, since there is nobody to wake yet. That loses nothing: a
+//! future that is polled again has to expect another waker. It is made outside of the coop budget: with a spent one,
+//! even what is ready pretends not to be, and would stay unbegun.
 
 use std::fmt;
 use std::pin::Pin;
@@ -68,9 +72,11 @@ pub struct Primed<F: Future> {
     state: State<F>,
 }
 
+/// How far the future has come.
 enum State<F: Future> {
     /// It was ready at once, and its output waits here.
     Ready(F::Output),
+    /// It has begun, and waits to be polled again.
     Pending(Pin<Box<F>>),
     /// Its output has been yielded.
     Done,

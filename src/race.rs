@@ -1,4 +1,8 @@
 //! The first of several futures to finish.
+//!
+//! Every item of the [`group`](crate::group) decides. Several futures may finish before the others could be aborted:
+//! when the future of the race is next polled, it compares all that have, keeps the one with the lowest index, and
+//! passes the panics of the others on. What finishes after that is nobody's.
 
 use std::fmt;
 use std::pin::Pin;
@@ -101,12 +105,14 @@ mod sealed {
     use crate::error::PanicPayload;
     use crate::group::Group;
 
+    /// Spawns the futures as branches of a group, in order.
     pub trait Sealed<T: Send + 'static> {
         /// Says how many there were.
         fn spawn(self, group: &mut Group<Result<T, PanicPayload>>) -> usize;
     }
 }
 
+/// Spawns the futures of a vector or an array.
 fn spawn_each<F>(futures: impl IntoIterator<Item = F>, group: &mut Group<Result<F::Output, PanicPayload>>) -> usize
 where
     F: Future<Output: Send> + Send + 'static,
@@ -161,8 +167,8 @@ pub struct RaceFuture<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> RaceFuture<T> {
-    /// Compares those that had finished when the others were aborted: the lowest index wins. A loser's output is dropped,
-    /// and its panic reported.
+    /// Compares those that had finished when the others were aborted: the lowest index wins. A loser's output is
+    /// dropped, and its panic reported.
     fn keep_the_winner(&mut self) {
         let mut finished = self.group.take_items();
         finished.sort_by_key(|(index, _)| *index);

@@ -1,4 +1,12 @@
 //! Work that is finished even if nobody waits for it any more.
+//!
+//! The work is a task in a scope of its own, of which nobody asks it to stop. It holds that scope, and so the enclosing
+//! pool, until its output has been sent or reported. The [`Shield`] holds neither: whoever keeps one for long keeps
+//! nobody waiting.
+//!
+//! An output goes one of two ways, and never both: through the channel to whoever awaits the `Shield`, or, if that is
+//! gone, to [`Orphaned::report`]. It may also have been sent and never taken; then the `Shield` reports it as it is
+//! dropped. The exit handler of [`with_exit`](crate::with_exit()) runs by the same means.
 
 use std::fmt;
 use std::panic::Location;
@@ -85,7 +93,9 @@ where
 /// ```
 #[must_use = "the work goes on when this is dropped, but its output is lost"]
 pub struct Shield<T> {
+    /// Closed without an answer if the runtime of the work shuts down.
     output: oneshot::Receiver<Ended<T>>,
+    /// What to do with an output that was sent and not taken.
     orphaned: Orphaned<T>,
     /// Not held: the work waits for nobody, and nobody but the work is to be waited for.
     enclosing: Weak<Scope>,
@@ -93,7 +103,9 @@ pub struct Shield<T> {
 
 /// What a task has to report whose output nobody has taken.
 struct Orphaned<T> {
+    /// Where the work was made, by which its failure is known.
     spawned_at: &'static Location<'static>,
+    /// The failure in an output that nobody takes. For `shield` that is none: an `Err` is but a value there.
     failure_of: fn(T) -> Option<Failure>,
 }
 
@@ -106,6 +118,7 @@ impl<T> Clone for Orphaned<T> {
 impl<T> Copy for Orphaned<T> {}
 
 impl<T> Orphaned<T> {
+    /// Tells the scope what has failed, the panic of a destructor included.
     fn report(self, scope: &Scope, ended: Ended<T>) {
         let failure = match ended.output {
             Ok(output) => (self.failure_of)(output),
@@ -118,7 +131,7 @@ impl<T> Orphaned<T> {
 }
 
 impl<T: Send + 'static> Shield<T> {
-    /// Spawns a future in a scope of its own, which it holds until its output has been taken or reported.
+    /// Spawns a future in a scope of its own, which it holds until its output has been sent or reported.
     pub(crate) fn spawn<F>(
         runtime: &Handle,
         scope: Arc<Scope>,

@@ -36,6 +36,7 @@ pub async fn shutdown_signal() {
     imp::shutdown_signal().await.expect("the operating system lets a process listen to its signals");
 }
 
+/// SIGINT and SIGTERM.
 #[cfg(unix)]
 mod imp {
     use std::future::poll_fn;
@@ -54,6 +55,7 @@ mod imp {
     }
 }
 
+/// Ctrl-C and Ctrl-Break.
 #[cfg(windows)]
 mod imp {
     use std::future::poll_fn;

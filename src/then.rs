@@ -7,11 +7,13 @@ use pin_project::pin_project;
 
 /// Waits, then calls a closure, then is the future that this has made.
 ///
-/// Not an async block with two awaits: a destructor of the second future that panics when that has returned would unwind
-/// through the block, and what it had returned would be lost.
+/// Not an async block with two awaits: a destructor of the second future that panics when that has returned would
+/// unwind through the block, and what it had returned would be lost.
 #[pin_project(project = Projection)]
 pub(crate) enum Then<W, C, F> {
+    /// The first future, and the closure, which is taken when that is ready.
     Waiting(#[pin] W, Option<C>),
+    /// What the closure has made.
     Running(#[pin] F),
     /// The closure has panicked.
     Failed,
@@ -23,6 +25,7 @@ where
     C: FnOnce() -> F,
     F: Future,
 {
+    /// Waits for `wait`, then is the future that `make` makes.
     pub(crate) fn new(wait: W, make: C) -> Self {
         Self::Waiting(wait, Some(make))
     }

@@ -1,4 +1,8 @@
 //! All of several futures, or the errors.
+//!
+//! A failure decides in the [`group`](crate::group), and those that come after it are wanted all the same: they are in
+//! the report, in order of occurrence. The values wait on the board until all are there, and are then put into their
+//! [`slots`](crate::slots). What fails below without an owner goes into the report as well, as in a pool.
 
 use std::fmt;
 use std::pin::Pin;
@@ -103,7 +107,9 @@ mod sealed {
     use crate::group::Group;
     use crate::slots::Slots;
 
+    /// `S` has a place for each value, and is turned into a `T` when all are there.
     pub trait Sealed<S: Slots, T, E: Send + 'static> {
+        /// Spawns the futures as branches of a group, in order, and makes their places.
         fn spawn(self, group: &mut Group<Result<S::Item, Failure<E>>>) -> S;
 
         /// Takes the values out, which are all there.
@@ -123,6 +129,7 @@ fn item_of<T, E, I>(
     }
 }
 
+/// A value out of its place.
 fn present<T>(slot: Option<T>) -> T {
     slot.expect("every future has returned a value")
 }
@@ -210,7 +217,7 @@ macro_rules! try_all_tuple {
     };
 }
 
-/// A part of a tuple.
+/// A part of a tuple: its value and its error as types with names, by which the macro can put them together.
 pub trait TryBranch: Future<Output = Result<Self::Value, Self::Error>> + Send + 'static {
     type Value: Send + Unpin + 'static;
     type Error: Into<BoxError> + Send + 'static;
@@ -234,7 +241,9 @@ pub struct TryAllFuture<S, I: Send + 'static, T, E: Send + 'static> {
     group: Group<Result<I, Failure<E>>>,
     /// `None` once the values have been yielded.
     slots: Option<S>,
+    /// Takes the values out of their places.
     finish: fn(S) -> T,
+    /// What has failed below without an owner; closed when the report is made.
     cleanup: Cleanup,
 }
 
@@ -283,6 +292,7 @@ impl<S: Slots<Item = I>, I: Send + 'static, T, E: Send + 'static> Future for Try
 }
 
 impl<S, I: Send + 'static, T, E: Send + 'static> Drop for TryAllFuture<S, I, T, E> {
+    /// Without a report, what belongs into it goes to the enclosing scope. After a report there is nothing left.
     fn drop(&mut self) {
         self.group.pass_on(&self.cleanup);
     }

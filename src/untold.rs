@@ -1,4 +1,7 @@
 //! Failures that a function holds while it awaits something else, and will then return or resume.
+//!
+//! `timeout` and `with_exit` know of a failure before they can return it: what is below has to end first, or the exit
+//! handler has to run. If they are dropped meanwhile, the failure must not be lost with them.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -8,8 +11,11 @@ use crate::scope::Scope;
 
 /// At most one failure to return. If its function is dropped before, the enclosing scope is told.
 pub(crate) struct Untold<E: Into<BoxError> = BoxError> {
+    /// The one to return or to resume.
     pub(crate) failure: Option<Failure<E>>,
+    /// The scope around the function, which is told of all others.
     enclosing: Option<Arc<Scope>>,
+    /// The call of the function, by which such a failure is known.
     pub(crate) called_at: &'static Location<'static>,
 }
 

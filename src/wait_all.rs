@@ -1,4 +1,8 @@
 //! All of several futures, however each of them ends.
+//!
+//! Nothing decides in the [`group`](crate::group): each branch runs to its end. The results have a place for each
+//! branch from the beginning, which says that it was cut off; so it is right also about a branch that its runtime drops
+//! without a word.
 
 use std::fmt;
 use std::panic::Location;
@@ -82,15 +86,17 @@ mod sealed {
     use crate::group::Group;
     use crate::slots::Slots;
 
+    /// `S` is the shape of the results.
     pub trait Sealed<S: Slots> {
         /// The results, as long as nothing else is known: cut off by the runtime.
         fn spawn(self, group: &mut Group<S::Item>) -> S;
 
+        /// What there is to be reported of a result that nobody gets.
         fn orphaned(item: S::Item) -> Option<Failure>;
     }
 }
 
-/// A branch of `wait_all`.
+/// A branch of `wait_all`: its value and its error as types with names.
 pub trait WaitBranch: Future<Output = Result<Self::Value, Self::Error>> + Send + 'static {
     type Value: Send + Unpin + 'static;
     type Error: Into<BoxError> + Send + Unpin + 'static;
@@ -106,6 +112,7 @@ where
     type Error = E;
 }
 
+/// What a branch comes to.
 type Outcome<F> = Result<<F as WaitBranch>::Value, TaskError<<F as WaitBranch>::Error>>;
 
 /// What a branch has come to.
@@ -126,6 +133,7 @@ fn unknown<T, E>(at: &'static Location<'static>) -> Result<T, TaskError<E>> {
     Err(TaskError::new(TaskInfo::unnamed(at), Failure::Cancelled))
 }
 
+/// The failure in a result that nobody gets.
 fn orphan<T, E: Into<BoxError>>(outcome: Result<T, TaskError<E>>) -> Option<Failure> {
     outcome.err().map(|failed| failed.into_failure().boxed())
 }

@@ -1,4 +1,12 @@
 //! A resource with a goodbye that has to be awaited.
+//!
+//! The body runs in place, and borrows the resource. The handler takes it, and has to run even if there is nobody left
+//! to run it in: so it is shielded work, in a scope beside that of the body, and its first step is to wait for the end
+//! of the body's scope. The `Visit` owns the resource in between. However the body ends, the visit ends after it: it is
+//! left with the reason, or dropped, which is the reason itself.
+//!
+//! There are up to three failures: of the body, of its destructor, and of the handler. One of them is returned or
+//! resumed, two errors are returned together, and the others are told the enclosing pool.
 
 use std::future::ready;
 use std::panic::Location;
@@ -157,11 +165,13 @@ where
     parts: Option<Parts<R, X>>,
 }
 
+/// What the handler is made of.
 struct Parts<R, X> {
     resource: R,
     exit: X,
     /// The scope of the body.
     scope: Arc<Scope>,
+    /// Kept from the first poll: a drop may come from anywhere.
     runtime: Handle,
     called_at: &'static Location<'static>,
 }
@@ -196,6 +206,7 @@ where
     X: FnOnce(R, Exit) -> XF + Send + 'static,
     XF: Future<Output = Result<(), E>> + Send + 'static,
 {
+    /// The handler runs on by itself, and reports its failure.
     fn drop(&mut self) {
         drop(self.leave(Exit::Cancelled));
     }

@@ -22,16 +22,19 @@ pub(crate) fn is_echo<E: 'static>(error: &E) -> bool {
     }
 }
 
+/// The same, of an error in a box.
 fn is_boxed_echo(error: &BoxError) -> bool {
     error.source().is_some_and(|cause| cause.is::<AskedToStop>())
         || error.downcast_ref().is_some_and(tells_only_that_it_stopped)
         || error.downcast_ref().is_some_and(has_only_an_echo)
 }
 
+/// How a task has ended is known to its pool. That one was not ready is news.
 fn tells_only_that_it_stopped(stopped: &TaskStopped) -> bool {
     *stopped != TaskStopped::NotReady
 }
 
+/// The handler's failure is never an echo: nobody asks a handler to stop.
 fn has_only_an_echo(error: &ExitError<BoxError>) -> bool {
     matches!(error, ExitError::Body(body) if is_boxed_echo(body))
 }

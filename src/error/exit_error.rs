@@ -79,6 +79,7 @@ impl<E: Debug + Display + 'static> Error for ExitError<E> {
     }
 }
 
+/// The cause of an error, if its type is one that can be asked.
 fn cause_of<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
     (error as &dyn Any).downcast_ref::<BoxError>()?.source()
 }

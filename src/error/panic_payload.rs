@@ -27,6 +27,7 @@ use std::sync::{Mutex, PoisonError};
 /// ```
 pub struct PanicPayload(Box<Payload>);
 
+/// Boxed, so that a failure is small.
 struct Payload {
     /// A copy, since it is asked for through a shared reference.
     message: Option<Box<str>>,
@@ -35,6 +36,7 @@ struct Payload {
 }
 
 impl PanicPayload {
+    /// What was caught.
     pub(crate) fn new(value: Box<dyn Any + Send>) -> Self {
         let text = value.downcast_ref::<&str>().copied();
         let text = text.or_else(|| value.downcast_ref::<String>().map(String::as_str));

@@ -1,4 +1,7 @@
 //! Everything that went wrong in a pool.
+//!
+//! There are three lists: the failures of the pool's own tasks and its body; cleanup failures, of what had lost its
+//! owner; and what the pool gave up on. An error with none of them says that the body was cut short by a cancellation.
 
 use std::error::Error;
 use std::fmt::{self, Debug, Display};
@@ -57,6 +60,7 @@ pub(crate) struct Report<E> {
 }
 
 impl<E> PoolError<E> {
+    /// The error with this report.
     pub(crate) fn new(report: Report<E>) -> Self {
         Self(Box::new(report))
     }

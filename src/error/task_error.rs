@@ -28,6 +28,7 @@ pub struct TaskError<E = BoxError> {
 }
 
 impl<E> TaskError<E> {
+    /// A failure of this task.
     pub(crate) fn new(task: TaskInfo, failure: Failure<E>) -> Self {
         Self { task, failure }
     }

@@ -1,4 +1,7 @@
 //! Lists of failures, on one line or on many.
+//!
+//! On one line, items are parted by semicolons. With `{:#}` each has a line, and what is nested in it is indented by
+//! two columns, at any depth: the indentation is put in behind each line break, whoever has written it.
 
 use std::fmt::{self, Display, Write as _};
 

@@ -64,6 +64,7 @@ impl Scope {
 }
 
 impl Child {
+    /// Whether anything of it is left.
     fn is_alive(&self) -> bool {
         match &self.owner {
             ChildOwner::Pool(pool) => pool.strong_count() > 0,

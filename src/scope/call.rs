@@ -20,6 +20,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// A call that has no tasks yet.
     pub(crate) fn new(function: &'static str, called_at: &'static Location<'static>) -> Box<Self> {
         Box::new(Self { function, called_at, handed_over: AtomicBool::new(false), tasks: Mutex::default() })
     }
@@ -39,6 +40,7 @@ impl Call {
         self.handed_over.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the future of the call is gone.
     pub(crate) fn is_handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Relaxed)
     }

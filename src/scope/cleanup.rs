@@ -15,6 +15,7 @@ use crate::error::TaskError;
 pub(crate) struct Cleanup(Arc<Mutex<Option<Vec<TaskError>>>>);
 
 impl Cleanup {
+    /// With nothing in it.
     pub(crate) fn new() -> Self {
         Self(Arc::new(Mutex::new(Some(Vec::new()))))
     }

@@ -45,8 +45,10 @@ pub(crate) trait PoolState: Any + Send + Sync {
     /// What there is to be seen of it.
     fn census(&self) -> Census;
 
+    /// To ask whether it is a pool with a certain error type.
     fn as_any(&self) -> &dyn Any;
 
+    /// The same, to keep it.
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
 

@@ -68,6 +68,7 @@ impl Spot {
 struct Swapped<'a>(&'a mut Option<Spot>);
 
 impl Swapped<'_> {
+    /// Changes places once more.
     #[inline]
     fn swap(&mut self) {
         // A thread that is ending has no current spot any more; its futures do without.
