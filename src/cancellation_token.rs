@@ -43,6 +43,31 @@ use crate::scope::Scope;
 /// assert_eq!(last_words.await, Ok("I have tidied up"));
 /// # }
 /// ```
+///
+/// A loop that stops between two jobs, and never in one:
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::{Pool, cancellation_token};
+/// use tokio::time::sleep;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let pool: Pool = Pool::builder().grace(Duration::from_secs(60)).build();
+/// let done = pool.spawn_with_handle(async {
+///     let asked = cancellation_token();
+///     let mut done = 0;
+///     while !asked.is_cancelled() {
+///         sleep(Duration::from_secs(10)).await; // a job
+///         done += 1;
+///     }
+///     Ok(done)
+/// });
+/// pool.cancel_on(sleep(Duration::from_secs(25)));
+/// pool.run().await.unwrap();
+/// assert_eq!(done.await, Ok(3)); // the third was finished in the grace
+/// # }
+/// ```
 #[must_use]
 pub fn cancellation_token() -> CancellationToken {
     Scope::current().and_then(|scope| scope.token()).unwrap_or_default()

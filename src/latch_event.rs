@@ -41,6 +41,34 @@ use tokio::task::coop::consume_budget;
 /// online.wait_unset().await; // is so already
 /// # }
 /// ```
+///
+/// Work that rests while the connection is down:
+///
+/// ```
+/// use aiodrive::{LatchEvent, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// let online = LatchEvent::new();
+/// Pool::open(async |pool: Pool| {
+///     let connection = online.clone();
+///     let sent = pool.spawn_with_handle(async move {
+///         for _message in 0..3 {
+///             connection.wait_set().await;
+///             // … send it
+///         }
+///         Ok(3)
+///     });
+///     tokio::task::yield_now().await;
+///     assert!(!sent.is_finished());
+///
+///     online.set();
+///     assert_eq!(sent.await?, 3);
+///     Ok(())
+/// })
+/// .await
+/// # }
+/// ```
 #[derive(Clone, Default)]
 pub struct LatchEvent {
     /// Its version counts the changes, since only changes are sent.

@@ -52,6 +52,9 @@ pub use with_exit::{Exit, with_exit};
 pub use error::{BoxError, ExitError, Failure, PanicPayload, PoolError, SpawnError, TaskError, TaskInfo, TaskStopped};
 
 /// The futures of the functions, under their own names.
+///
+/// With these, a field or a return type can name them. Each has spawned its branches when it was made, waits for them
+/// when it is polled, and aborts them when it is dropped.
 pub mod futures {
     pub use crate::race::RaceFuture;
     pub use crate::try_all::TryAllFuture;

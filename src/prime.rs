@@ -45,6 +45,21 @@ use tokio::task::coop::unconstrained;
 /// assert_eq!(work.await, 42);
 /// # }
 /// ```
+///
+/// Listening before somebody is told to speak:
+///
+/// ```
+/// use aiodrive::prime;
+/// use tokio::sync::Notify;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let reply = Notify::new();
+/// let heard = prime(reply.notified()); // from now on, and not from the `.await` on
+/// reply.notify_waiters(); // reaches those only who listen already
+/// heard.await;
+/// # }
+/// ```
 pub fn prime<F: Future>(future: F) -> Primed<F> {
     let mut future = Box::pin(future);
     let first = Pin::new(&mut unconstrained(future.as_mut())).poll(&mut Context::from_waker(Waker::noop()));

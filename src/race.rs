@@ -61,6 +61,28 @@ use crate::slots::for_tuples;
 /// # }
 /// ```
 ///
+/// The first success:
+///
+/// ```
+/// use std::future::{pending, ready};
+/// use aiodrive::race;
+///
+/// /// Waits for ever if `attempt` fails, so that it cannot win.
+/// async fn success<T, E>(attempt: impl Future<Output = Result<T, E>>) -> T {
+///     match attempt.await {
+///         Ok(value) => value,
+///         Err(_) => pending().await,
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let attempts = [ready(Err("refused")), ready(Ok("connected"))];
+/// let (index, answer) = race(attempts.map(success)).await;
+/// assert_eq!((index, answer), (1, "connected"));
+/// # }
+/// ```
+///
 /// Nothing can win a race without participants:
 ///
 /// ```should_panic
@@ -158,6 +180,10 @@ macro_rules! race_tuple {
 for_tuples!(race_tuple);
 
 /// The future of [`race`].
+///
+/// # Panics
+///
+/// As [`race`] says, and if it is polled again after it was ready.
 #[must_use = "the futures are aborted when this is dropped"]
 pub struct RaceFuture<T: Send + 'static> {
     /// Keeps the winner as its only item.

@@ -69,6 +69,30 @@ use crate::scope::{Call, Owner, Scope};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A request with a time limit, whose last step is not cut in half:
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::{LatchEvent, shield, timeout};
+/// use tokio::time::sleep;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let written = LatchEvent::new();
+/// let write = written.clone();
+/// let request = async {
+///     sleep(Duration::from_secs(4)).await; // can be cut off
+///     shield(async move {
+///         sleep(Duration::from_secs(2)).await; // cannot
+///         write.set();
+///     })
+///     .await;
+/// };
+/// assert!(timeout(Duration::from_secs(5), request).await.is_err());
+/// assert!(written.is_set()); // `timeout` has waited for it
+/// # }
+/// ```
 #[track_caller]
 pub fn shield<F>(future: F) -> Shield<F::Output>
 where

@@ -39,6 +39,26 @@ use crate::timeout::cut_off_at;
 /// assert_eq!(Instant::now(), deadline);
 /// # }
 /// ```
+///
+/// Two steps with one deadline:
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::timeout_at;
+/// use tokio::time::error::Elapsed;
+/// use tokio::time::{Instant, sleep};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// async fn exchange() -> Result<(), Elapsed> {
+///     let deadline = Instant::now() + Duration::from_secs(5);
+///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the question
+///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the answer, which is late
+///     Ok(())
+/// }
+/// assert!(exchange().await.is_err());
+/// # }
+/// ```
 #[track_caller]
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
     cut_off_at(Some(deadline), future, Location::caller())

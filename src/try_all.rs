@@ -61,6 +61,20 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// # Ok(())
 /// # }
 /// ```
+///
+/// The first error ends the others:
+///
+/// ```
+/// use std::future::pending;
+/// use aiodrive::{BoxError, try_all};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let outcome = try_all((async { Err::<u32, BoxError>("no such user".into()) }, pending::<Result<u32, BoxError>>()));
+/// let error = outcome.await.unwrap_err();
+/// assert_eq!(error.into_first_error().unwrap().to_string(), "no such user");
+/// # }
+/// ```
 #[track_caller]
 pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Slots, <S::Slots as Slots>::Item, S::Output, S::Error> {
     let cleanup = Cleanup::new();
@@ -236,6 +250,10 @@ where
 for_tuples!(try_all_tuple);
 
 /// The future of [`try_all`], over what the futures yield: `I` is a value, `S` has places for all, `T` is their shape.
+///
+/// # Panics
+///
+/// If it is polled again after it was ready.
 #[must_use = "the futures are aborted when this is dropped"]
 pub struct TryAllFuture<S, I: Send + 'static, T, E: Send + 'static> {
     group: Group<Result<I, Failure<E>>>,

@@ -51,6 +51,32 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// assert!(matches!(second.unwrap_err().failure(), Failure::Error(_)));
 /// # }
 /// ```
+///
+/// What there is to be had, with a word about the rest:
+///
+/// ```
+/// use aiodrive::{BoxError, wait_all};
+///
+/// async fn temperature(sensor: u8) -> Result<i32, BoxError> {
+///     match sensor {
+///         0 => Ok(21),
+///         1 => Err("no answer".into()),
+///         _ => panic!("there are two sensors"),
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let mut readings = Vec::new();
+/// for (sensor, outcome) in wait_all((0..3).map(temperature).collect::<Vec<_>>()).await.into_iter().enumerate() {
+///     match outcome {
+///         Ok(reading) => readings.push(reading),
+///         Err(failed) => eprintln!("sensor {sensor}: {failed}"),
+///     }
+/// }
+/// assert_eq!(readings, [21]);
+/// # }
+/// ```
 #[track_caller]
 pub fn wait_all<S: WaitAll>(futures: S) -> WaitAllFuture<S::Output, <S::Output as Slots>::Item> {
     let rules = Rules { decides: |_| false, first_only: false, cut_off: Err, orphaned: S::orphaned };
@@ -193,6 +219,10 @@ macro_rules! wait_all_tuple {
 for_tuples!(wait_all_tuple);
 
 /// The future of [`wait_all`], over what the futures yield: `I` is the outcome of one, `S` that of all.
+///
+/// # Panics
+///
+/// If it is polled again after it was ready.
 #[must_use = "the futures are aborted when this is dropped"]
 pub struct WaitAllFuture<S, I: Send + 'static> {
     group: Group<I>,

@@ -83,6 +83,33 @@ use crate::untold::Untold;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// A lock on a server that is given back in any case:
+///
+/// ```
+/// use std::future::pending;
+/// use std::time::Duration;
+/// use aiodrive::{BoxError, Exit, LatchEvent, timeout, with_exit};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// struct Lock(LatchEvent);
+///
+/// let held = LatchEvent::from(true);
+/// let work = with_exit(
+///     Lock(held.clone()),
+///     async |_| pending::<Result<(), BoxError>>().await, // takes too long
+///     |lock, exit| async move {
+///         assert_eq!(exit, Exit::Cancelled);
+///         tokio::time::sleep(Duration::from_millis(20)).await; // the round trip
+///         lock.0.unset();
+///         Ok(())
+///     },
+/// );
+/// assert!(timeout(Duration::from_secs(1), work).await.is_err());
+/// assert!(!held.is_set()); // `timeout` has waited for the handler
+/// # }
+/// ```
 #[doc(alias = "aexit_handler")]
 #[track_caller]
 pub fn with_exit<R, T, E, B, X, XF>(resource: R, body: B, exit: X) -> impl Future<Output = Result<T, ExitError<E>>>

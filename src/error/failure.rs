@@ -4,6 +4,8 @@ use super::{BoxError, PanicPayload};
 
 /// How a task failed.
 ///
+/// A task that was cancelled by its pool or its handle has not failed, and has none of these.
+///
 /// # Examples
 ///
 /// ```

@@ -4,6 +4,8 @@ use std::fmt::{self, Debug};
 
 /// A task that was not spawned because the pool is closed, given back by [`Pool::try_spawn`](crate::Pool::try_spawn).
 ///
+/// Like the error of a channel whose receiver is gone, it holds what could not be delivered: the future, never polled.
+///
 /// # Examples
 ///
 /// ```

@@ -8,6 +8,12 @@ use super::{BoxError, Failure, TaskInfo};
 
 /// One failure: what failed, and which task it was.
 ///
+/// Unlike tokio's `JoinError`, which knows a panic or an abort of a task by its id, it also holds the error that the
+/// task returned, and knows the task by its name and the line that spawned it.
+///
+/// Its `Display` is one line, `task "fetch" (src/main.rs:10:5) failed: connection refused`; with `{:#}` the error is
+/// printed in that form as well, which breaks the lines of a nested [`PoolError`](crate::PoolError).
+///
 /// # Examples
 ///
 /// ```

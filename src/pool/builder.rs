@@ -17,6 +17,10 @@ use crate::then::Then;
 
 /// Sets up a [`Pool`]; made by [`Pool::builder`].
 ///
+/// A pool that is built without a setting has no name and no [`limit`](Self::limit), gives its tasks no
+/// [`grace`](Self::grace), closes at the first [failure](Self::on_failure) or when its body and its tasks have ended, and
+/// waits for them for [as long as it takes](Self::abandon_after). A setting costs only the pools that have it.
+///
 /// # Examples
 ///
 /// ```
@@ -31,6 +35,28 @@ use crate::then::Then;
 ///     .unwrap_err();
 /// assert_eq!(error.to_string(), r#"pool "web": body failed: no port left"#);
 /// # }
+/// ```
+///
+/// What a service may want:
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::{Failure, OnFailure, Pool};
+///
+/// let connections: Pool = Pool::builder()
+///     .name("connections")
+///     .limit(10_000)
+///     .grace(Duration::from_secs(10)) // to finish their requests
+///     .abandon_after(Duration::from_secs(5)) // and then the process ends in any case
+///     .on_failure(|failed| match failed.failure() {
+///         Failure::Error(error) => {
+///             eprintln!("{}: {error}", failed.task());
+///             OnFailure::Discard // one bad connection is no reason to stop
+///         }
+///         _ => OnFailure::Cancel, // a bug is
+///     })
+///     .build();
+/// assert!(connections.is_empty());
 /// ```
 #[must_use = "a builder does nothing until `build` or `open` is called"]
 pub struct PoolBuilder<E = BoxError> {

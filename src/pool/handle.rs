@@ -26,6 +26,10 @@ use crate::scope::PoolState;
 /// Unlike tokio's `JoinHandle`, it does not detach the task when it is dropped: the pool still owns it. The handle can
 /// outlive the pool, and never holds it open.
 ///
+/// # Panics
+///
+/// If it is polled again after it was ready.
+///
 /// # Cancel safety
 ///
 /// Awaiting a `TaskHandle` by reference is cancel safe. If another branch of a `tokio::select!` completes first, it is
@@ -46,6 +50,29 @@ use crate::scope::PoolState;
 /// .await?;
 /// assert_eq!(sum, 42);
 /// # Ok(())
+/// # }
+/// ```
+///
+/// A task that is not wanted any more:
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::{Pool, TaskStopped};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// Pool::open(async |pool: Pool| {
+///     let mut lookup = pool.spawn_with_handle(std::future::pending::<Result<u32, _>>());
+///     tokio::select! {
+///         found = &mut lookup => println!("{}", found?),
+///         () = tokio::time::sleep(Duration::from_secs(1)) => {
+///             lookup.cancel();
+///             assert_eq!(lookup.await, Err(TaskStopped::Cancelled)); // and has ended
+///         }
+///     }
+///     Ok(())
+/// })
+/// .await
 /// # }
 /// ```
 #[must_use = "without its value, `spawn` is enough"]

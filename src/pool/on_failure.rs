@@ -3,6 +3,9 @@
 /// What a pool does about the failure of a task; decided by
 /// [`PoolBuilder::on_failure`](crate::PoolBuilder::on_failure).
 ///
+/// The failing task has ended in each case, and whoever holds its handle is told so. The decision is only about the
+/// others. A failure while the pool closes changes nothing for them: then `Cancel` and `Collect` are the same.
+///
 /// # Examples
 ///
 /// ```

@@ -147,6 +147,13 @@ impl<E: Send + 'static> Pool<E> {
 
     /// The innermost pool with this error type that the calling task, body or destructor is in.
     ///
+    /// A function that spawns need not be given the pool then. Unlike [`tokio::spawn`], which also works without being
+    /// given anything, what it spawns has an owner that waits for it. A library should rather take a `&Pool`, or open a
+    /// pool of its own: so its callers see that it leaves tasks behind.
+    ///
+    /// What runs inside of [`race`](crate::race()), [`shield`](crate::shield()) and the other functions is in the pool
+    /// around the call.
+    ///
     /// # Panics
     ///
     /// Outside of such a pool. What a bare [`tokio::spawn`] runs is outside, too.
@@ -177,6 +184,8 @@ impl<E: Send + 'static> Pool<E> {
     }
 
     /// The innermost pool with this error type that the calling task, body or destructor is in, if there is one.
+    ///
+    /// Unlike [`current`](Self::current), it does not panic: for code that runs in a pool or without one.
     ///
     /// # Examples
     ///

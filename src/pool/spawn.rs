@@ -49,6 +49,31 @@ impl<E: Send + 'static> Pool<E> {
     /// .await
     /// # }
     /// ```
+    ///
+    /// Several tasks that share something:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use std::sync::atomic::{AtomicU32, Ordering};
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let hits = Arc::new(AtomicU32::new(0));
+    /// Pool::open(async |pool: Pool| {
+    ///     for _ in 0..3 {
+    ///         let hits = Arc::clone(&hits); // one for each task
+    ///         pool.spawn(async move {
+    ///             hits.fetch_add(1, Ordering::Relaxed);
+    ///         });
+    ///     }
+    ///     Ok(())
+    /// })
+    /// .await?;
+    /// assert_eq!(hits.load(Ordering::Relaxed), 3); // all have ended
+    /// # Ok(())
+    /// # }
+    /// ```
     #[track_caller]
     pub fn spawn<F>(&self, task: F)
     where
@@ -60,6 +85,12 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Spawns a task, or gives its future back if the pool is closed.
     ///
+    /// Unlike [`spawn`](Self::spawn), which drops a future that the pool does not take, it tells. Use it where the
+    /// future has something that must not be lost: a job that is put back into its queue, a connection that is
+    /// answered.
+    ///
+    /// A task that was taken can still be dropped unpolled: if it is aborted before it has begun.
+    ///
     /// # Errors
     ///
     /// With the future, never polled, if the pool is closed.
@@ -67,14 +98,19 @@ impl<E: Send + 'static> Pool<E> {
     /// # Examples
     ///
     /// ```
-    /// use aiodrive::Pool;
+    /// use aiodrive::{Pool, PoolError};
     ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), PoolError> {
     /// let pool: Pool = Pool::new();
     /// pool.cancel();
     /// let refused = pool.try_spawn(async { println!("late") }).unwrap_err();
     /// assert_eq!(refused.to_string(), "the pool is closed");
-    /// let future = refused.into_inner(); // to be run elsewhere
-    /// # drop(future);
+    ///
+    /// let other: Pool = Pool::new();
+    /// other.spawn(refused.into_inner());
+    /// other.run().await
+    /// # }
     /// ```
     #[track_caller]
     pub fn try_spawn<F>(&self, task: F) -> Result<(), SpawnError<F>>
@@ -106,6 +142,23 @@ impl<E: Send + 'static> Pool<E> {
     ///     Ok(())
     /// })
     /// .await
+    /// # }
+    /// ```
+    ///
+    /// The error is reported once, by the pool:
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let opened = Pool::open(async |pool: Pool| {
+    ///     let rows = pool.spawn_with_handle(async { Err::<u32, _>("no such table".into()) });
+    ///     Ok(rows.await? * 2)
+    /// });
+    /// let error = opened.await.unwrap_err();
+    /// assert_eq!(error.failures().len(), 1);
+    /// assert!(error.to_string().ends_with("failed: no such table"));
     /// # }
     /// ```
     #[track_caller]
@@ -149,6 +202,25 @@ impl<E: Send + 'static> Pool<E> {
     /// .await?;
     /// assert!(lines > 0);
     /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A closure that ends when its pool closes:
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn_blocking(|| {
+    ///     let pool: Pool = Pool::current();
+    ///     while !pool.is_closed() {
+    ///         std::thread::yield_now(); // a step of the work
+    ///     }
+    /// });
+    /// pool.cancel_on(tokio::task::yield_now());
+    /// pool.run().await
     /// # }
     /// ```
     #[track_caller]
@@ -286,6 +358,11 @@ impl<E: Send + 'static> Pool<E> {
     }
 
     /// Sets up a task with a name, a depth, or as a daemon.
+    ///
+    /// The [`TaskBuilder`] ends with the same methods as are here: [`spawn`](TaskBuilder::spawn) and its family.
+    ///
+    /// A name is worth giving to whatever lives long: the [tree](Self::tree) of a service that does not stop, and the
+    /// error of one that did, are then read without the source.
     ///
     /// # Examples
     ///

@@ -22,6 +22,9 @@ use crate::then::Then;
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
 ///
+/// The settings come first, then one of the spawning methods, each of which does what the method of the same name of
+/// [`Pool`] does.
+///
 /// # Examples
 ///
 /// ```
