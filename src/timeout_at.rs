@@ -13,6 +13,10 @@ use crate::timeout::cut_off_at;
 ///
 /// Unlike [`tokio::time::timeout_at`], it leaves nothing behind. Use it where several steps share one deadline.
 ///
+/// # Fairness
+///
+/// See [`timeout`](crate::timeout()).
+///
 /// # Errors
 ///
 /// See [`timeout`](crate::timeout()).

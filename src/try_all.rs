@@ -26,6 +26,10 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// of their own, which may use several processors and cannot borrow from the caller, waits for those that it has cut
 /// off, and returns all errors and panics instead of the first error.
 ///
+/// # Fairness
+///
+/// Failures count in the order in which they came, whatever their index, and any of them wins over all values.
+///
 /// # Errors
 ///
 /// With all failures in order of occurrence: the first is the one that made it abort the others.

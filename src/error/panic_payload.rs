@@ -120,14 +120,6 @@ impl PanicPayload {
     }
 }
 
-/// Runs user code and turns its panic into a value.
-///
-/// The crate looks at nothing that the code may have left half changed, so that unwind safety is the user's matter,
-/// as in [`std::thread::spawn`].
-pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, PanicPayload> {
-    panic::catch_unwind(AssertUnwindSafe(code)).map_err(PanicPayload::new)
-}
-
 impl Drop for PanicPayload {
     /// A payload's destructor is user code and may panic itself: that panic ends here, with its own payload, which
     /// could do the same again, forgotten.
@@ -150,4 +142,12 @@ impl Display for PanicPayload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.message().unwrap_or("a value that is no message"))
     }
+}
+
+/// Runs user code and turns its panic into a value.
+///
+/// The crate looks at nothing that the code may have left half changed, so that unwind safety is the user's matter,
+/// as in [`std::thread::spawn`].
+pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, PanicPayload> {
+    panic::catch_unwind(AssertUnwindSafe(code)).map_err(PanicPayload::new)
 }

@@ -9,6 +9,7 @@ use super::builder::shared_str;
 use crate::cancellation_token::cancellation_token;
 use crate::closing_reason::ClosingReason;
 
+/// To close the pool, and to hear of it.
 impl<E: Send + 'static> Pool<E> {
     /// Begins to close the pool: all tasks and the body are [cut off and joined](Self#how-a-pool-closes). That is no
     /// failure.

@@ -98,14 +98,14 @@ pub(super) struct Queued<E> {
 }
 
 impl<E> Gate<E> {
-    /// The tasks that wait, but for those that are spawned.
-    pub(super) fn residents(&self) -> impl Iterator<Item = Resident> {
-        self.queue.values().filter_map(|queued| queued.task.resident(NodeState::Queued))
-    }
-
     /// A gate at which nobody waits.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, running: 0, queue: BTreeMap::new(), next: 0, draining: false }
+    }
+
+    /// The tasks that wait, but for those that are spawned.
+    pub(super) fn residents(&self) -> impl Iterator<Item = Resident> {
+        self.queue.values().filter_map(|queued| queued.task.resident(NodeState::Queued))
     }
 
     /// Whether a task that comes now need not wait.
@@ -170,8 +170,6 @@ impl<E> Gate<E> {
         self.queue.values().filter(|queued| !queued.task.is_spawned()).count()
     }
 }
-
-// ===== tasks that cannot leave their thread =====
 
 /// When a task may begin that is spawned at once, since it cannot be sent to whoever frees a slot.
 pub(super) enum Turn {

@@ -95,38 +95,6 @@ pub(super) struct Control {
     queue: OnceLock<(Weak<dyn PoolState>, u64)>,
 }
 
-impl Control {
-    /// The task has been spawned, maybe after it was cancelled.
-    pub(super) fn spawned(&self, abort: AbortHandle) {
-        let abort = self.abort.get_or_init(|| abort);
-        if self.is_cancelled() {
-            abort.abort();
-        }
-    }
-
-    /// Whether the handle has asked for the task's end.
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-
-    /// The task is about to wait in a queue.
-    pub(super) fn queued(&self, pool: &Arc<impl PoolState>, key: u64) {
-        self.queue.get_or_init(|| (Arc::downgrade(pool) as Weak<dyn PoolState>, key));
-    }
-
-    /// Marks the task, and ends it, wherever it is by now.
-    fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-        if let Some(abort) = self.abort.get() {
-            return abort.abort();
-        }
-        let queue = self.queue.get();
-        if let Some((pool, key)) = queue.and_then(|(pool, key)| Some((pool.upgrade()?, *key))) {
-            pool.drop_queued(key);
-        }
-    }
-}
-
 impl<T> TaskHandle<T> {
     /// A handle, and what its task answers to.
     pub(super) fn new() -> (Self, Reply<T>) {
@@ -221,6 +189,38 @@ impl<T> Future for TaskHandle<T> {
 impl<T> fmt::Debug for TaskHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskHandle").field("id", &self.id()).field("is_finished", &self.is_finished()).finish()
+    }
+}
+
+impl Control {
+    /// The task has been spawned, maybe after it was cancelled.
+    pub(super) fn spawned(&self, abort: AbortHandle) {
+        let abort = self.abort.get_or_init(|| abort);
+        if self.is_cancelled() {
+            abort.abort();
+        }
+    }
+
+    /// Whether the handle has asked for the task's end.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    /// The task is about to wait in a queue.
+    pub(super) fn queued(&self, pool: &Arc<impl PoolState>, key: u64) {
+        self.queue.get_or_init(|| (Arc::downgrade(pool) as Weak<dyn PoolState>, key));
+    }
+
+    /// Marks the task, and ends it, wherever it is by now.
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        if let Some(abort) = self.abort.get() {
+            return abort.abort();
+        }
+        let queue = self.queue.get();
+        if let Some((pool, key)) = queue.and_then(|(pool, key)| Some((pool.upgrade()?, *key))) {
+            pool.drop_queued(key);
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use super::{Pool, PoolBuilder};
 use crate::error::{BoxError, PoolError};
 use crate::scope::Scope;
 
+/// To make a pool, to open or run it, and to find it from inside.
 impl<E: Send + 'static> Pool<E> {
     /// Plans a pool: tasks that are spawned in it wait until it [runs](Self::run).
     ///

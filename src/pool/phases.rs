@@ -31,8 +31,7 @@ pub(super) enum Look {
     Over,
 }
 
-// ===== the beginning =====
-
+// The beginning.
 impl<E: Send + 'static> Shared<E> {
     /// Lets the planned tasks run; in a pool that was cancelled before, there are none. Returns the scope of depth 0.
     pub(super) fn start(self: &Arc<Self>, runtime: Handle, enclosing: Option<Arc<Scope>>) -> Arc<Scope> {
@@ -60,8 +59,7 @@ impl<E: Send + 'static> Shared<E> {
     }
 }
 
-// ===== what begins the closing =====
-
+// What begins the closing.
 impl<E: 'static> Shared<E> {
     /// Closes the pool for a reason that is in nobody's list.
     pub(super) fn close(&self, reason: ClosingReason) {
@@ -123,8 +121,7 @@ impl<E> Shared<E> {
     }
 }
 
-// ===== what the driver does =====
-
+// What the driver does.
 impl<E: Send + 'static> Shared<E> {
     /// Begins to close, or ends, if it is time for that.
     pub(super) fn look(&self, cx: &Context<'_>) -> Look {

@@ -6,7 +6,24 @@ use super::{Pool, PoolTree};
 use crate::closing_reason::ClosingReason;
 use crate::scope::PoolState;
 
+/// To look at the pool.
 impl<E: Send + 'static> Pool<E> {
+    /// The name that the pool was built with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// let (named, unnamed): (Pool, Pool) = (Pool::builder().name("web").build(), Pool::new());
+    /// assert_eq!(named.name(), Some("web"));
+    /// assert_eq!(unnamed.name(), None);
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.shared.name.as_deref()
+    }
+
     /// Whether the pool has begun to close, or has closed.
     ///
     /// From then on it takes tasks only while the [`grace`](super::PoolBuilder::grace) lasts, and at depths whose turn
@@ -23,6 +40,33 @@ impl<E: Send + 'static> Pool<E> {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.shared.is_closed()
+    }
+
+    /// Why the pool closes, or has closed; `None` while it does not.
+    ///
+    /// A task can ask for it in its grace, for example to tell a deployment from a failure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::{ClosingReason, Pool, cancellation_token};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(5)).build();
+    /// assert_eq!(pool.closing_reason(), None);
+    /// pool.spawn(async {
+    ///     cancellation_token().cancelled().await;
+    ///     assert_eq!(Pool::<aiodrive::BoxError>::current().closing_reason(), Some(ClosingReason::Failed));
+    /// });
+    /// pool.spawn(async { Err("disk full".into()) });
+    /// assert_eq!(pool.run().await.unwrap_err().failures().len(), 1);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn closing_reason(&self) -> Option<ClosingReason> {
+        self.shared.closing_reason()
     }
 
     /// How many tasks the pool has: planned, waiting for their turn, or running.
@@ -54,33 +98,6 @@ impl<E: Send + 'static> Pool<E> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Why the pool closes, or has closed; `None` while it does not.
-    ///
-    /// A task can ask for it in its grace, for example to tell a deployment from a failure.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use aiodrive::{ClosingReason, Pool, cancellation_token};
-    ///
-    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() {
-    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(5)).build();
-    /// assert_eq!(pool.closing_reason(), None);
-    /// pool.spawn(async {
-    ///     cancellation_token().cancelled().await;
-    ///     assert_eq!(Pool::<aiodrive::BoxError>::current().closing_reason(), Some(ClosingReason::Failed));
-    /// });
-    /// pool.spawn(async { Err("disk full".into()) });
-    /// assert_eq!(pool.run().await.unwrap_err().failures().len(), 1);
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn closing_reason(&self) -> Option<ClosingReason> {
-        self.shared.closing_reason()
     }
 
     /// Who is alive in the pool and below it, at any level: tasks, with the place where each was spawned, nested pools,
@@ -149,21 +166,5 @@ impl<E: Send + 'static> Pool<E> {
     pub fn root_tree(&self) -> PoolTree {
         let pool: Arc<dyn PoolState> = self.shared.clone();
         PoolTree::new(self.shared.outermost().unwrap_or_else(|| Arc::clone(&pool)), &pool)
-    }
-
-    /// The name that the pool was built with.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use aiodrive::Pool;
-    ///
-    /// let (named, unnamed): (Pool, Pool) = (Pool::builder().name("web").build(), Pool::new());
-    /// assert_eq!(named.name(), Some("web"));
-    /// assert_eq!(unnamed.name(), None);
-    /// ```
-    #[must_use]
-    pub fn name(&self) -> Option<&str> {
-        self.shared.name.as_deref()
     }
 }

@@ -7,6 +7,7 @@ use super::{Pool, Started, TaskBuilder, TaskHandle, TaskOutput};
 use crate::error::{SpawnError, TaskStopped};
 use crate::scope::Place;
 
+/// To spawn tasks.
 impl<E: Send + 'static> Pool<E> {
     /// Spawns a task in the pool.
     ///
@@ -324,11 +325,39 @@ impl<E: Send + 'static> Pool<E> {
         self.start_as(Place::default(), None, task)
     }
 
+    /// Sets up a task with a name, a depth, or as a daemon.
+    ///
+    /// The [`TaskBuilder`] ends with the same methods as are here: [`spawn`](TaskBuilder::spawn) and its family.
+    ///
+    /// A name is worth giving to whatever lives long: the [tree](Self::tree) of a service that does not stop, and the
+    /// error of one that did, are then read without the source.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("heartbeat").daemon().spawn(std::future::pending::<()>());
+    /// pool.run().await.unwrap(); // at once: a daemon does not hold it open
+    /// # }
+    /// ```
+    pub fn build_task(&self) -> TaskBuilder<'_, E> {
+        TaskBuilder::new(self)
+    }
+
     /// Waits until there is room for another task under the pool's [`limit`](super::PoolBuilder::limit), or until the
     /// pool closes. Without a limit it is ready at once.
     ///
     /// Call it before [`spawn`](Self::spawn) where tasks come faster than they end. Unlike the permit of a `Semaphore`,
     /// it reserves nothing: what others spawn meanwhile may take the place, and then the task waits for its turn.
+    ///
+    /// # Fairness
+    ///
+    /// All who wait are told of a place that is free, and it is for whoever spawns first. Tasks that wait for their
+    /// turn come before them: there is no room as long as one does.
     ///
     /// # Cancel safety
     ///
@@ -355,28 +384,5 @@ impl<E: Send + 'static> Pool<E> {
     /// ```
     pub async fn ready(&self) {
         self.shared.ready().await;
-    }
-
-    /// Sets up a task with a name, a depth, or as a daemon.
-    ///
-    /// The [`TaskBuilder`] ends with the same methods as are here: [`spawn`](TaskBuilder::spawn) and its family.
-    ///
-    /// A name is worth giving to whatever lives long: the [tree](Self::tree) of a service that does not stop, and the
-    /// error of one that did, are then read without the source.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use aiodrive::Pool;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let pool: Pool = Pool::new();
-    /// pool.build_task().name("heartbeat").daemon().spawn(std::future::pending::<()>());
-    /// pool.run().await.unwrap(); // at once: a daemon does not hold it open
-    /// # }
-    /// ```
-    pub fn build_task(&self) -> TaskBuilder<'_, E> {
-        TaskBuilder::new(self)
     }
 }

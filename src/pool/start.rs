@@ -61,33 +61,6 @@ struct State<V> {
 /// Where whoever waits gets the answer.
 type Reply<V> = oneshot::Sender<Result<V, TaskStopped>>;
 
-impl<V> Start<V> {
-    /// Nothing of the user's runs under the lock.
-    fn lock(&self) -> MutexGuard<'_, State<V>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whom to answer, if nobody has.
-    fn take_reply(&self) -> Option<Reply<V>> {
-        self.lock().reply.take()
-    }
-}
-
-impl<V> State<V> {
-    /// Whom to tell that the task will never be ready, if that is certain now.
-    fn not_ready(&mut self) -> Option<Reply<V>> {
-        if self.dropped && self.busy == 0 { self.reply.take() } else { None }
-    }
-}
-
-/// Gives an answer, after unlocking.
-fn answer<V>(reply: Option<Reply<V>>, answer: Result<V, TaskStopped>) {
-    if let Some(reply) = reply {
-        // Nobody may be waiting any more.
-        drop(reply.send(answer));
-    }
-}
-
 impl<V> Started<V> {
     /// A new one, with its task's side and where the answer arrives.
     pub(super) fn new() -> (Self, Starting<V>, oneshot::Receiver<Result<V, TaskStopped>>) {
@@ -137,6 +110,33 @@ impl<V> Drop for Started<V> {
 impl<V> fmt::Debug for Started<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Started")
+    }
+}
+
+impl<V> Start<V> {
+    /// Nothing of the user's runs under the lock.
+    fn lock(&self) -> MutexGuard<'_, State<V>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whom to answer, if nobody has.
+    fn take_reply(&self) -> Option<Reply<V>> {
+        self.lock().reply.take()
+    }
+}
+
+impl<V> State<V> {
+    /// Whom to tell that the task will never be ready, if that is certain now.
+    fn not_ready(&mut self) -> Option<Reply<V>> {
+        if self.dropped && self.busy == 0 { self.reply.take() } else { None }
+    }
+}
+
+/// Gives an answer, after unlocking.
+fn answer<V>(reply: Option<Reply<V>>, answer: Result<V, TaskStopped>) {
+    if let Some(reply) = reply {
+        // Nobody may be waiting any more.
+        drop(reply.send(answer));
     }
 }
 
