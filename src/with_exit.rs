@@ -42,8 +42,10 @@ use crate::untold::Untold;
 ///
 /// # Errors
 ///
-/// With what the body, the handler, or both returned. A failure that cannot be returned, because the future was dropped
-/// or the other part panicked, is a [cleanup failure](crate::PoolError::cleanup_failures) of the enclosing pool.
+/// With what the body, the handler, or both returned. An error of the body alone reads as that error, and is [no
+/// failure](crate::docs::errors_and_panics#what-is-no-failure) of a pool around it if it would be none by itself. A
+/// failure that cannot be returned, because the future was dropped or the other part panicked, is a [cleanup
+/// failure](crate::PoolError::cleanup_failures) of the enclosing pool.
 ///
 /// # Panics
 ///
