@@ -18,8 +18,8 @@ use crate::then::Then;
 /// Sets up a [`Pool`]; made by [`Pool::builder`].
 ///
 /// A pool that is built without a setting has no name and no [`limit`](Self::limit), gives its tasks no
-/// [`grace`](Self::grace), closes at the first [failure](Self::on_failure) or when its body and its tasks have ended, and
-/// waits for them for [as long as it takes](Self::abandon_after). A setting costs only the pools that have it.
+/// [`grace`](Self::grace), closes at the first [failure](Self::on_failure) or when its body and its tasks have ended,
+/// and waits for them for [as long as it takes](Self::abandon_after). A setting costs only the pools that have it.
 ///
 /// # Examples
 ///
