@@ -491,7 +491,7 @@ fn with_exit_whose_body_was_only_asked_to_stop_is_no_failure() {
             let body = async |_: &mut ()| {
                 let nested = Pool::open(async |_: Pool| {
                     begin.set();
-                    Ok(pending::<()>().await)
+                    pending::<Result<(), BoxError>>().await
                 });
                 Ok::<(), BoxError>(nested.await?)
             };
@@ -525,7 +525,7 @@ fn with_exit_whose_handler_was_cancelled_is_a_failure_also_while_its_pool_closes
                 let nested = Pool::open(async |pool: Pool| {
                     stop.cancel();
                     pool.cancel();
-                    Ok(pending::<()>().await)
+                    pending::<Result<(), BoxError>>().await
                 });
                 Ok::<(), BoxError>(nested.await?)
             };
