@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `basics` | what runs, in which order, and what `open` and `run` return |
 //! | `closing` | each row of "how a pool closes": error, panic, body, cancel, drop |
+//! | `corners` | what few programs come to: text that nobody takes, functions in the tree, a runtime that is gone |
 //! | `daemons` | tasks that do not hold their pool open |
 //! | `depths` | closing in stages, from the highest depth to the lowest |
 //! | `errors` | which failures are in a `PoolError`, in which order, and how they read |
@@ -24,6 +25,7 @@
 
 mod basics;
 mod closing;
+mod corners;
 mod daemons;
 mod depths;
 mod errors;
