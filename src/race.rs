@@ -184,6 +184,19 @@ for_tuples!(race_tuple);
 /// # Panics
 ///
 /// As [`race`] says, and if it is polled again after it was ready.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::future::ready;
+/// use aiodrive::futures::RaceFuture;
+///
+/// let first: RaceFuture<u32> = aiodrive::race([ready(42)]);
+/// assert_eq!(first.await, (0, 42));
+/// # }
+/// ```
 #[must_use = "the futures are aborted when this is dropped"]
 pub struct RaceFuture<T: Send + 'static> {
     /// Keeps the winner as its only item.

@@ -258,6 +258,20 @@ for_tuples!(try_all_tuple);
 /// # Panics
 ///
 /// If it is polled again after it was ready.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::future::ready;
+/// use aiodrive::BoxError;
+/// use aiodrive::futures::TryAllFuture;
+///
+/// let both: TryAllFuture<_, _, [u32; 2], BoxError> = aiodrive::try_all([ready(Ok(1)), ready(Ok(2))]);
+/// assert_eq!(both.await.unwrap(), [1, 2]);
+/// # }
+/// ```
 #[must_use = "the futures are aborted when this is dropped"]
 pub struct TryAllFuture<S, I: Send + 'static, T, E: Send + 'static> {
     group: Group<Result<I, Failure<E>>>,

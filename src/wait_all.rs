@@ -223,6 +223,20 @@ for_tuples!(wait_all_tuple);
 /// # Panics
 ///
 /// If it is polled again after it was ready.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use std::future::ready;
+/// use aiodrive::futures::WaitAllFuture;
+/// use aiodrive::{BoxError, TaskError};
+///
+/// let outcomes: WaitAllFuture<Vec<Result<u32, TaskError<BoxError>>>, _> = aiodrive::wait_all(vec![ready(Ok(1))]);
+/// assert_eq!(outcomes.await.remove(0).unwrap(), 1);
+/// # }
+/// ```
 #[must_use = "the futures are aborted when this is dropped"]
 pub struct WaitAllFuture<S, I: Send + 'static> {
     group: Group<I>,
