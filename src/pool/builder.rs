@@ -47,7 +47,7 @@ use crate::then::Then;
 ///     .name("connections")
 ///     .limit(10_000)
 ///     .grace(Duration::from_secs(10)) // to finish their requests
-///     .abandon_after(Duration::from_secs(5)) // and then the process ends in any case
+///     .abandon_after(Duration::from_secs(5)) // then the error names what cannot be stopped
 ///     .on_failure(|failed| match failed.failure() {
 ///         Failure::Error(error) => {
 ///             eprintln!("{}: {error}", failed.task());
