@@ -228,13 +228,12 @@ impl<I: Send + 'static> Drop for Group<I> {
     fn drop(&mut self) {
         let mut state = self.board.lock();
         state.left = true;
-        let alive = state.ended < self.branches.len();
         let (items, waker) = (std::mem::take(&mut state.items), state.waker.take());
         drop(state);
         drop(waker);
-        if alive && self.scope.is_some() {
+        if let Some(scope) = &self.scope {
             self.abort();
-            self.scope.iter().filter_map(|scope| scope.call()).for_each(Call::hand_over);
+            scope.call().into_iter().for_each(Call::hand_over);
         }
         for (_, item) in items {
             self.orphan(item);
