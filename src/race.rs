@@ -100,7 +100,7 @@ pub fn race<S: Race>(futures: S) -> RaceFuture<S::Output> {
     let mut group = Group::new("race", None, rules);
     let count = futures.spawn(&mut group);
     assert!(count > 0, "`race` was called without a future to wait for");
-    RaceFuture { group, decided: false }
+    RaceFuture { group }
 }
 
 /// What [`race`] accepts: a `Vec`, an array or a tuple of up to eight futures with one output type.
@@ -201,13 +201,11 @@ for_tuples!(race_tuple);
 pub struct RaceFuture<T: Send + 'static> {
     /// Keeps the winner as its only item.
     group: Group<Result<T, PanicPayload>>,
-    /// The losers' outputs have been dropped.
-    decided: bool,
 }
 
 impl<T: Send + 'static> RaceFuture<T> {
     /// Compares those that had finished when the others were aborted: the lowest index wins. A loser's output is
-    /// dropped, and its panic reported.
+    /// dropped, and its panic reported. From then on the winner is the only item.
     fn keep_the_winner(&mut self) {
         let mut finished = self.group.take_items();
         finished.sort_by_key(|(index, _)| *index);
@@ -226,7 +224,7 @@ impl<T: Send + 'static> Future for RaceFuture<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let ended = self.group.poll_ended(cx);
-        if self.group.is_decided() && !std::mem::replace(&mut self.decided, true) {
+        if self.group.is_decided() {
             self.keep_the_winner();
         }
         ready!(ended);
@@ -241,6 +239,6 @@ impl<T: Send + 'static> Future for RaceFuture<T> {
 
 impl<T: Send + 'static> fmt::Debug for RaceFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RaceFuture").field("decided", &self.decided).finish()
+        f.debug_struct("RaceFuture").field("decided", &self.group.is_decided()).finish()
     }
 }
