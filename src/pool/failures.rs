@@ -39,11 +39,6 @@ impl<E> Default for Losses<E> {
 }
 
 impl<E> Losses<E> {
-    /// Whether there is anything to report.
-    fn has_failed(&self) -> bool {
-        !self.failures.is_empty() || !self.cleanup_failures.is_empty() || !self.abandoned.is_empty()
-    }
-
     /// Which task has a seat that was given up on.
     fn info(&mut self, place: Place, seat: Seat) -> Option<TaskInfo> {
         self.abandoned(place)?.info(place.daemon, seat)
@@ -68,7 +63,7 @@ impl<E> State<E> {
     /// Whether anything failed, here or below, or was given up on.
     #[inline]
     pub(super) fn has_failed(&self) -> bool {
-        self.losses.as_ref().is_some_and(|losses| losses.has_failed())
+        self.losses.is_some()
     }
 }
 
