@@ -226,6 +226,7 @@ impl<T> Drop for Shield<T> {
 
 impl<T> fmt::Debug for Shield<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shield").field("is_finished", &!self.output.is_empty()).finish()
+        let finished = self.output.is_terminated() || !self.output.is_empty();
+        f.debug_struct("Shield").field("is_finished", &finished).finish()
     }
 }

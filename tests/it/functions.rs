@@ -417,6 +417,21 @@ fn race_whose_runtime_has_shut_down_panics() {
     assert!(message.contains("no future of a `race` could finish"), "{message}");
 }
 
+#[test]
+fn functions_say_in_their_debug_text_what_they_are() {
+    on_current_thread(async || {
+        let mut racing = race([ready(())]);
+        assert_eq!(format!("{racing:?}"), "RaceFuture { decided: false }");
+        while poll_once(Pin::new(&mut racing)).await.is_pending() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(format!("{racing:?}"), "RaceFuture { decided: true }");
+        let (one, all) = (try_all([ready(io::Result::Ok(()))]), wait_all([ready(io::Result::Ok(()))]));
+        assert_eq!(format!("{one:?}"), "TryAllFuture { failed: false }");
+        assert_eq!(format!("{all:?}"), "WaitAllFuture { .. }");
+    });
+}
+
 // ===== try_all =====
 
 #[test]
@@ -925,6 +940,45 @@ fn wait_all_that_is_dropped_reports_the_failures_of_before_the_drop() {
             assert_eq!(cleanup.await, ["error: before the drop"], "polled: {polled}");
         });
     }
+}
+
+#[test]
+fn wait_all_of_a_vector_or_an_array_that_is_dropped_reports_the_failures_of_before_the_drop() {
+    fn branches(gate: LatchEvent) -> [Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>>; 2] {
+        let waiting = async move {
+            gate.wait_set().await;
+            Ok(())
+        };
+        [Box::pin(waiting), Box::pin(async { Err("before the drop") })]
+    }
+    on_both(async || {
+        let of_array = cleanup_of_dropped(true, |gate| wait_all(branches(gate)));
+        assert_eq!(of_array.await, ["error: before the drop"]);
+        let of_vector = cleanup_of_dropped(true, |gate| wait_all(Vec::from(branches(gate))));
+        assert_eq!(of_vector.await, ["error: before the drop"]);
+    });
+}
+
+#[test]
+fn wait_all_wakes_its_caller_when_the_last_has_ended_and_not_before() {
+    on_current_thread(async || {
+        let gates = [(); 3].map(|()| LatchEvent::new());
+        let branches = gates.clone().map(|gate| async move {
+            gate.wait_set().await;
+            Ok::<_, BoxError>(())
+        });
+        let mut all = task::spawn(wait_all(branches));
+        assert_pending!(all.poll());
+        for gate in &gates {
+            assert!(!all.is_woken(), "woken before the last");
+            gate.set();
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert!(all.is_woken(), "not woken by the last");
+        assert!(assert_ready!(all.poll()).iter().all(Result::is_ok));
+    });
 }
 
 #[test]

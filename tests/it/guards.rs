@@ -59,6 +59,20 @@ async fn waits_for<F: Future>(future: F, gate: LatchEvent, log: Log) -> F::Outpu
 // ===== shield =====
 
 #[test]
+fn shield_says_in_its_debug_text_whether_it_has_ended() {
+    on_current_thread(|| async {
+        let gate = LatchEvent::new();
+        let mut shielded = shield(gate.wait_set());
+        assert_eq!(format!("{shielded:?}"), "Shield { is_finished: false }");
+        gate.set();
+        until(|| format!("{shielded:?}") == "Shield { is_finished: true }").await;
+        (&mut shielded).await;
+        assert_eq!(format!("{shielded:?}"), "Shield { is_finished: true }", "and still when nothing is left in it");
+        assert_eq!(format!("{shielded:?}"), "Shield { is_finished: true }");
+    });
+}
+
+#[test]
 fn shield_yields_the_output() {
     on_both(|| async {
         assert_eq!(shield(async { 42 }).await, 42);
