@@ -1,6 +1,6 @@
 //! Who is alive below a pool, as data and as a drawing; and why a pool closes.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -181,6 +181,23 @@ fn the_same_is_there_as_data() {
             assert_eq!((inner.name(), inner.closing_reason(), inner.is_handed_over()), (Some("inner"), None, false));
             assert_eq!(root.children().count(), 1);
             assert_eq!(tree.nodes().count(), 4);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_node_has_its_own_children_and_no_others() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            pool.build_task().name("a").spawn(nested("inner a"));
+            pool.build_task().name("b").daemon().spawn(nested("inner b"));
+            until(|| count(&pool.tree(), "leaf") == 2).await;
+            let tree = pool.tree();
+            let children: Vec<_> = tree.root().children().collect();
+            let below = |nth: usize| children[nth].children().map(|node| node.name()).collect::<Vec<_>>();
+            assert_eq!((children.len(), below(0), below(1)), (2, vec![Some("inner a")], vec![Some("inner b")]));
+            assert!(!children[0].is_daemon() && children[1].is_daemon());
         })
         .await;
     });
@@ -437,8 +454,89 @@ fn what_a_dropped_owner_has_handed_over_is_shown_where_it_lives() {
             ["outer (running, 1 task)", "├── other", "└── inner (closing, 1 task, handed over)", "    └── leaf"];
         assert_eq!(drawn(&pool.tree()), expected);
         assert!(format!("{:#}", pool.tree()).contains("inner (closing: dropped, 1 task, handed over)"));
+        let tree = pool.tree();
+        let inner = tree.nodes().find(|node| node.name() == Some("inner")).unwrap();
+        assert!(inner.is_handed_over() && matches!(inner.closing_reason(), Some(ClosingReason::Dropped)));
         go.set();
         running.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_function_whose_future_is_gone_is_shown_until_its_branches_have_ended() {
+    on_multi_thread(|| async {
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let blocked = Mutex::new(Some(blocked));
+        in_pool(async |pool| {
+            let blocked = blocked.lock().unwrap().take().unwrap();
+            let begun = LatchEvent::new();
+            let begins = begun.clone();
+            let branch = async move {
+                begins.set();
+                let _ = blocked.recv();
+            };
+            let (racing, line) = (race([branch]), line!());
+            begun.wait_set().await;
+            drop(racing);
+            let tree = pool.tree();
+            assert_eq!(drawn(&tree)[1..], ["└── <race> (closing, 1 task, handed over)"]);
+            let call = tree.nodes().nth(1).unwrap();
+            assert!(call.is_handed_over() && call.state() == NodeState::Closing);
+            assert_eq!(call.spawned_at().unwrap().line(), line);
+            drop(release);
+            until(|| pool.tree().nodes().count() == 1).await;
+        })
+        .await;
+    });
+}
+
+/// A node is kept of each pool and function below, and the dead ones are thrown out now and then: not the others.
+#[test]
+fn what_goes_on_is_still_shown_when_many_beside_it_have_ended() {
+    on_current_thread(|| async {
+        in_pool(async |pool| {
+            let mut opened = Box::pin(nested("first"));
+            assert!(poll_once(opened.as_mut()).await.is_pending());
+            let _racing = race([nested("second")]);
+            until(|| count(&pool.tree(), "leaf") == 2).await;
+            for _ in 0..100 {
+                Pool::<BoxError>::new().run().await.unwrap();
+                race([ready(())]).await;
+            }
+            let shown = drawn(&pool.tree());
+            assert_eq!(shown[1], "├── first (running, 1 task)");
+            assert_eq!(shown[3], "└── <race> (running, 1 task)");
+            assert_eq!(shown.len(), 6, "{}", pool.tree());
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_nested_pool_that_stays_open_with_nothing_in_it_is_shown() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            let idle = Pool::<BoxError>::builder().name("idle").keep_open(true).build();
+            pool.build_task().name("owner").spawn(async { idle.run().await.map_err(BoxError::from) });
+            until(|| count(&pool.tree(), "idle") == 1).await;
+            let expected = ["pool (running, 1 task)", "└── owner", "    └── idle (running, 0 tasks)"];
+            assert_eq!(drawn(&pool.tree()), expected);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_nested_pool_that_has_closed_is_not_shown_though_it_has_a_handle() {
+    on_both(|| async {
+        in_pool(async |pool| {
+            let nested = Pool::<BoxError>::new();
+            nested.spawn(async {});
+            nested.clone().run().await.unwrap();
+            assert_eq!(drawn(&pool.tree()), ["pool (running, 0 tasks)"]);
+            assert_eq!(drawn(&nested.tree()), ["<pool> (closed, 0 tasks)"]);
+        })
+        .await;
     });
 }
 
@@ -456,7 +554,7 @@ fn what_a_nested_pool_gave_up_on_is_still_shown_above_it() {
                 begins.set();
                 let _ = blocked.recv();
             });
-            let stop = inner.clone();
+            let (stop, kept) = (inner.clone(), inner.clone());
             pool.spawn(async move {
                 begun.wait_set().await;
                 stop.cancel();
@@ -468,7 +566,9 @@ fn what_a_nested_pool_gave_up_on_is_still_shown_above_it() {
                 "{}",
                 pool.tree()
             );
+            assert_eq!(count(&kept.tree(), "stuck"), 1);
             drop(release);
+            until(|| count(&kept.tree(), "stuck") == 0 && count(&pool.tree(), "inner") == 0).await;
         })
         .await;
     });
