@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aiodrive::{
     BoxError, ExitError, Failure, LatchEvent, PanicPayload, Pool, PoolError, TaskError, TaskHandle, TaskInfo,
-    TaskStopped, shield,
+    TaskStopped, cancellation_token, shield,
 };
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{coop, yield_now};
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, task};
 
 use crate::support::{
-    Alive, Counted, OnDrop, busy, on_both, on_current_thread, on_multi_thread, poll_once, stays_pending,
+    Alive, Counted, OnDrop, busy, on_both, on_current_thread, on_multi_thread, poll_once, quiet_panic, stays_pending,
 };
 
 /// What failed, without which task it was.
@@ -1366,4 +1366,74 @@ fn a_failure_after_a_cancellation_leaves_its_reason() {
         assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("panic: cleanup")], Some("SIGTERM")));
         assert!(!error.is_cancelled());
     });
+}
+
+// ===== errors of nested pools that a cancelled body returns =====
+
+/// What the body of a pool makes of a request to stop, in time.
+async fn asked_to_stop<E, F>(body: impl FnOnce() -> F) -> PoolError<E>
+where
+    E: Into<BoxError> + Send + 'static,
+    F: Future<Output = E>,
+{
+    let opened = Pool::<E>::builder().grace(Duration::from_secs(1_000)).open(|pool| async move {
+        pool.cancel();
+        cancellation_token().cancelled().await;
+        Err::<(), E>(body().await)
+    });
+    opened.await.unwrap_err()
+}
+
+async fn cancelled_pool() -> PoolError {
+    let opened = Pool::open(async |pool: Pool| {
+        pool.cancel();
+        std::future::pending::<Result<(), BoxError>>().await
+    });
+    opened.await.unwrap_err()
+}
+
+#[test]
+fn that_a_nested_pool_was_cancelled_is_no_failure_of_one_that_is_cancelled_itself() {
+    on_both(|| async {
+        let boxed = asked_to_stop(async || BoxError::from(cancelled_pool().await));
+        assert!(boxed.await.is_cancelled());
+        let unboxed = asked_to_stop(cancelled_pool);
+        assert!(unboxed.await.is_cancelled());
+    });
+}
+
+#[test]
+fn that_a_task_has_stopped_is_no_failure_of_a_pool_that_is_cancelled() {
+    on_both(|| async {
+        let boxed = asked_to_stop(async || BoxError::from(TaskStopped::Cancelled));
+        assert!(boxed.await.is_cancelled());
+        let unboxed = asked_to_stop(async || TaskStopped::Cancelled);
+        assert!(unboxed.await.is_cancelled());
+        let news = asked_to_stop(async || TaskStopped::NotReady);
+        assert_eq!(reasons(&news.await), [TaskStopped::NotReady.to_string()]);
+    });
+}
+
+#[test]
+fn what_is_left_of_a_nested_pool_is_told_also_by_a_body_that_is_cancelled() {
+    on_both(|| async {
+        let error = asked_to_stop(async || {
+            let opened: Result<(), PoolError> = Pool::open(async |_: Pool| {
+                drop(shield(async { panic_quietly("cleanup") }));
+                Ok(())
+            })
+            .await;
+            let error = opened.unwrap_err();
+            assert!(error.failures().is_empty() && error.cleanup_failures().len() == 1);
+            assert!(error.source().is_none() && !error.is_cancelled());
+            BoxError::from(error)
+        });
+        let error = error.await;
+        assert_eq!(error.failures().len(), 1);
+        assert_eq!(error_in(only(&error)).downcast_ref::<PoolError>().unwrap().cleanup_failures().len(), 1);
+    });
+}
+
+fn panic_quietly(message: &'static str) {
+    quiet_panic(message)
 }
