@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use aiodrive::{BoxError, Failure, Pool, PoolError, TaskStopped, race, timeout, try_all};
+use tokio::runtime::Handle;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
@@ -1296,5 +1297,18 @@ fn the_body_is_dropped_at_once_when_its_owner_is_and_the_tasks_later() {
         .await
         .unwrap();
         assert_eq!(log.events(), ["body", "dropped", "task"]);
+    });
+}
+
+/// What closes a pool whose owner is gone is a task of its own, if there is something to wait for.
+#[test]
+fn no_task_closes_a_pool_that_is_dropped_with_nothing_in_it() {
+    on_current_thread(|| async {
+        let alive_tasks = || Handle::current().metrics().num_alive_tasks();
+        let before = alive_tasks();
+        let mut opened = Box::pin(Pool::<BoxError>::open(async |_| std::future::pending::<Result<(), _>>().await));
+        assert!(poll_once(opened.as_mut()).await.is_pending());
+        drop(opened);
+        assert_eq!(alive_tasks(), before);
     });
 }

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, Exit, Pool, PoolError, TaskStopped, cancellation_token, race, shield, timeout, try_all, wait_all,
-    with_exit,
+    BoxError, Exit, LatchEvent, Pool, PoolError, TaskStopped, cancellation_token, race, shield, timeout, try_all,
+    wait_all, with_exit,
 };
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{LocalSet, yield_now};
@@ -1139,5 +1139,31 @@ fn a_pool_whose_depths_come_and_go_opens_and_closes_a_thousand_times() {
             pool.run().await.unwrap();
         }
         assert_eq!(count.load(Ordering::SeqCst), 3000);
+    });
+}
+
+/// Also where nobody has time to end by itself, and all that is left of depth 0 is below its tasks.
+#[test]
+fn a_depth_below_zero_waits_for_depth_zero_when_the_owner_is_dropped() {
+    on_current_thread(|| async {
+        let (alive, gate) = (Alive::default(), LatchEvent::new());
+        let opened = Pool::<BoxError>::open(async |outer| {
+            let mut inner = Box::pin(Pool::<BoxError>::open(async |pool| {
+                pool.build_task().depth(-1).spawn(keep(alive.one()));
+                shield(gate.wait_set()).await;
+                Ok(())
+            }));
+            assert!(poll_once(inner.as_mut()).await.is_pending());
+            drop(inner);
+            for _ in 0..100 {
+                yield_now().await;
+                assert_eq!(alive.count(), 1, "depth -1 has ended before depth 0");
+            }
+            gate.set();
+            drop(outer);
+            Ok(())
+        });
+        opened.await.unwrap();
+        assert_eq!(alive.count(), 0);
     });
 }

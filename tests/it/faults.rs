@@ -14,7 +14,7 @@ use std::time::Duration;
 use aiodrive::{BoxError, Failure, LatchEvent, Pool, PoolError, TaskStopped, shield, timeout, try_all, with_exit};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tokio::task::yield_now;
+use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{
     Alive, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text, poll_once,
@@ -1322,4 +1322,25 @@ fn destructors_may_spawn_and_cancel_while_the_runtime_shuts_down() {
             assert_eq!((meddled.load(Ordering::SeqCst), alive.count()), (100, 0));
         });
     }
+}
+
+/// Only a task that was never taken in is not missed.
+#[test]
+fn a_local_task_that_a_panic_takes_along_was_cut_off() {
+    on_current_thread(|| async {
+        let (pool, gate) = (Pool::<BoxError>::new(), LatchEvent::new());
+        pool.spawn(gate.wait_set());
+        let mut running = Box::pin(pool.clone().run());
+        assert!(poll_once(running.as_mut()).await.is_pending());
+        let local = LocalSet::new();
+        let inside = local.enter();
+        pool.spawn_local(std::future::pending::<()>());
+        drop(inside);
+        let text = panic_text(|| {
+            let _local = local;
+            quiet_panic("the thread")
+        });
+        assert_eq!(text, "the thread");
+        assert_eq!(failures(running.await.unwrap_err().failures()), ["cancelled"]);
+    });
 }

@@ -2194,3 +2194,25 @@ fn the_caller_of_a_timeout_is_not_asked_and_goes_on() {
         assert_eq!(outcome.unwrap(), 7);
     });
 }
+
+#[test]
+fn a_runtime_without_timers_leaves_nothing_behind_at_any_depth() {
+    watched(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let alive = Alive::default();
+            let pool = with_grace(GRACE).build();
+            for depth in [-1, 0, 3] {
+                let one = alive.one();
+                pool.build_task().depth(depth).spawn(async move {
+                    let _one = one;
+                    pending::<()>().await
+                });
+            }
+            let stop = pool.clone();
+            pool.spawn(async move { stop.cancel() });
+            assert!(panic_of(pool.run()).await.contains("timers are disabled"));
+            until(|| alive.count() == 0).await;
+        });
+    });
+}

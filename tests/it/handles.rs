@@ -1,8 +1,10 @@
 //! Values, cancelling, ids of single tasks.
 
-use std::future::pending;
-use std::sync::Arc;
+use std::future::{Future, pending};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 
 use aiodrive::{BoxError, Failure, Pool, TaskHandle, TaskStopped};
 use tokio::sync::{Barrier, oneshot};
@@ -718,5 +720,37 @@ fn a_destructor_that_panics_in_a_blocking_task_that_never_ran_is_a_failure() {
         let Some(Failure::Panic(payload)) = error.first().map(|failed| failed.failure()) else { panic!("{error:?}") };
         assert_eq!((payload.message(), error.failures().len()), (Some("destructor"), 1));
         occupant.await.unwrap().unwrap();
+    });
+}
+
+// ===== whoever is woken by a handle =====
+
+/// Looks at a handle when that wakes it.
+#[derive(Default)]
+struct Looks {
+    at: Mutex<Option<TaskHandle<i32>>>,
+    finished: Mutex<Vec<bool>>,
+}
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        let finished = self.at.lock().unwrap().as_ref().map(TaskHandle::is_finished);
+        self.finished.lock().unwrap().extend(finished);
+    }
+}
+
+/// The value is there a moment before the task has ended.
+#[test]
+fn a_handle_that_wakes_somebody_is_finished() {
+    on_both(|| async {
+        let (open, gate) = oneshot::channel::<i32>();
+        let (pool, looks) = (Pool::<BoxError>::new(), Arc::new(Looks::default()));
+        let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+        let waker = Waker::from(Arc::clone(&looks));
+        assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
+        *looks.at.lock().unwrap() = Some(handle);
+        open.send(8).unwrap();
+        pool.run().await.unwrap();
+        assert_eq!(*looks.finished.lock().unwrap(), [true]);
     });
 }

@@ -1119,3 +1119,17 @@ fn a_failure_under_a_limit_is_reported_once() {
         assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: second"]);
     });
 }
+
+#[test]
+fn a_local_task_that_waits_for_its_turn_is_let_go_with_its_depth() {
+    on_both(|| async {
+        let local = LocalSet::new();
+        let opened = local.run_until(Pool::builder().limit(1).open(async |pool: Pool| {
+            pool.spawn(pending::<()>());
+            pool.build_task().depth(5).spawn_local(pending::<()>());
+            pool.cancel();
+            Ok::<_, BoxError>(())
+        }));
+        opened.await.unwrap();
+    });
+}

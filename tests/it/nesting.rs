@@ -10,8 +10,8 @@ use aiodrive::{BoxError, Failure, Pool, PoolError, TaskStopped, shield, timeout}
 use tokio::sync::oneshot;
 
 use crate::support::{
-    Alive, OnDrop, busy, on_both, on_current_thread, on_multi_thread, panic_of, poll_once, quiet_panic, stays_pending,
-    until,
+    Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, panic_of, poll_once, quiet_panic,
+    stays_pending, until,
 };
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -842,5 +842,48 @@ fn the_tasks_of_an_outermost_pool_dropped_on_a_plain_thread_end_soon() {
             thread::spawn(move || drop(job)).join().unwrap();
             until(|| alive.count() == 0).await;
         }
+    });
+}
+
+// ===== destructors of a body =====
+
+/// Writes down in which pool it is dropped.
+fn says_where(log: &Log) -> OnDrop<impl FnOnce() + Send + use<>> {
+    let log = log.clone();
+    OnDrop::new(move || {
+        let here = Pool::<BoxError>::try_current();
+        log.push(here.as_ref().and_then(|pool| pool.name()).unwrap_or("nowhere"));
+    })
+}
+
+#[test]
+fn the_destructors_of_a_body_that_is_dropped_are_in_its_pool() {
+    on_both(|| async {
+        let log = Log::default();
+        let local = says_where(&log);
+        let mut opened = Box::pin(Pool::builder().name("inner").open(async move |_: Pool| {
+            let _local = local;
+            pending::<Result<(), BoxError>>().await
+        }));
+        assert!(poll_once(opened.as_mut()).await.is_pending());
+        drop(opened);
+        assert_eq!(log.events(), ["inner"]);
+    });
+}
+
+#[test]
+fn the_destructors_of_a_body_that_never_ran_are_where_it_is_dropped() {
+    on_both(|| async {
+        let log = Log::default();
+        let opened = Pool::builder().name("outer").open(async |_: Pool| {
+            let local = says_where(&log);
+            drop(Pool::builder().name("inner").open(async move |_: Pool| {
+                let _local = local;
+                pending::<Result<(), BoxError>>().await
+            }));
+            Ok::<_, BoxError>(())
+        });
+        opened.await.unwrap();
+        assert_eq!(log.events(), ["outer"]);
     });
 }

@@ -1922,6 +1922,36 @@ fn what_fails_after_it_was_given_up_on_is_a_cleanup_failure_of_the_enclosing_poo
 }
 
 #[test]
+fn what_fails_after_it_was_given_up_on_by_a_pool_that_panicked_is_a_cleanup_failure_of_the_enclosing_pool() {
+    on_multi_thread(|| async {
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let blocked = Mutex::new(blocked);
+        let outer = Pool::<BoxError>::new();
+        outer.spawn(async move {
+            // Goes when the panic has come out of the inner pool.
+            let _release = release;
+            let (begun, wait) = oneshot::channel();
+            let inner = Pool::builder().abandon_after(Duration::from_millis(1));
+            let opened: Result<(), PoolError> = inner
+                .open(async move |inner: Pool| {
+                    inner.spawn_blocking(move || {
+                        begun.send(()).unwrap();
+                        let _ = blocked.lock().unwrap().recv();
+                        Err("too late".into())
+                    });
+                    wait.await?;
+                    quiet_panic("body") as Result<(), BoxError>
+                })
+                .await;
+            drop(opened);
+        });
+        let error = outer.run().await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["panic: body"]);
+        assert_eq!(failures(error.cleanup_failures()), ["error: too late"]);
+    });
+}
+
+#[test]
 fn a_pool_that_gives_up_on_something_that_is_no_task_says_so() {
     on_current_thread(|| async {
         let (pool, slot) = (impatient(seconds(10)), Slot::default());
