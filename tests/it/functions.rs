@@ -944,7 +944,8 @@ fn wait_all_that_is_dropped_reports_the_failures_of_before_the_drop() {
 
 #[test]
 fn wait_all_of_a_vector_or_an_array_that_is_dropped_reports_the_failures_of_before_the_drop() {
-    fn branches(gate: LatchEvent) -> [Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>>; 2] {
+    type Branch = Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>>;
+    fn branches(gate: LatchEvent) -> [Branch; 2] {
         let waiting = async move {
             gate.wait_set().await;
             Ok(())
