@@ -10,7 +10,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, Exit, ExitError, LatchEvent, Pool, PoolError, cancel_task, race, shield, timeout, try_all, with_exit,
+    BoxError, Exit, ExitError, LatchEvent, Pool, PoolError, cancel_task, cancellation_token, race, shield, timeout,
+    try_all, with_exit,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::advance;
@@ -520,7 +521,8 @@ fn with_exit_whose_body_was_only_asked_to_stop_is_no_failure() {
 #[test]
 fn with_exit_whose_body_passes_on_how_a_task_failed_adds_no_failure() {
     on_both(|| async {
-        let opened = Pool::open(async |pool: Pool| {
+        // With a grace the body is not cut off before it can pass that on.
+        let opened = Pool::builder().grace(Duration::MAX).open(async |pool: Pool| {
             let failing = pool.spawn_with_handle(async { Err::<(), _>("no such user".into()) });
             let body = async |_: &mut ()| Ok::<(), BoxError>(failing.await?);
             Ok(with_exit((), body, |_, _| ready(Ok(()))).await?)
@@ -535,9 +537,11 @@ fn with_exit_whose_handler_was_cancelled_is_a_failure_also_while_its_pool_closes
         let pool: Pool = Pool::builder().grace(Duration::MAX).build();
         let stop = pool.clone();
         pool.spawn(async move {
+            let asked = cancellation_token();
             let handler = move |(), _| async move {
+                stop.cancel();
+                asked.cancelled().await;
                 let nested = Pool::open(async |pool: Pool| {
-                    stop.cancel();
                     pool.cancel();
                     pending::<Result<(), BoxError>>().await
                 });
