@@ -60,19 +60,27 @@ fn the_current_pool_is_the_one_around_a_function() {
 
 // ===== functions that are dropped, and their Debug forms =====
 
+/// What a pool reports whose body drops the future of a function after its tasks have ended.
+async fn reported_for_dropped<F>(call: impl FnOnce() -> F) -> Vec<String> {
+    let opened: Result<(), PoolError> = Pool::open(async |_: Pool| {
+        let called = call();
+        yield_now().await;
+        drop(called);
+        Ok(())
+    })
+    .await;
+    let error = opened.unwrap_err();
+    assert!(error.failures().is_empty(), "{error}");
+    failures(error.cleanup_failures())
+}
+
 #[test]
-fn what_failed_in_a_vector_of_wait_all_that_is_dropped_is_reported() {
+fn what_failed_in_a_wait_all_that_is_dropped_is_reported() {
     on_current_thread(|| async {
-        let opened: Result<(), PoolError> = Pool::open(async |_: Pool| {
-            let all = wait_all(vec![async { Err::<(), BoxError>("lost".into()) }]);
-            yield_now().await;
-            drop(all);
-            Ok(())
-        })
-        .await;
-        let error = opened.unwrap_err();
-        assert!(error.failures().is_empty(), "{error}");
-        assert_eq!(failures(error.cleanup_failures()), ["error: lost"]);
+        let fails = || async { Err::<(), BoxError>("lost".into()) };
+        assert_eq!(reported_for_dropped(|| wait_all(vec![fails()])).await, ["error: lost"]);
+        assert_eq!(reported_for_dropped(|| wait_all([fails()])).await, ["error: lost"]);
+        assert_eq!(reported_for_dropped(|| wait_all((fails(),))).await, ["error: lost"]);
     });
 }
 
@@ -116,14 +124,13 @@ fn with_exit_resumes_the_panic_of_its_body_if_the_runtime_shuts_down_before_the_
     assert_eq!(panic_text(|| visit.poll().is_ready()), "broken");
 }
 
-/// The runtime drops the queued future where it is spawned, and its handle does not know yet what to abort.
+/// The runtime drops the future where it is spawned, and the handle does not know yet what to abort.
 #[test]
-fn a_destructor_may_cancel_its_own_task_while_a_runtime_that_shuts_down_refuses_it() {
+fn a_destructor_may_cancel_its_own_task_while_a_runtime_that_has_shut_down_refuses_it() {
     watched(|| {
         let (runtime, dropped) = (runtime(), Arc::new(AtomicUsize::new(0)));
         let own: Arc<Mutex<Option<TaskHandle<()>>>> = Arc::default();
-        let pool: Pool = Pool::builder().limit(1).build();
-        pool.spawn(pending::<()>());
+        let pool: Pool = Pool::new();
         let cancels = OnDrop::new({
             let (own, dropped) = (Arc::clone(&own), Arc::clone(&dropped));
             move || {
@@ -131,19 +138,18 @@ fn a_destructor_may_cancel_its_own_task_while_a_runtime_that_shuts_down_refuses_
                 own.lock().unwrap().as_ref().unwrap().cancel();
             }
         });
-        let queued = pool.spawn_with_handle(async move {
+        let planned = pool.spawn_with_handle(async move {
             drop(cancels);
             Ok(())
         });
-        *own.lock().unwrap() = Some(queued);
-        let mut run = task::spawn(pool.run());
-        let entered = runtime.enter();
-        assert_pending!(run.poll());
-        drop(entered);
+        *own.lock().unwrap() = Some(planned);
+        let shut_down = runtime.handle().clone();
         drop(runtime);
+        let _entered = shut_down.enter();
+        drop(task::spawn(pool.run()).poll());
         assert_eq!(dropped.load(Ordering::SeqCst), 1);
-        let mut queued = task::spawn(own.lock().unwrap().take().unwrap());
-        assert_eq!(assert_ready!(queued.poll()), Err(TaskStopped::Cancelled));
+        let mut planned = task::spawn(own.lock().unwrap().take().unwrap());
+        assert_eq!(assert_ready!(planned.poll()), Err(TaskStopped::Cancelled));
     });
 }
 
