@@ -150,6 +150,15 @@ mod tests {
     }
 
     #[test]
+    fn who_has_left_is_not_mistaken_for_who_comes_after_the_memory_was_given_back() {
+        let mut roster = Roster::new();
+        let seats: Vec<_> = (0..100).map(|n| roster.enter(n)).collect();
+        seats.iter().for_each(|seat| assert!(roster.leave(*seat).is_some()));
+        let later = roster.enter(100);
+        assert_eq!((later.index, roster.leave(seats[0]), roster.leave(later)), (0, None, Some(100)));
+    }
+
+    #[test]
     fn an_empty_roster_has_given_its_memory_back() {
         let mut roster = Roster::new();
         for _ in 0..2 {
