@@ -26,7 +26,9 @@ pub(super) trait Waiting<E>: Send {
     fn place(&self) -> Place;
 
     /// What its handle cancels it by, if it has one.
-    fn control(&self) -> Option<Arc<Control>>;
+    fn control(&self) -> Option<Arc<Control>> {
+        None
+    }
 
     /// Whether it is spawned already.
     fn is_spawned(&self) -> bool {
@@ -228,10 +230,6 @@ impl Ticket {
 impl<E: Send + 'static> Waiting<E> for Ticket {
     fn place(&self) -> Place {
         self.place
-    }
-
-    fn control(&self) -> Option<Arc<Control>> {
-        None
     }
 
     fn is_spawned(&self) -> bool {

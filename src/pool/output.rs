@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use super::gate::Slot;
-use super::handle::Control;
 use super::task::Observer;
 use crate::error::TaskStopped;
 
@@ -116,10 +115,6 @@ impl<O: TaskOutput<E>, E> Observer<O, E> for Unobserved {
     }
 
     fn ended(self, _: Result<(), TaskStopped>) {}
-
-    fn control(&self) -> Option<Arc<Control>> {
-        None
-    }
 }
 
 /// The same, for a task that cannot leave its thread. It holds its slot itself until its end has been recorded, if it
@@ -169,10 +164,6 @@ impl<O: TaskOutput<E>, E: 'static> Observer<O, E> for LocalObserver {
     fn ended(self, _: Result<(), TaskStopped>) {
         // The future, which had the slot as well, is gone: it goes free here.
         drop(self.0);
-    }
-
-    fn control(&self) -> Option<Arc<Control>> {
-        None
     }
 
     /// Outside of a `LocalSet`, tokio panics and drops the task.

@@ -73,7 +73,9 @@ pub(super) struct Berth {
 /// Something that can be spawned.
 pub(super) trait Launch: 'static {
     /// What its handle cancels it by, if it has one.
-    fn control(&self) -> Option<Arc<Control>>;
+    fn control(&self) -> Option<Arc<Control>> {
+        None
+    }
 
     fn info(&self) -> TaskInfo;
 

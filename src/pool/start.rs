@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::handle::Control;
 use super::output::TaskOutput;
 use super::task::Observer;
 use crate::error::TaskStopped;
@@ -176,9 +175,5 @@ impl<O: TaskOutput<E>, V: Send + 'static, E> Observer<O, E> for Starting<V> {
 
     fn ended(self, how: Result<(), TaskStopped>) {
         answer(self.start.take_reply(), Err(how.err().unwrap_or(TaskStopped::NotReady)));
-    }
-
-    fn control(&self) -> Option<Arc<Control>> {
-        None
     }
 }

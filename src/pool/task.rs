@@ -35,7 +35,9 @@ pub(super) trait Observer<O, E>: Send + 'static {
     fn ended(self, how: Result<(), TaskStopped>);
 
     /// What the observer aborts the task by, if it can.
-    fn control(&self) -> Option<Arc<Control>>;
+    fn control(&self) -> Option<Arc<Control>> {
+        None
+    }
 
     /// Whether the task is dropped for it could not be spawned, and was none yet.
     fn is_refused(&self) -> bool {
@@ -170,10 +172,6 @@ where
     LocalObserver: Observer<F::Output, E>,
     E: Send + 'static,
 {
-    fn control(&self) -> Option<Arc<Control>> {
-        self.0.observer.control()
-    }
-
     fn info(&self) -> TaskInfo {
         self.0.info.clone()
     }
@@ -296,10 +294,6 @@ where
     S: Observer<O, E>,
     E: Send + 'static,
 {
-    fn control(&self) -> Option<Arc<Control>> {
-        self.observer.control()
-    }
-
     fn info(&self) -> TaskInfo {
         self.info.clone()
     }
