@@ -1,5 +1,5 @@
-//! From a failure, or the request to stop, until everything has ended, against `JoinSet::shutdown`; at several depths, and
-//! in nested pools.
+//! From a failure, or the request to stop, until everything has ended, against `JoinSet::shutdown`; at several depths,
+//! and in nested pools.
 
 mod support;
 

@@ -3,8 +3,8 @@
 //! `cargo bench --bench ratios` measures it all, in some five minutes; with a word after `--`, the rows that have it in
 //! their first column or in the name of their job.
 //!
-//! The two sides take turns, in one process; what is printed is the median of the ratios of such turns. So whatever else
-//! the machine does meets both.
+//! The two sides take turns, in one process; what is printed is the median of the ratios of such turns. So whatever
+//! else the machine does meets both.
 
 mod support;
 

@@ -55,7 +55,7 @@ async fn upload_all(first: u8, address: SocketAddr, online: LatchEvent) {
     for reading in (first..READINGS).step_by(3) {
         loop {
             online.wait_set().await;
-            // From this call on no outage is missed, however short. An upload that fails waits for the one that it has met.
+            // From this call on no outage is missed, however short. An upload that fails waits for the one it has met.
             let offline = online.wait_unset();
             select! {
                 Ok(()) = upload(reading, address) => break,

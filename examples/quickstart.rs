@@ -1,7 +1,7 @@
 //! The first thing to learn: tasks belong to a pool, end with it, and none of their errors is lost.
 //!
-//! `cargo run --example quickstart -- FILE…` counts the lines of files, each in a task of its own, and prints what `wc -l`
-//! would. Without a file it counts those of this one.
+//! `cargo run --example quickstart -- FILE…` counts the lines of files, each in a task of its own, as `wc -l` does.
+//! Without a file it counts those of this one.
 
 use std::env;
 use std::process::ExitCode;

@@ -1,7 +1,7 @@
-//! How to stop in order: the intake closes first, then the work on what has come in is finished, and the storage closes last.
+//! How to stop in order: the intake closes first, then what has come in is finished, and the storage closes last.
 //!
-//! `cargo run --example staged_shutdown --features signal -- FILE` prints the address at which it takes readings by UDP, such
-//! as `hall 21.5`, and appends them to the file in which they are kept. Ctrl-C or SIGTERM stops it, and loses none.
+//! `cargo run --example staged_shutdown --features signal -- FILE` prints the address at which it takes readings by
+//! UDP, such as `hall 21.5`, and appends them to the file. Ctrl-C or SIGTERM stops it, and loses none.
 
 use std::env;
 use std::time::Duration;

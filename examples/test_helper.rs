@@ -1,6 +1,7 @@
 //! How to test with a pool: the server runs as a daemon, ends with the test, and fails the test if it fails itself.
 //!
-//! `cargo test --example test_helper` runs the tests at the end; `cargo run --example test_helper` shows what the helper does.
+//! `cargo test --example test_helper` runs the tests at the end; `cargo run --example test_helper` shows what the
+//! helper does.
 
 use std::net::SocketAddr;
 

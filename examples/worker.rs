@@ -1,7 +1,7 @@
 //! A pool as the worker of a queue: jobs from a Redis stream, shared by as many workers as one likes, and none lost.
 //!
-//! `cargo run --example worker --features signal -- [URL [NAME]]`, with a name of its own for each worker. For a job, run
-//! the example `echo_server` too: `redis-cli XADD jobs '*' address 127.0.0.1:PORT text hello`, then `HGETALL answers`.
+//! `cargo run --example worker --features signal -- [URL [NAME]]`; each worker has a name of its own. For a job, run the
+//! example `echo_server` too: `redis-cli XADD jobs '*' address 127.0.0.1:PORT text hello`, then `HGETALL answers`.
 
 use std::{env, process, time::Duration};
 

@@ -1,5 +1,5 @@
-//! What pools and tasks weigh, and what a pool keeps of the tasks that have ended, to the byte. In a process of its own, one test at a time: whatever
-//! else is allocated would be counted too.
+//! What pools and tasks weigh, and what a pool keeps of the tasks that have ended, to the byte. In a process of its
+//! own, one test at a time: whatever else is allocated would be counted too.
 
 use std::alloc::System;
 use std::hint::black_box;
@@ -16,8 +16,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// What each task holds while it runs, and its shell has room for until it is freed. Of more than 2,048 bytes tokio would
-/// put the future into a box, which does not outlive it.
+/// What each task holds while it runs, and its shell has room for until it is freed. Of more than 2,048 bytes tokio
+/// would put the future into a box, which does not outlive it.
 const BALLAST: usize = 1_500;
 const MIB: isize = 1024 * 1024;
 

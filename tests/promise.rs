@@ -1,7 +1,7 @@
 //! The two promises in numbers, beside what a hand-written `JoinSet` does.
 //!
-//! `cargo test --test promise -- --nocapture` prints the table that README.md quotes. The test asserts less than that: a
-//! pool leaves nobody alive and loses nothing, and a `JoinSet` does both.
+//! `cargo test --test promise -- --nocapture` prints the table that README.md quotes. The test asserts less than that:
+//! a pool leaves nobody alive and loses nothing, and a `JoinSet` does both.
 
 use std::future::pending;
 use std::panic;

@@ -1,5 +1,5 @@
-//! What the benches measure: each case is written once, and is known by a name. `aiodrive`'s own stand in one module, the
-//! bare tokio code that does the same in another, under the same name.
+//! What the benches measure: each case is written once, and is known by a name. `aiodrive`'s own stand in one module,
+//! the bare tokio code that does the same in another, under the same name.
 
 #![allow(dead_code, reason = "no bench uses all of it")]
 
@@ -69,7 +69,8 @@ impl Case {
         }))
     }
 
-    /// Runs in a task, where services do their work, all rounds in one: to wake a sleeping worker takes longer than most.
+    /// Runs in a task, where services do their work, all rounds in one: to wake a sleeping worker takes longer than
+    /// most.
     pub fn run(&self, runtime: &Runtime, size: usize, rounds: u64) -> Duration {
         let rounds = (self.0)(size, rounds);
         runtime.block_on(async { tokio::spawn(rounds).await }).expect("it does not panic")

@@ -56,7 +56,8 @@ struct Crew {
     scope: Weak<Scope>,
 }
 
-/// A task, as its pool knows it. What it has to say it says itself, as it ends: its output is `()`, and nobody joins it.
+/// A task, as its pool knows it. What it has to say it says itself, as it ends: its output is `()`, and nobody joins
+/// it.
 pub(super) struct Member {
     /// What wakes it if it is aborted; `None` until it waits for the first time.
     waker: Option<Waker>,
@@ -137,7 +138,8 @@ impl Stages {
         self.crew_mut(place)?.members.leave(seat)
     }
 
-    /// The scope of a place, for somebody who holds it from now on. The last to let go of a scope takes the pool's lock.
+    /// The scope of a place, for somebody who holds it from now on. The last to let go of a scope takes the pool's
+    /// lock.
     pub(super) fn scope(&mut self, pool: &Arc<impl PoolState>, place: Place) -> Arc<Scope> {
         let (crew, enclosing) = self.make_crew(place);
         crew.scope(pool, place, enclosing)

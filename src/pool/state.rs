@@ -1,24 +1,25 @@
 //! What the handles, the tasks and the driver of a pool share.
 //!
 //! What they do with it is in files of their own: [`admission`](super::admission) takes tasks in,
-//! [`failures`](super::failures) records what goes wrong, and [`phases`](super::phases) leads from one phase to the next.
+//! [`failures`](super::failures) records what goes wrong, and [`phases`](super::phases) leads from one phase to the
+//! next.
 //!
 //! # Invariants
 //!
 //! 1. Nothing of the user's runs under the lock: no future is dropped or polled, no waker cloned, woken or dropped, no
-//!    error or payload dropped. What a call finds to drop or to wake it takes out and sees to after unlocking. Tasks are
-//!    spawned without the lock too, since a runtime that is shutting down drops a future while it is being spawned, and
-//!    its destructor may call the pool again.
+//!    error or payload dropped. What a call finds to drop or to wake it takes out and sees to after unlocking. Tasks
+//!    are spawned without the lock too, since a runtime that is shutting down drops a future while it is being spawned,
+//!    and its destructor may call the pool again.
 //! 2. A phase is only ever followed by one below it in [`Phase`]. `closed` is set under the lock, together with the
 //!    first phase in which the pool closes. A pool that was cancelled before it ran is the exception: it closes all the
-//!    same, at once. From the abort of a depth on, [`Shared::takes`] refuses spawns in it. A task whose seat was reserved
-//!    before that sees the flag of its scope when it is polled. The flag is set under the lock, and a task leaves its waker
-//!    under the lock, after a look at the flag: so either it sees that it is aborted, or it is woken.
-//! 3. A failure is recorded by the task itself, before anybody is told that the task has ended. So failures are in order
-//!    of occurrence, and the body cannot see a failure that closes the pool before that has begun.
+//!    same, at once. From the abort of a depth on, [`Shared::takes`] refuses spawns in it. A task whose seat was
+//!    reserved before that sees the flag of its scope when it is polled. The flag is set under the lock, and a task
+//!    leaves its waker under the lock, after a look at the flag: so either it sees that it is aborted, or it is woken.
+//! 3. A failure is recorded by the task itself, before anybody is told that the task has ended. So failures are in
+//!    order of occurrence, and the body cannot see a failure that closes the pool before that has begun.
 //! 4. The scope of a depth ends when the last task has dropped its future, recorded its end and left its seat, and the
-//!    last of the pools and functions below has ended. tokio publishes the end of a task a moment later; what it has left
-//!    then is the task's empty shell, in which nothing is the user's. So nobody waits for that.
+//!    last of the pools and functions below has ended. tokio publishes the end of a task a moment later; what it has
+//!    left then is the task's empty shell, in which nothing is the user's. So nobody waits for that.
 //! 5. The driver looks whether a scope has ended and leaves its waker under one lock; the scope, when it has ended,
 //!    takes the waker under that lock. Whichever comes second sees the other. So the last `Arc` of a scope is never
 //!    dropped under the lock.
@@ -55,7 +56,8 @@ pub(crate) struct Shared<E> {
     pub(super) closed: AtomicBool,
     /// A scope has ended since the driver left its waker: it will most likely not have to leave one again.
     pub(super) scope_ended: AtomicBool,
-    /// Depths from here on up take no tasks any more: they have been aborted, or are about to be. Written under the lock.
+    /// Depths from here on up take no tasks any more: they have been aborted, or are about to be. Written under the
+    /// lock.
     ceiling: AtomicI64,
     pub(super) trace: Trace,
     state: Mutex<State<E>>,

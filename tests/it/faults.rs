@@ -1,4 +1,5 @@
-//! Destructors, payloads, wakers and runtimes that misbehave: nothing is lost, nothing hangs, nothing aborts the process.
+//! Destructors, payloads, wakers and runtimes that misbehave: nothing is lost, nothing hangs, nothing aborts the
+//! process.
 
 use std::error::Error;
 use std::fmt;
@@ -116,8 +117,8 @@ fn a_panic_in_the_destructor_of_a_finished_future_is_a_failure() {
     });
 }
 
-/// The closure of the body used to be called in an async block. The future's destructor then unwound through that block,
-/// as if the body had panicked: its error was dropped, and so were the failures of all tasks.
+/// The closure of the body used to be called in an async block. The future's destructor then unwound through that
+/// block, as if the body had panicked: its error was dropped, and so were the failures of all tasks.
 #[test]
 fn a_panic_in_the_destructor_of_a_finished_body_hides_no_failure() {
     on_both(|| async {
@@ -128,8 +129,8 @@ fn a_panic_in_the_destructor_of_a_finished_body_hides_no_failure() {
     });
 }
 
-/// The same happened to a local task, which waited for its turn and then for the future in one async block, and to an exit
-/// handler.
+/// The same happened to a local task, which waited for its turn and then for the future in one async block, and to an
+/// exit handler.
 #[test]
 fn a_panic_in_the_destructor_of_a_finished_local_task_or_exit_handler_hides_no_failure() {
     on_current_thread(|| async {

@@ -13,9 +13,9 @@
 //!
 //! `plan` makes a tree up, `play` does what it says, `world` is what can be seen from within, `run` has the runtimes.
 //!
-//! A tree that breaks a promise is made smaller and printed, with its seed. Give that to `TREES_SEED` to see it again, and
-//! add it to `SEEDS` below when it is mended. `PROPTEST_CASES` says how many trees there are;
-//! a quarter of them grow on several threads.
+//! A tree that breaks a promise is made smaller and printed, with its seed. Give that to `TREES_SEED` to see it again,
+//! and add it to `SEEDS` below when it is mended. `PROPTEST_CASES` says how many trees there are; a quarter of them
+//! grow on several threads.
 
 mod found;
 mod plan;
