@@ -82,6 +82,7 @@ impl<E: Send + 'static> Shared<E> {
         next.into_iter().for_each(|next| self.see_to(next));
     }
 
+    /// What becomes of a planned task now that the pool runs; `None` if it has to wait for its turn.
     fn admit_planned(self: &Arc<Self>, state: &mut State<E>, task: Box<dyn Waiting<E>>) -> Option<Next<E>> {
         let place = task.place();
         let scope = state.stages.scope(self, place);
@@ -97,11 +98,13 @@ impl<E: Send + 'static> Shared<E> {
         Some(self.reserve(state, Queued { task, scope }))
     }
 
+    /// Reserves a berth, unless the task is spawned already.
     fn reserve(self: &Arc<Self>, state: &mut State<E>, queued: Queued<E>) -> Next<E> {
         let berth = queued.task.info().map(|info| state.stages.reserve(self, queued.task.place(), info));
         Next::Spawn(queued, berth)
     }
 
+    /// Does what was decided under the lock.
     fn see_to(self: &Arc<Self>, next: Next<E>) {
         match next {
             Next::Spawn(Queued { task, scope }, berth) => {
@@ -184,6 +187,7 @@ impl<E: Send + 'static> Shared<E> {
         }
     }
 
+    /// Whether a task that is spawned now would run at once. A pool that closes keeps nobody waiting.
     fn has_room(&self) -> bool {
         let state = self.lock();
         match (state.phase, &state.gate) {

@@ -186,6 +186,7 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
         Err(PoolError::new(self.pool.take_report()))
     }
 
+    /// Records how the body failed, if it has.
     fn body_failed(&self, failure: Option<Failure<E>>) {
         if let Some(failure) = failure {
             self.pool.fail(TaskError::new(self.body_info(), failure));
@@ -249,6 +250,7 @@ impl<T, F> Body<T, F> {
         self.future.has_ended()
     }
 
+    /// What the body has returned, once.
     fn take_value(self: Pin<&mut Self>) -> Option<T> {
         self.project().value.take()
     }

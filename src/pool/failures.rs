@@ -49,6 +49,7 @@ impl<E> Losses<E> {
         self.abandoned(place)?.ended(place.daemon, seat)
     }
 
+    /// The depth of a place, if it was given up on.
     fn abandoned(&mut self, place: Place) -> Option<&mut Stage> {
         self.abandoned.iter_mut().find(|(depth, _)| *depth == place.depth).map(|(_, stage)| stage)
     }

@@ -67,6 +67,7 @@ impl<T> Roster<T> {
         seat
     }
 
+    /// The chair with an index, whoever has it.
     #[inline]
     fn chair_mut(&mut self, index: u32) -> Option<&mut Chair<T>> {
         let index = index as usize;
@@ -79,6 +80,7 @@ impl<T> Roster<T> {
         self.chair_mut(seat.index).filter(|chair| matches!(chair, Chair::Taken { turn, .. } if *turn == seat.turn))
     }
 
+    /// Who has a seat, if it was not left.
     #[inline]
     pub(super) fn get_mut(&mut self, seat: Seat) -> Option<&mut T> {
         match self.taken_mut(seat)? {

@@ -99,6 +99,7 @@ impl Stages {
         self.scope(pool, Place::default())
     }
 
+    /// The scope around the pool, as long as that has not closed.
     pub(super) fn enclosing(&self) -> Option<&Arc<Scope>> {
         self.enclosing.as_ref()
     }
@@ -171,6 +172,7 @@ impl Stages {
         other.max(self.zero.as_ref().map(|_| 0))
     }
 
+    /// The highest depth that is left, and its tasks.
     pub(super) fn highest_mut(&mut self) -> Option<(i32, &mut Stage)> {
         let depth = self.highest()?;
         Some((depth, self.get_mut(depth)?))
@@ -181,6 +183,7 @@ impl Stages {
         if depth == 0 { self.zero.as_mut() } else { self.others.as_mut()?.get_mut(&depth) }
     }
 
+    /// Lets go of a depth. It takes no tasks any more.
     pub(super) fn take(&mut self, depth: i32) -> Option<Stage> {
         if depth == 0 { self.zero.take() } else { self.others.as_mut()?.remove(&depth) }
     }
@@ -202,6 +205,7 @@ impl Stages {
         self.all(Stage::is_settled)
     }
 
+    /// Whether something holds for all depths that are left.
     #[inline]
     fn all(&self, holds: impl Fn(&Stage) -> bool) -> bool {
         self.zero.as_ref().is_none_or(&holds) && self.others.as_ref().is_none_or(|others| others.values().all(holds))
@@ -252,6 +256,7 @@ impl Stage {
         if daemon { self.daemons.as_deref_mut() } else { Some(&mut self.crew) }
     }
 
+    /// The tasks, then the daemons, if there are any.
     fn crews(&self) -> impl Iterator<Item = &Crew> {
         std::iter::once(&self.crew).chain(self.daemons.as_deref())
     }
@@ -271,6 +276,7 @@ impl Stage {
         self.token.clone()
     }
 
+    /// Whether the tasks have been asked to stop.
     pub(super) fn is_asked(&self) -> bool {
         self.asked
     }
@@ -337,6 +343,7 @@ impl Crew {
 }
 
 impl Member {
+    /// The task as a snapshot shows it.
     fn resident(&self, place: Place, seat: Seat) -> Resident {
         Resident { info: self.info(), place, seat: Some(seat), state: NodeState::Running }
     }

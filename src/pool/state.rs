@@ -225,6 +225,7 @@ impl<E> Shared<E> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the driver look, if it waits.
     pub(super) fn wake_driver(&self) {
         let driver = self.lock().driver.take();
         driver.into_iter().for_each(Waker::wake);

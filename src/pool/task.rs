@@ -101,6 +101,7 @@ where
     dismiss(observer, spot, Err(how));
 }
 
+/// Records a failure; if the pool has given up on the task and returned, that is told further out.
 fn record<E: Send + 'static>(spot: &Spot, failure: Failure<E>) {
     let pool = pool_of(&spot.scope);
     let untold = pool.fail_task(TaskError::new(pool.info(spot), failure));
@@ -129,6 +130,7 @@ where
     observer.control().is_some_and(|control| control.is_cancelled())
 }
 
+/// The pool that a task is of.
 fn pool_of<E: Send + 'static>(scope: &Arc<Scope>) -> &Shared<E> {
     scope.pool().expect("a task runs in the scope of its pool")
 }
