@@ -72,9 +72,9 @@ impl<F> Inside<F> {
         self.spot.as_ref().is_some_and(|spot| spot.scope.is_aborted())
     }
 
-    /// Tells the pool that its task waits; `false` if it is to end.
-    pub(crate) fn is_parked(&self, waker: &Waker) -> bool {
-        self.spot.as_ref().is_none_or(|spot| spot.task_parked(waker))
+    /// Tells the pool how to wake its task, which is about to wait. Says whether it may.
+    pub(crate) fn park(&self, waker: &Waker) -> bool {
+        self.spot.as_ref().is_none_or(|spot| spot.park_task(waker))
     }
 
     /// Drops the future, if it has not ended.

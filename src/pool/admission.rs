@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard};
 use super::gate::{Kept, Queued, Slot, Ticket, Turn, Waiting};
 use super::stage::{Berth, Launch};
 use super::state::{Phase, Shared, State};
-use crate::error::{Failure, TaskError, TaskInfo, catch};
+use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
 use crate::scope::{Place, Spot};
 
 /// Why a task cannot be spawned that cannot leave its thread.
@@ -141,23 +141,29 @@ impl<E: Send + 'static> Shared<E> {
         let mut state = self.lock();
         let Some(gate) = &mut state.gate else { return };
         gate.leave();
-        match gate.draining {
-            true => drop(state),
+        let panicked = match gate.draining {
+            true => None,
             false => self.drain_queue(state),
-        }
+        };
         if let Some(options) = &self.options {
             options.freed.notify_waiters();
+        }
+        if let Some(payload) = panicked {
+            payload.resume();
         }
     }
 
     /// Spawns queued tasks as long as there are slots. Only one does this at a time: what the others free meanwhile, as
-    /// a runtime that is shutting down does with every task that is spawned, is seen in the next round.
-    fn drain_queue<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State<E>>) {
+    /// a runtime that is shutting down does with every task that is spawned, is seen in the next round. Returns the panic
+    /// of a waker, or of a runtime that had no thread for a closure: the others have their turn all the same.
+    fn drain_queue<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State<E>>) -> Option<PanicPayload> {
+        let mut panicked = None;
         while let Some(next) = self.admit_queued(&mut state) {
             drop(state);
-            self.see_to(next);
+            panicked = panicked.or(catch(|| self.see_to(next)).err());
             state = self.lock();
         }
+        panicked
     }
 
     /// The next task that has its turn.

@@ -1,4 +1,4 @@
-//! Polls the body, frees the tasks, closes the pool; and hands the closing on if its own future is dropped.
+//! Polls the body, waits for the tasks, closes the pool; and hands the closing on if its own future is dropped.
 
 use std::panic::Location;
 use std::pin::Pin;

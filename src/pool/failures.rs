@@ -6,6 +6,7 @@
 //! to be told further out.
 
 use super::on_failure::OnFailure;
+use super::roster::Roster;
 use super::stage::{Member, Stage};
 use super::state::{Policy, Shared, State};
 use crate::closing_reason::ClosingReason;
@@ -39,19 +40,10 @@ impl<E> Default for Losses<E> {
 }
 
 impl<E> Losses<E> {
-    /// Which task has a seat that was given up on.
-    fn info(&mut self, place: Place, seat: Seat) -> Option<TaskInfo> {
-        self.abandoned(place)?.info(place.daemon, seat)
-    }
-
-    /// A task has ended that was given up on.
-    pub(super) fn ended(&mut self, place: Place, seat: Seat) -> Option<Member> {
-        self.abandoned(place)?.ended(place.daemon, seat)
-    }
-
-    /// The depth of a place, if it was given up on.
-    fn abandoned(&mut self, place: Place) -> Option<&mut Stage> {
-        self.abandoned.iter_mut().find(|(depth, _)| *depth == place.depth).map(|(_, stage)| stage)
+    /// The tasks of a place that was given up on.
+    pub(super) fn members_mut(&mut self, place: Place) -> Option<&mut Roster<Member>> {
+        let (_, stage) = self.abandoned.iter_mut().find(|(depth, _)| *depth == place.depth)?;
+        stage.members_mut(place.daemon)
     }
 
     /// Adds what was given up on, and has not ended.
@@ -78,7 +70,8 @@ impl<E> Shared<E> {
     pub(super) fn info(&self, spot: &Spot) -> TaskInfo {
         let (place, seat) = (spot.scope.place(), spot.seat.expect("a task of a pool has a seat"));
         let mut state = self.lock();
-        let info = state.stages.info(place, seat).or_else(|| state.losses.as_mut()?.info(place, seat));
+        let info = state.stages.members_mut(place).and_then(|members| info_of(members, seat));
+        let info = info.or_else(|| info_of(state.losses.as_mut()?.members_mut(place)?, seat));
         drop(state);
         info.expect("a task keeps its seat until it has said how it ended")
     }
@@ -206,4 +199,9 @@ impl<E> Shared<E> {
     {
         self.lock().losses.get_or_insert_default().retired = Some(TaskError::boxed);
     }
+}
+
+/// Which task has a seat.
+fn info_of(members: &mut Roster<Member>, seat: Seat) -> Option<TaskInfo> {
+    members.get_mut(seat).map(|member| member.info())
 }

@@ -18,6 +18,7 @@ use super::state::{Phase, Shared, State, WARN_EVERY};
 use super::trace::Watch;
 use super::tree::tasks_of;
 use crate::closing_reason::ClosingReason;
+use crate::error::catch;
 use crate::node_state::NodeState;
 use crate::scope::{Census, PoolState, Scope};
 
@@ -98,13 +99,17 @@ impl<E> Shared<E> {
         let driver = state.driver.take();
         let closing = state.closing.take();
         drop(state);
-        driver.into_iter().for_each(Waker::wake);
-        closing.iter().for_each(CancellationToken::cancel);
-        if let Some(options) = &self.options {
-            options.freed.notify_waiters();
-        }
+        // Each of these may be somebody's waker, and panic: the others hear of it all the same.
+        let told = [
+            catch(|| driver.into_iter().for_each(Waker::wake)),
+            catch(|| closing.iter().for_each(CancellationToken::cancel)),
+            catch(|| self.options.iter().for_each(|options| options.freed.notify_waiters())),
+        ];
         if let Some(reason) = news {
             self.trace.closing(&reason);
+        }
+        if let Some(payload) = told.into_iter().find_map(Result::err) {
+            payload.resume();
         }
     }
 
@@ -232,7 +237,8 @@ impl<E: Send + 'static> Shared<E> {
                 let mut state = self.lock();
                 next = state.stages.get_mut(depth).and_then(|stage| stage.wake_from(daemon, seat, &mut batch));
                 drop(state);
-                batch.drain(..).for_each(Waker::wake);
+                // The waker of a `LocalSet` may be somebody's, and panic: the others are woken all the same.
+                batch.drain(..).for_each(|waker| drop(catch(|| waker.wake())));
             }
         }
     }
@@ -271,7 +277,7 @@ impl<E: Send + 'static> Shared<E> {
         let depths = state.stages.depths();
         let enclosing = state.stages.leave();
         drop(state);
-        tokens.iter().for_each(CancellationToken::cancel);
+        drop(catch(|| tokens.iter().for_each(CancellationToken::cancel)));
         depths.into_iter().for_each(|depth| self.abort(depth));
         drop(enclosing);
     }

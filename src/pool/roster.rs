@@ -114,13 +114,19 @@ impl<T> Roster<T> {
         })
     }
 
-    /// The members on a chair and on those after it.
-    pub(super) fn from(&mut self, index: u32) -> impl Iterator<Item = (Seat, &mut T)> {
+    /// How many chairs there are, taken and free.
+    pub(super) fn chairs(&self) -> u32 {
+        // An index fits into 32 bits.
+        (FIRST + self.others.len()) as u32
+    }
+
+    /// The members on so many chairs from an index on.
+    pub(super) fn range(&mut self, index: u32, chairs: u32) -> impl Iterator<Item = &mut T> {
         let (first, others) = (self.first.iter_mut(), self.others.iter_mut());
         let first = first.skip(index as usize);
         let others = others.skip((index as usize).saturating_sub(FIRST));
-        (index..).zip(first.chain(others)).filter_map(|(index, chair)| match chair {
-            Chair::Taken { turn, member } => Some((Seat { index, turn: *turn }, member)),
+        first.chain(others).take(chairs as usize).filter_map(|chair| match chair {
+            Chair::Taken { member, .. } => Some(member),
             Chair::Free { .. } => None,
         })
     }
@@ -145,10 +151,10 @@ mod tests {
         assert_eq!(roster.iter().map(|(_, name)| name).collect::<String>(), "ahcdgfi");
         assert_eq!((roster.len(), roster.leave(seats[4]), roster.get_mut(seats[1])), (7, None, None));
         assert_eq!(roster.get_mut(more[1]), Some(&mut 'h'));
-        for (from, expected) in [(3, "dgfi"), (5, "fi"), (7, "")] {
-            assert_eq!(roster.from(from).map(|(_, name)| *name).collect::<String>(), expected);
+        for (index, chairs, expected) in [(0, 3, "ahc"), (3, 9, "dgfi"), (3, 2, "dg"), (5, 1, "f"), (7, 9, "")] {
+            assert_eq!(roster.range(index, chairs).map(|name| *name).collect::<String>(), expected);
         }
-        assert_eq!(indices(&roster.from(3).map(|(seat, _)| seat).collect::<Vec<_>>()), [3, 4, 5, 6]);
+        assert_eq!(roster.chairs(), 7);
     }
 
     #[test]

@@ -24,8 +24,8 @@ use crate::error::TaskInfo;
 use crate::node_state::NodeState;
 use crate::scope::{Census, ChildOwner, Owner, Place, PoolState, Resident, Scope, Seat, is_settled};
 
-/// How many tasks are aborted before others get at the lock.
-const BATCH: usize = 256;
+/// How many seats are looked at, in search of who is to be woken, before others get at the lock.
+const BATCH: u32 = 256;
 
 /// The tasks of all depths.
 pub(super) struct Stages {
@@ -121,22 +121,12 @@ impl Stages {
 
     /// Notes what wakes a task that waits. Gives back what is not needed.
     #[inline]
-    pub(super) fn parked(&mut self, place: Place, seat: Seat, waker: Waker) -> Option<Waker> {
-        match self.crew_mut(place).and_then(|crew| crew.members.get_mut(seat)) {
+    pub(super) fn park(&mut self, place: Place, seat: Seat, waker: Waker) -> Option<Waker> {
+        match self.members_mut(place).and_then(|members| members.get_mut(seat)) {
             Some(member) => member.waker.replace(waker),
+            // Not in practice: it has a seat while it is polled.
             None => Some(waker),
         }
-    }
-
-    /// Which task has a seat.
-    pub(super) fn info(&mut self, place: Place, seat: Seat) -> Option<TaskInfo> {
-        self.get_mut(place.depth)?.info(place.daemon, seat)
-    }
-
-    /// A task has ended: its member is to be dropped when no lock is held.
-    #[inline]
-    pub(super) fn ended(&mut self, place: Place, seat: Seat) -> Option<Member> {
-        self.crew_mut(place)?.members.leave(seat)
     }
 
     /// The scope of a place, for somebody who holds it from now on. The last to let go of a scope takes the pool's
@@ -162,8 +152,8 @@ impl Stages {
     }
 
     #[inline]
-    fn crew_mut(&mut self, place: Place) -> Option<&mut Crew> {
-        self.get_mut(place.depth)?.crew_mut(place.daemon)
+    pub(super) fn members_mut(&mut self, place: Place) -> Option<&mut Roster<Member>> {
+        self.get_mut(place.depth)?.members_mut(place.daemon)
     }
 
     /// The highest depth that is left.
@@ -252,8 +242,9 @@ impl Stage {
     }
 
     #[inline]
-    fn crew_mut(&mut self, daemon: bool) -> Option<&mut Crew> {
-        if daemon { self.daemons.as_deref_mut() } else { Some(&mut self.crew) }
+    pub(super) fn members_mut(&mut self, daemon: bool) -> Option<&mut Roster<Member>> {
+        let crew = if daemon { self.daemons.as_deref_mut()? } else { &mut self.crew };
+        Some(&mut crew.members)
     }
 
     /// The tasks, then the daemons, if there are any.
@@ -288,31 +279,18 @@ impl Stage {
     }
 
     /// Has all tasks end that are polled from now on. They are in these scopes, to be let go of without the lock.
-    pub(super) fn abort(&self) -> Vec<Arc<Scope>> {
-        let scopes: Vec<_> = self.crews().filter_map(|crew| crew.scope.upgrade()).collect();
-        scopes.iter().for_each(|scope| scope.abort());
+    pub(super) fn abort(&self) -> [Option<Arc<Scope>>; 2] {
+        let scopes = [Some(&self.crew), self.daemons.as_deref()].map(|crew| crew?.scope.upgrade());
+        scopes.iter().flatten().for_each(|scope| scope.abort());
         scopes
     }
 
-    /// What wakes those that wait, from an index on, a batch of them. Says where to go on, if there is more.
-    pub(super) fn wake_from(&mut self, daemon: bool, index: u32, batch: &mut Vec<Waker>) -> Option<u32> {
-        for (seat, member) in self.crew_mut(daemon)?.members.from(index) {
-            if batch.len() == BATCH {
-                return Some(seat.index);
-            }
-            batch.extend(member.waker.take());
-        }
-        None
-    }
-
-    /// Which task has a seat.
-    pub(super) fn info(&mut self, daemon: bool, seat: Seat) -> Option<TaskInfo> {
-        self.crew_mut(daemon)?.members.get_mut(seat).map(|member| member.info())
-    }
-
-    /// A task has ended that the pool had given up on.
-    pub(super) fn ended(&mut self, daemon: bool, seat: Seat) -> Option<Member> {
-        self.crew_mut(daemon)?.members.leave(seat)
+    /// What wakes those that wait, of a batch of seats from an index on. Says where the next batch begins, if there is
+    /// one.
+    pub(super) fn wake_from(&mut self, daemon: bool, index: u32, wakers: &mut Vec<Waker>) -> Option<u32> {
+        let members = self.members_mut(daemon)?;
+        wakers.extend(members.range(index, BATCH).filter_map(|member| member.waker.take()));
+        index.checked_add(BATCH).filter(|next| *next < members.chairs())
     }
 
     /// Adds what there is to be seen of this depth.
@@ -348,7 +326,8 @@ impl Member {
         Resident { info: self.info(), place, seat: Some(seat), state: NodeState::Running }
     }
 
-    fn info(&self) -> TaskInfo {
+    /// Which task it is.
+    pub(super) fn info(&self) -> TaskInfo {
         TaskInfo { name: self.name.clone(), spawned_at: self.spawned_at, body: false }
     }
 }

@@ -9,7 +9,7 @@
 //! 1. Nothing of the user's runs under the lock: no future is dropped or polled, no waker cloned, woken or dropped, no
 //!    error or payload dropped. What a call finds to drop or to wake it takes out and sees to after unlocking. Tasks
 //!    are spawned without the lock too, since a runtime that is shutting down drops a future while it is being spawned,
-//!    and its destructor may call the pool again.
+//!    and its destructor may call the pool again. A waker may panic: whoever else is to be told is told all the same.
 //! 2. A phase is only ever followed by one below it in [`Phase`]. `closed` is set under the lock, together with the
 //!    first phase in which the pool closes. A pool that was cancelled before it ran is the exception: it closes all the
 //!    same, at once. From the abort of a depth on, [`Shared::takes`] refuses spawns in it. A task whose seat was
@@ -248,10 +248,10 @@ impl<E: Send + 'static> PoolState for Shared<E> {
         self.lose_below(failure)
     }
 
-    fn task_parked(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool {
+    fn park_task(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool {
         let mut state = self.lock();
         let aborted = scope.is_aborted();
-        let unused = if aborted { Some(waker) } else { state.stages.parked(place, seat, waker) };
+        let unused = if aborted { Some(waker) } else { state.stages.park(place, seat, waker) };
         drop(state);
         drop(unused);
         !aborted
@@ -260,9 +260,9 @@ impl<E: Send + 'static> PoolState for Shared<E> {
     fn task_ended(&self, place: Place, seat: Seat) -> bool {
         let member = {
             let mut state = self.lock();
-            let member = state.stages.ended(place, seat);
+            let member = state.stages.members_mut(place).and_then(|members| members.leave(seat));
             // Nobody has given up on anything without having lost it.
-            member.or_else(|| state.losses.as_mut()?.ended(place, seat))
+            member.or_else(|| state.losses.as_mut()?.members_mut(place)?.leave(seat))
         };
         drop(member);
         self.options.as_ref().is_some_and(|options| options.limit.is_some())

@@ -237,7 +237,7 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Its handle may be quicker than the one that spawned it, whose abort is still to come.
+        // By its pool, or by its handle before that knew the task: the abort through tokio is still to come then.
         if self.future.is_aborted() || self.observer.as_ref().is_some_and(is_cancelled) {
             self.cut_off();
             return Poll::Ready(());
@@ -250,8 +250,8 @@ where
             if let Some(observer) = this.observer {
                 observer.leave();
             }
-            if *this.parked || this.future.is_parked(cx.waker()) {
-                *this.parked = true;
+            *this.parked = *this.parked || this.future.park(cx.waker());
+            if *this.parked {
                 return Poll::Pending;
             }
             self.cut_off();
@@ -271,7 +271,7 @@ where
     S: Observer<F::Output, E>,
     E: Send + 'static,
 {
-    /// A task that has not ended was aborted, or its runtime is shutting down.
+    /// A task that has not ended was aborted through its handle, or its runtime is shutting down.
     fn drop(self: Pin<&mut Self>) {
         if self.observer.is_some() {
             self.cut_off();

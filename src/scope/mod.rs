@@ -201,6 +201,17 @@ impl Scope {
         (blocking || pool.has_grace()).then(|| pool.token(place.depth))
     }
 
+    /// Has the tasks end that are polled from now on.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
+    }
+
+    /// Whether the tasks are to end, instead of being polled.
+    #[inline]
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
     /// The pool that asks what is in here to stop, its tasks that are asked, and whether it is a blocking closure.
     fn asked_by(&self) -> Option<(&Arc<dyn PoolState>, Place, bool)> {
         let mut blocking = false;
@@ -216,16 +227,6 @@ impl Scope {
     }
 
     /// The enclosing scope.
-    /// Has the tasks end that are polled from now on.
-    pub(crate) fn abort(&self) {
-        self.aborted.store(true, Ordering::Release);
-    }
-
-    #[inline]
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.aborted.load(Ordering::Acquire)
-    }
-
     pub(crate) fn parent(&self) -> Option<&Arc<Self>> {
         self.parent.as_ref()
     }
@@ -254,7 +255,7 @@ impl Drop for Scope {
 pub(crate) fn is_settled(scope: &Weak<Scope>) -> bool {
     let settled = scope.strong_count() == 0;
     if settled {
-        // What the tasks have done is to be seen by whoever waits for them, as after a join. The count alone is relaxed.
+        // What the tasks have done is to be seen by whoever waits for them, as after a join. The count is relaxed.
         fence(Ordering::Acquire);
     }
     settled

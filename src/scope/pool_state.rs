@@ -20,8 +20,9 @@ pub(crate) trait PoolState: Any + Send + Sync {
     /// Takes a cleanup failure, or gives it back if the pool has returned already.
     fn report(&self, failure: TaskError) -> Option<TaskError>;
 
-    /// A task has been polled for the first time, and waits: this wakes it if it is aborted. `false` if it has been.
-    fn task_parked(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool;
+    /// A task is about to wait for the first time: this wakes it if it is aborted. Says whether it may wait; if not, it
+    /// has been aborted.
+    fn park_task(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool;
 
     /// A task is about to let go of its scope, having said all that it has to say. Says whether there is a limit to how
     /// many run.

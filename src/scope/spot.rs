@@ -40,10 +40,10 @@ impl Spot {
         current.ok().flatten()
     }
 
-    /// Tells the pool that its task here waits, and how to wake it. `false` if it has been aborted.
-    pub(crate) fn task_parked(&self, waker: &Waker) -> bool {
+    /// Tells the pool how to wake its task here, which is about to wait. Says whether it may.
+    pub(crate) fn park_task(&self, waker: &Waker) -> bool {
         let (Owner::Pool(pool, place), Some(seat)) = (&self.scope.owner, self.seat) else { return true };
-        pool.task_parked(&self.scope, *place, seat, waker.clone())
+        pool.park_task(&self.scope, *place, seat, waker.clone())
     }
 
     /// Tells the pool that its task here is about to let go; `counted` says whether it may count towards a limit.

@@ -134,7 +134,7 @@ fn a_panic_in_the_destructor_of_a_finished_body_hides_no_failure() {
 #[test]
 fn a_panic_in_the_destructor_of_a_finished_local_task_or_exit_handler_hides_no_failure() {
     on_current_thread(|| async {
-        let local = tokio::task::LocalSet::new();
+        let local = LocalSet::new();
         let open = Pool::open(async |pool: Pool| {
             pool.spawn_local(ReadyWith(bomb("in drop"), Some(Err("error".into()))));
             Ok(())
@@ -1343,5 +1343,113 @@ fn a_local_task_that_a_panic_takes_along_was_cut_off() {
         });
         assert_eq!(text, "the thread");
         assert_eq!(failures(running.await.unwrap_err().failures()), ["cancelled"]);
+    });
+}
+
+/// Fills a pool with a task of a `LocalSet`, which is then polled with a bomb, and with three others; all of them wait.
+///
+/// At the abort a pool used to take all wakers out, and to lose those that came after one that panicked: their tasks, and
+/// all who waited for them, stayed for ever.
+async fn with_a_bomb(
+    pool: &Pool,
+    alive: &Alive,
+    local: &mut LocalSet,
+    mut run: Pin<&mut impl Future<Output = Result<(), PoolError>>>,
+) {
+    local
+        .run_until(async {
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            let counted = alive.one();
+            pool.spawn_local(holding(counted));
+            yield_now().await;
+        })
+        .await;
+    for _ in 0..3 {
+        let counted = alive.one();
+        pool.spawn(holding(counted));
+    }
+    turns(20).await;
+    assert!(poll_with_bomb(Pin::new(local)).is_pending());
+    assert_eq!(alive.count(), 4);
+}
+
+/// Waits for ever with what it holds.
+async fn holding(held: impl Sized) {
+    pending::<()>().await;
+    drop(held);
+}
+
+async fn turns(count: usize) {
+    for _ in 0..count {
+        yield_now().await;
+    }
+}
+
+#[test]
+fn a_waker_of_a_local_set_that_panics_at_the_abort_keeps_nobody_alive() {
+    on_current_thread(|| async {
+        let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
+        let (mut local, mut run) = (LocalSet::new(), pin!(pool.clone().run()));
+        with_a_bomb(&pool, &alive, &mut local, run.as_mut()).await;
+        pool.cancel();
+        assert!(poll_once(run.as_mut()).await.is_pending(), "the panic goes no further");
+        local.run_until(turns(10)).await;
+        run.await.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_waker_of_a_local_set_that_panics_as_the_owner_is_dropped_keeps_nobody_alive() {
+    on_current_thread(|| async {
+        let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
+        let (mut local, mut run) = (LocalSet::new(), Box::pin(pool.clone().run()));
+        with_a_bomb(&pool, &alive, &mut local, run.as_mut()).await;
+        drop(run);
+        local.run_until(turns(10)).await;
+        until(|| alive.count() == 0).await;
+    });
+}
+
+/// It also left the queue to whoever had panicked: nobody after that had a turn.
+#[test]
+fn a_waker_of_a_local_set_that_panics_at_its_turn_leaves_the_others_theirs() {
+    on_current_thread(|| async {
+        let pool = Pool::<BoxError>::builder().limit(1).build();
+        let (mut local, mut run) = (LocalSet::new(), pin!(pool.clone().run()));
+        let (gate, ran) = (LatchEvent::new(), LatchEvent::new());
+        pool.spawn(gate.wait_set());
+        local
+            .run_until(async {
+                assert!(poll_once(run.as_mut()).await.is_pending());
+                pool.spawn_local(async {});
+                yield_now().await;
+            })
+            .await;
+        let set = ran.clone();
+        pool.spawn(async move { set.set() });
+        let mut ready = pin!(pool.ready());
+        assert!(poll_once(ready.as_mut()).await.is_pending());
+        assert!(poll_with_bomb(Pin::new(&mut local)).is_pending());
+        gate.set();
+        turns(10).await;
+        local.run_until(turns(10)).await;
+        ready.await;
+        run.await.unwrap();
+        assert!(ran.is_set());
+    });
+}
+
+#[test]
+fn a_waker_of_the_driver_that_panics_leaves_nobody_waiting_for_the_closing() {
+    on_current_thread(|| async {
+        let pool = Pool::<BoxError>::builder().keep_open(true).build();
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_with_bomb(run.as_mut()).is_pending());
+        let mut cancelled = pin!(pool.cancelled());
+        assert!(poll_once(cancelled.as_mut()).await.is_pending());
+        assert_eq!(panic_text(|| pool.cancel()), "in a waker");
+        run.await.unwrap();
+        cancelled.await;
     });
 }
