@@ -55,7 +55,7 @@ fn rows() -> Vec<Row> {
     );
     row("100,000 tasks, spawned from 2 threads", "`Mutex<JoinSet>`", "threads", 100_000, Some([1.0; 2]));
     row("`LatchEvent` flip, 10,000 waiters", "`watch`", "latch", 10_000, Some([1.05; 2]));
-    row("the same, in loops", "`watch`", "latch_loops", 10_000, Some([1.05; 2]));
+    row("`LatchEvent` flip, 10,000 waiters in loops", "`watch`", "latch_loops", 10_000, Some([1.05; 2]));
     row("`race` of 2, the last finishes", LOOP, "race", 2, Some([1.05; 2]));
     row("`race` of 100", LOOP, "race", 100, Some([1.05; 2]));
     row("`race` of 100,000", LOOP, "race", 100_000, Some([1.05; 2]));
