@@ -4,6 +4,7 @@
 //! - [Errors and panics](errors_and_panics): where each failure goes, and how to get at it.
 //! - [Cancellation](cancellation): the signal, the grace and the abort, and what to do about each.
 //! - [Recipes](recipes): programs to copy, from an accept loop to a heartbeat.
+//! - [Speed](speed): what all this costs beside bare tokio, and how to measure it.
 
 #[doc = include_str!("docs/how_a_pool_closes.md")]
 pub mod how_a_pool_closes {}
@@ -16,3 +17,6 @@ pub mod cancellation {}
 
 #[doc = include_str!("docs/recipes.md")]
 pub mod recipes {}
+
+#[doc = include_str!("docs/speed.md")]
+pub mod speed {}
