@@ -1,6 +1,6 @@
 //! The table "Speed" of the README: how long the work takes that users have, by how long what they write today takes.
 //!
-//! `cargo bench --bench ratios` measures it all, in some five minutes; with a word after `--`, the rows that have it in
+//! `cargo bench --bench ratios` measures it all, in some six minutes; with a word after `--`, the rows that have it in
 //! their first column or in the name of their job.
 //!
 //! The two sides take turns, in one process; what is printed is the median of the ratios of such turns. So whatever
