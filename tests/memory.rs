@@ -60,7 +60,7 @@ fn a_long_lived_pool_does_not_keep_what_has_ended() {
                 });
                 if spawned % 1_000 == 0 {
                     until("the end of some", || done.load(Ordering::SeqCst) == spawned).await;
-                    // The driver frees them in the turns that the body leaves it.
+                    // tokio frees their shells a moment later.
                     for _ in 0..10 {
                         yield_now().await;
                     }
@@ -74,7 +74,6 @@ fn a_long_lived_pool_does_not_keep_what_has_ended() {
     });
 }
 
-/// Those that end while a search for such is past them wake nobody.
 #[test]
 fn a_pool_whose_tasks_have_all_ended_at_once_does_not_keep_them() {
     on_both(|| async {
@@ -235,7 +234,7 @@ fn tasks_go_through_one_pool(tasks: usize) {
                 pool.spawn(async move { _ = counter.fetch_add(1, Ordering::SeqCst) });
                 if spawned % 1_000 == 0 {
                     until("the end of some", || done.load(Ordering::SeqCst) == spawned).await;
-                    // The driver frees them in the turns that the body leaves it.
+                    // tokio frees their shells a moment later.
                     for _ in 0..10 {
                         yield_now().await;
                     }

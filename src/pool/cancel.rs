@@ -67,9 +67,8 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// The signal is awaited in a [daemon](super::TaskBuilder::daemon), until the pool closes. That is a task of the
     /// pool with the name `cancel_on`, which [`len`](Self::len) counts and [`tree`](Self::tree) shows, with the line of
-    /// this call. It is first
-    /// polled when the daemon first runs; if it must not miss anything from this call on, pass a
-    /// [`prime`](crate::prime())d future. It can be anything that is awaited: `shutdown_signal()` of the feature
+    /// this call. The signal is first polled when the daemon first runs; if it must not miss anything from this call on,
+    /// pass a [`prime`](crate::prime())d future. It can be anything that is awaited: `shutdown_signal()` of the feature
     /// `signal`, a `CancellationToken`, a timer, a [`LatchEvent`](crate::LatchEvent).
     ///
     /// If the signal panics, that is a failure of the pool.

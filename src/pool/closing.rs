@@ -90,8 +90,9 @@ impl Closing {
                             return Progress::Waiting;
                         }
                         pool.give_up(*depth);
+                    } else {
+                        pool.close_depth(*depth);
                     }
-                    pool.close_depth(*depth);
                     self.step = Step::Next;
                 }
                 Step::Over => return Progress::Over,

@@ -204,7 +204,7 @@ impl<E: Into<BoxError> + Send + 'static> Drop for Owner<E> {
     fn drop(&mut self) {
         let closing = match std::mem::replace(&mut self.step, Step::Done) {
             Step::Unpolled => return self.pool.close(ClosingReason::Dropped),
-            Step::Running => self.pool.abandon(),
+            Step::Running => self.pool.orphan(),
             Step::Closing(closing) => closing,
             Step::Over | Step::Closed | Step::Done => return,
         };

@@ -66,7 +66,7 @@ impl<E> Shared<E> {
         self.lock().has_failed()
     }
 
-    /// Which task is at a spot. It has said nothing of its end yet, and so has its seat.
+    /// Which task is at a spot. It has not said yet how it ended, so it still has its seat.
     pub(super) fn info(&self, spot: &Spot) -> TaskInfo {
         let (place, seat) = (spot.scope.place(), spot.seat.expect("a task of a pool has a seat"));
         let mut state = self.lock();

@@ -251,6 +251,10 @@ impl<T: Send + 'static, E> Observer<Result<T, E>, E> for Reply<T> {
     fn control(&self) -> Option<Arc<Control>> {
         Some(Arc::clone(&self.control.0))
     }
+
+    fn is_cancelled(&self) -> bool {
+        self.control.0.is_cancelled()
+    }
 }
 
 /// Marks the task as ended when it is dropped, once the handle is ready.

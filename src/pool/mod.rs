@@ -18,9 +18,9 @@
 //!
 //! [`state`] is what handles, tasks and driver share, under one lock; its head has the invariants. [`admission`] takes
 //! a task in: it reserves a seat among those of its depth, in the [`stage`], and spawns the [`task`], which records its
-//! own failure in [`failures`] and then leaves its seat. That begins the closing, one of the [`phases`]. The [`driver`]
-//! polls the body until then, and has [`closing`] go through the stages: ask, wait for the grace, abort, wait. If it is
-//! dropped itself, it hands that on. The [`gate`] holds back what exceeds a limit, and [`start`] tells when a task is
+//! own failure in [`failures`] and then leaves its seat. A failure begins the closing, one of the [`phases`]. The
+//! [`driver`] polls the body until the depth of that is aborted, and has [`closing`] go through the stages: ask, wait
+//! for the grace, abort, wait. If it is dropped itself, it hands that on. The [`gate`] holds back what exceeds a limit, and [`start`] tells when a task is
 //! ready. Who looks at a pool from outside gets a [`tree`].
 //!
 //! # Panics
@@ -107,8 +107,8 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 /// A task that never gets to an `.await`, and a blocking closure that has begun, cannot be aborted. The pool waits for
 /// them, unless [`abandon_after`](PoolBuilder::abandon_after) sets an end to that.
 ///
-/// Being cancelled is no failure. If a task returns an error in the moment when it is aborted, that counts only if the
-/// error came first. A task or a body that was asked to stop may also return an error which says only that; it is not
+/// Being cancelled is no failure. What a task returns from the poll in which the abort finds it still counts; it is not
+/// polled again. A task or a body that was asked to stop may also return an error which says only that; it is not
 /// counted either. See [errors and panics](crate::docs::errors_and_panics#what-is-no-failure).
 ///
 /// Rust has no async destructors. Dropping the *outermost* `open` or `run` therefore cannot wait: its tasks are told to

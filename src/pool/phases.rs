@@ -1,9 +1,10 @@
 //! From one phase of a pool to the next: what begins the closing, and what the driver does.
 //!
 //! Everything here is a short stay under the lock, and what has to be woken, cancelled or dropped is seen to after it,
-//! as invariant 1 of the [`state`](super::state) asks for. A phase never goes back. There are three ways from running
-//! to closing: somebody cancels or a task fails ([`begin_closing`](Shared::begin_closing)), the driver finds that all
-//! have ended ([`look`](Shared::look)), or the driver itself is dropped ([`abandon`](Shared::abandon)).
+//! as invariant 1 of the [`state`](super::state) asks for. A phase never goes back. A pool that runs is closed by
+//! [`begin_closing`](Shared::begin_closing), on a failure, a cancel, or for the enclosing pool; by
+//! [`look`](Shared::look), when all have ended, which ends it at once if all is well; or by [`orphan`](Shared::orphan),
+//! when its driver is dropped.
 
 use std::mem;
 use std::sync::atomic::Ordering;
@@ -163,7 +164,7 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// Closes a pool whose driver is gone, for the driver that carries on.
-    pub(super) fn abandon(&self) -> Box<Closing> {
+    pub(super) fn orphan(&self) -> Box<Closing> {
         self.take_over(self.lock(), ClosingReason::Dropped)
     }
 

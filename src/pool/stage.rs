@@ -34,7 +34,7 @@ pub(super) struct Stages {
     /// Depth 0, to which most belong; `None` once it has closed.
     zero: Option<Stage>,
     /// The other depths, each from its first task on.
-    #[expect(clippy::box_collection, reason = "the pointer is what most pools are to have of it")]
+    #[expect(clippy::box_collection, reason = "most pools have one depth, and pay for a pointer only")]
     others: Option<Box<BTreeMap<i32, Stage>>>,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Member {
     spawned_at: &'static Location<'static>,
 }
 
-/// What is reserved for a task that is about to be spawned. Once it was made into a task, that gives it up itself.
+/// What is reserved for a task that is about to be spawned. The task that is made of it gives it up as it ends.
 pub(super) struct Berth {
     pub(super) seat: Seat,
     pub(super) scope: Arc<Scope>,
@@ -112,7 +112,7 @@ impl Stages {
     /// Takes a task in, in a depth that takes it.
     #[inline]
     pub(super) fn reserve(&mut self, pool: &Arc<impl PoolState>, place: Place, info: TaskInfo) -> Berth {
-        let (crew, enclosing) = self.make_crew(place);
+        let (crew, enclosing) = self.crew_at(place);
         let scope = crew.scope(pool, place, enclosing);
         let TaskInfo { name, spawned_at, .. } = info;
         let seat = crew.members.enter(Member { waker: None, name, spawned_at });
@@ -132,13 +132,13 @@ impl Stages {
     /// The scope of a place, for somebody who holds it from now on. The last to let go of a scope takes the pool's
     /// lock.
     pub(super) fn scope(&mut self, pool: &Arc<impl PoolState>, place: Place) -> Arc<Scope> {
-        let (crew, enclosing) = self.make_crew(place);
+        let (crew, enclosing) = self.crew_at(place);
         crew.scope(pool, place, enclosing)
     }
 
     /// The tasks of a place, with what it takes to make their scope.
     #[inline(always)]
-    fn make_crew(&mut self, place: Place) -> (&mut Crew, Option<&Arc<Scope>>) {
+    fn crew_at(&mut self, place: Place) -> (&mut Crew, Option<&Arc<Scope>>) {
         let Self { enclosing, zero, others } = self;
         let stage = match zero {
             Some(zero) if place.depth == 0 => zero,
@@ -278,15 +278,14 @@ impl Stage {
         is_settled(&self.crew.scope) && self.daemons.as_ref().is_none_or(|daemons| is_settled(&daemons.scope))
     }
 
-    /// Has all tasks end that are polled from now on. They are in these scopes, to be let go of without the lock.
+    /// Has all tasks end that are polled from now on. Returns their scopes, to be let go of without the lock.
     pub(super) fn abort(&self) -> [Option<Arc<Scope>>; 2] {
         let scopes = [Some(&self.crew), self.daemons.as_deref()].map(|crew| crew?.scope.upgrade());
         scopes.iter().flatten().for_each(|scope| scope.abort());
         scopes
     }
 
-    /// What wakes those that wait, of a batch of seats from an index on. Says where the next batch begins, if there is
-    /// one.
+    /// Takes the wakers of a batch of seats, from an index on. Returns where the next batch begins, if there is one.
     pub(super) fn wake_from(&mut self, daemon: bool, index: u32, wakers: &mut Vec<Waker>) -> Option<u32> {
         let members = self.members_mut(daemon)?;
         wakers.extend(members.range(index, BATCH).filter_map(|member| member.waker.take()));

@@ -39,6 +39,11 @@ pub(super) trait Observer<O, E>: Send + 'static {
         None
     }
 
+    /// Whether the task's handle has cancelled it.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+
     /// Whether the task is dropped for it could not be spawned, and was none yet.
     fn is_refused(&self) -> bool {
         false
@@ -91,7 +96,7 @@ where
     E: Send + 'static,
 {
     let how = if dropped.is_some() { TaskStopped::Panicked } else { TaskStopped::Cancelled };
-    if !is_cancelled(&observer) && !observer.is_refused() {
+    if !observer.is_cancelled() && !observer.is_refused() {
         let pool = pool_of::<E>(&spot.scope);
         pool.cut_off(spot.scope.place().depth, || TaskError::new(pool.info(spot), Failure::Cancelled));
     }
@@ -120,14 +125,6 @@ where
         record::<E>(spot, Failure::Panic(payload));
     }
     spot.task_ended(S::COUNTED);
-}
-
-/// Whether the task's handle has cancelled it.
-fn is_cancelled<S, O, E>(observer: &S) -> bool
-where
-    S: Observer<O, E>,
-{
-    observer.control().is_some_and(|control| control.is_cancelled())
 }
 
 /// The pool that a task is of.
@@ -237,8 +234,8 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // By its pool, or by its handle before that knew the task: the abort through tokio is still to come then.
-        if self.future.is_aborted() || self.observer.as_ref().is_some_and(is_cancelled) {
+        // By its pool; or by its handle, which may have nothing to abort it by while it is being spawned.
+        if self.future.is_aborted() || self.observer.as_ref().is_some_and(Observer::is_cancelled) {
             self.cut_off();
             return Poll::Ready(());
         }

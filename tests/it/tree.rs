@@ -149,7 +149,7 @@ fn tasks_keep_their_order_when_many_others_have_been_freed() {
             }
             go.set();
             until(|| pool.len() == 10).await;
-            // The driver frees them in the turns that it has meanwhile.
+            // They leave by themselves, in their own turns.
             for _ in 0..200 {
                 yield_now().await;
             }
