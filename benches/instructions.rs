@@ -9,7 +9,7 @@ use support::{Case, FLAVOURS, Pair, find, pairs, runtime};
 
 const USAGE: &str = "\
 cargo bench --bench instructions -- count [<job> <size>]
-    counts the instructions of a job, or of those in the README, under valgrind
+    counts the instructions of a job, or of those in the chapter `speed`, under valgrind
 <this program> <job> ours|bare <size> <rounds> <workers>
     does a job so many times, for valgrind --tool=callgrind; without workers on the current-thread runtime
 cargo bench --bench instructions

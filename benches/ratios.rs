@@ -1,4 +1,5 @@
-//! The table "Speed" of the README: how long the work takes that users have, by how long what they write today takes.
+//! The tables of the README and of the chapter `speed`: how long the work takes that users have, by how long what they
+//! write today takes.
 //!
 //! `cargo bench --bench ratios` measures it all, in some six minutes; with a word after `--`, the rows that have it in
 //! their first column or in the name of their job.
