@@ -752,5 +752,8 @@ fn a_handle_that_wakes_somebody_is_finished() {
         open.send(8).unwrap();
         pool.run().await.unwrap();
         assert_eq!(*looks.finished.lock().unwrap(), [true]);
+        // It has the waker, which is what has it.
+        let handle = looks.at.lock().unwrap().take();
+        drop(handle);
     });
 }
