@@ -165,7 +165,8 @@ impl<E: Send + 'static> Shared<E> {
 
     /// Closes a pool whose driver is gone, for the driver that carries on.
     pub(super) fn orphan(&self) -> Box<Closing> {
-        self.take_over(self.lock(), ClosingReason::Dropped)
+        // In a destructor: whoever hears of it may panic, and the closing goes on all the same.
+        catch(|| self.take_over(self.lock(), ClosingReason::Dropped)).unwrap_or_default()
     }
 
     /// Begins to close, if that has not begun.

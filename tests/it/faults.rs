@@ -1453,3 +1453,19 @@ fn a_waker_of_the_driver_that_panics_leaves_nobody_waiting_for_the_closing() {
         cancelled.await;
     });
 }
+
+#[test]
+fn a_waker_that_panics_as_the_owner_is_dropped_keeps_nobody_alive() {
+    on_both(|| async {
+        let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
+        let mut run = Box::pin(pool.clone().run());
+        let counted = alive.one();
+        pool.spawn(holding(counted));
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        let mut cancelled = pin!(pool.cancelled());
+        assert!(poll_with_bomb(cancelled.as_mut()).is_pending());
+        drop(run);
+        until(|| alive.count() == 0).await;
+        cancelled.await;
+    });
+}
