@@ -185,10 +185,10 @@ pub async fn latch(size: usize) -> Duration {
     let (latch, parked) = (LatchEvent::new(), Counter::default());
     let mut tasks = task::JoinSet::new();
     for _ in 0..size {
-        let (set, parked) = (latch.wait_set(), parked.clone());
+        let (latch, parked) = (latch.clone(), parked.clone());
         tasks.spawn(async move {
             parked.add();
-            set.await;
+            latch.wait_set().await;
         });
     }
     flip(size, parked, tasks, || latch.set()).await
@@ -202,12 +202,10 @@ pub async fn latch_loops(size: usize) -> Duration {
         let (latch, seen) = (latch.clone(), seen.clone());
         tasks.spawn(async move {
             loop {
-                let set = latch.wait_set();
                 seen.add();
-                set.await;
-                let unset = latch.wait_unset();
+                latch.wait_set().await;
                 seen.add();
-                unset.await;
+                latch.wait_unset().await;
             }
         });
     }
