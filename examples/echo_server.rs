@@ -88,8 +88,7 @@ async fn echo(mut client: TcpStream) -> Result<(), BoxError> {
 async fn store() {
     let (pool, stop) = (Pool::<BoxError>::current(), cancellation_token());
     while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_some() {
-        let connections = pool.len().saturating_sub(3); // without itself, the listener, and who waits for a signal
-        eprintln!("{connections} connections, {} bytes", ECHOED_BYTES.load(Relaxed));
+        eprintln!("{} tasks, {} bytes", pool.len(), ECHOED_BYTES.load(Relaxed)); // connections, and up to three others
     }
     eprintln!("storage closed: {} bytes", ECHOED_BYTES.load(Relaxed));
 }

@@ -390,7 +390,7 @@ async fn clients_above_the_limit_wait_for_their_turn() {
     assert_echoed(&mut second, b"still here").await;
     let end = server.end_by("-TERM").await;
     end.assert_in_order();
-    assert!(!end.said("3 connections"), "{:#?}", end.stderr);
+    assert!(!end.said("6 tasks"), "{:#?}", end.stderr);
 }
 
 #[tokio::test]
@@ -425,8 +425,8 @@ async fn an_address_in_use_is_named_and_ends_it() {
 async fn metrics_are_printed() {
     let mut server = Server::start(&[]).await;
     let clients = (server.client().await, server.client().await);
-    server.stderr.until("2 connections, 10 bytes").await;
+    server.stderr.until("5 tasks, 10 bytes").await;
     drop(clients);
-    server.stderr.until("0 connections, 10 bytes").await;
+    server.stderr.until("3 tasks, 10 bytes").await;
     server.end_by("-TERM").await.assert_in_order();
 }
