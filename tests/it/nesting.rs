@@ -366,11 +366,12 @@ fn every_level_waits_for_what_an_ended_task_left_below() {
 #[test]
 fn blocking_work_below_an_aborted_owner_delays_the_outermost_pool() {
     on_both(|| async {
-        let alive = Alive::default();
+        let (alive, owners) = (Alive::default(), Alive::default());
         let (closure, release) = blocking(&alive);
-        let seen = alive.clone();
+        let (seen, flag) = (alive.clone(), owners.one());
         let mut outermost = pin!(Pool::open(async |pool: Pool| {
             let owner = pool.spawn_with_handle(async {
+                let _flag = flag;
                 let outcome: Outcome = Pool::open(async |pool| {
                     pool.spawn_blocking(closure);
                     Ok(())
@@ -384,9 +385,14 @@ fn blocking_work_below_an_aborted_owner_delays_the_outermost_pool() {
             assert_eq!(owner.await, Err(TaskStopped::Cancelled));
             Ok::<_, BoxError>(())
         }));
+        // The closure may have begun before its owner is out of its first poll: it is not aborted before.
+        tokio::select! {
+            biased;
+            _ = outermost.as_mut() => panic!("it is ready too early"),
+            () = until(|| owners.count() == 0) => {}
+        }
         stays_pending(outermost.as_mut()).await;
-        until(|| alive.count() == 1).await;
-        assert!(poll_once(outermost.as_mut()).await.is_pending());
+        assert_eq!(alive.count(), 1);
         release.send(()).unwrap();
         outermost.await.unwrap();
         assert_eq!(alive.count(), 0);
