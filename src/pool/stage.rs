@@ -22,7 +22,7 @@ use super::handle::Control;
 use super::roster::Roster;
 use crate::error::TaskInfo;
 use crate::node_state::NodeState;
-use crate::scope::{Census, ChildOwner, Owner, Place, PoolState, Resident, Scope, Seat, is_settled};
+use crate::scope::{Census, ChildOwner, Owner, Place, PoolState, Resident, Scope, Seat};
 
 /// How many seats are looked at, in search of who is to be woken, before others get at the lock.
 const BATCH: u32 = 256;
@@ -51,9 +51,10 @@ pub(super) struct Stage {
 /// Tasks that are waited for together.
 struct Crew {
     members: Roster<Member>,
-    /// Held by the tasks and the body, not from here: its end is what the driver waits for. The next task makes a new
-    /// one.
+    /// Held by the tasks and the body, not from here. When it has ended, the next task makes a new one.
     scope: Weak<Scope>,
+    /// How many scopes have not told of their end, which is what the driver waits for.
+    scopes: usize,
 }
 
 /// A task, as its pool knows it. What it has to say it says itself, as it ends: its output is `()`, and nobody joins
@@ -136,6 +137,13 @@ impl Stages {
         crew.scope(pool, place, enclosing)
     }
 
+    /// A scope has ended. Of a depth that was given up on, nobody wants to know.
+    pub(super) fn settled(&mut self, place: Place) {
+        if let Some(crew) = self.get_mut(place.depth).and_then(|stage| stage.crew_mut(place.daemon)) {
+            crew.scopes -= 1;
+        }
+    }
+
     /// The tasks of a place, with what it takes to make their scope.
     #[inline(always)]
     fn crew_at(&mut self, place: Place) -> (&mut Crew, Option<&Arc<Scope>>) {
@@ -186,7 +194,7 @@ impl Stages {
     /// Whether there is nothing left but daemons.
     #[inline]
     pub(super) fn is_settled(&self) -> bool {
-        self.all(|stage| is_settled(&stage.crew.scope))
+        self.all(|stage| stage.crew.is_settled())
     }
 
     /// Whether there is nothing left at all.
@@ -243,8 +251,12 @@ impl Stage {
 
     #[inline]
     pub(super) fn members_mut(&mut self, daemon: bool) -> Option<&mut Roster<Member>> {
-        let crew = if daemon { self.daemons.as_deref_mut()? } else { &mut self.crew };
-        Some(&mut crew.members)
+        Some(&mut self.crew_mut(daemon)?.members)
+    }
+
+    #[inline]
+    fn crew_mut(&mut self, daemon: bool) -> Option<&mut Crew> {
+        if daemon { self.daemons.as_deref_mut() } else { Some(&mut self.crew) }
     }
 
     /// The tasks, then the daemons, if there are any.
@@ -275,7 +287,7 @@ impl Stage {
     /// Whether nothing is left of the tasks, the daemons and what is below them.
     #[inline]
     pub(super) fn is_settled(&self) -> bool {
-        is_settled(&self.crew.scope) && self.daemons.as_ref().is_none_or(|daemons| is_settled(&daemons.scope))
+        self.crews().all(Crew::is_settled)
     }
 
     /// Has all tasks end that are polled from now on. Returns their scopes, to be let go of without the lock.
@@ -304,7 +316,7 @@ impl Stage {
 
 impl Crew {
     const fn new() -> Self {
-        Self { members: Roster::new(), scope: Weak::new() }
+        Self { members: Roster::new(), scope: Weak::new(), scopes: 0 }
     }
 
     /// The scope of the tasks, or a new one if the last has ended.
@@ -315,7 +327,14 @@ impl Crew {
         }
         let scope = Scope::within(enclosing.cloned(), Owner::Pool(Arc::clone(pool) as Arc<dyn PoolState>, place));
         self.scope = Arc::downgrade(&scope);
+        self.scopes += 1;
         scope
+    }
+
+    /// Whether nothing is left of the tasks, nor below them.
+    #[inline]
+    fn is_settled(&self) -> bool {
+        self.scopes == 0
     }
 }
 

@@ -21,7 +21,7 @@
 //!    last of the pools and functions below has ended. tokio publishes the end of a task a moment later; what it has
 //!    left then is the task's empty shell, in which nothing is the user's. So nobody waits for that.
 //! 5. The driver looks whether a scope has ended and leaves its waker under one lock; the scope, when it has ended,
-//!    takes the waker under that lock. Whichever comes second sees the other. So the last `Arc` of a scope is never
+//!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So the last `Arc` of a scope is never
 //!    dropped under the lock.
 
 use std::any::Any;
@@ -224,12 +224,6 @@ impl<E> Shared<E> {
     pub(super) fn lock(&self) -> MutexGuard<'_, State<E>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Has the driver look, if it waits.
-    pub(super) fn wake_driver(&self) {
-        let driver = self.lock().driver.take();
-        driver.into_iter().for_each(Waker::wake);
-    }
 }
 
 impl From<Phase> for NodeState {
@@ -293,9 +287,13 @@ impl<E: Send + 'static> PoolState for Shared<E> {
         token
     }
 
-    fn settled(&self) {
+    fn settled(&self, place: Place) {
         self.scope_ended.store(true, Ordering::Relaxed);
-        self.wake_driver();
+        let mut state = self.lock();
+        state.stages.settled(place);
+        let driver = state.driver.take();
+        drop(state);
+        driver.into_iter().for_each(Waker::wake);
     }
 
     fn census(&self) -> Census {

@@ -11,6 +11,9 @@
 //!    on the way, at any depth; and its [`Drop`] tells the owner. That is what `tokio_util`'s `TaskTracker` would be
 //!    asked for, at the price of the reference count that a task needs anyway.
 //! 3. No user code runs while `spot::CURRENT` is looked at: its value is taken out and put back.
+//! 4. A scope that ends lets go of the enclosing one before it tells its owner. So a pool that has returned holds
+//!    nothing up further out; a `timeout` around it has not to wait any more, and to lose, when it is dropped meanwhile,
+//!    what the pool has returned.
 //!
 //! [`spot`] is where code runs, [`below`] what a scope has directly below it, [`pool_state`] what a scope knows of a
 //! pool, [`call`] the same of a function, and [`cleanup`] what happens to the failures of those whose owner is gone.
@@ -22,7 +25,7 @@ mod pool_state;
 mod spot;
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -238,27 +241,21 @@ impl Scope {
 }
 
 impl Drop for Scope {
-    /// Tells the owner, then lets go of the enclosing scopes one after the other: a chain of many, each held only by
-    /// the next, would otherwise be dropped by recursion.
+    /// Lets go of the enclosing scope, then tells the owner: invariant 4. Enclosing scopes that were held only from
+    /// here end one after the other: a chain of many would otherwise be dropped by recursion.
     fn drop(&mut self) {
-        if let Owner::Pool(pool, _) = &self.owner {
-            pool.settled();
-        }
         let mut next = self.leave_parent();
+        let mut inner = None;
         while let Some(mut scope) = next.and_then(Arc::into_inner) {
             next = scope.leave_parent();
+            // Drops the one before, which has let go of this one.
+            inner = Some(scope);
+        }
+        drop(inner);
+        if let Owner::Pool(pool, place) = &self.owner {
+            pool.settled(*place);
         }
     }
-}
-
-/// Whether nothing is left in a scope, nor below it.
-pub(crate) fn is_settled(scope: &Weak<Scope>) -> bool {
-    let settled = scope.strong_count() == 0;
-    if settled {
-        // What the tasks have done is to be seen by whoever waits for them, as after a join. The count is relaxed.
-        fence(Ordering::Acquire);
-    }
-    settled
 }
 
 /// Nothing of the user's runs under these locks, and nothing that can panic.

@@ -40,8 +40,8 @@ pub(crate) trait PoolState: Any + Send + Sync {
     /// The token that asks the tasks of a depth to stop.
     fn token(&self, depth: i32) -> CancellationToken;
 
-    /// Nothing is left in the pool's scope, nor below it.
-    fn settled(&self);
+    /// A scope of these tasks has ended, and let go of the enclosing one.
+    fn settled(&self, place: Place);
 
     /// What there is to be seen of it.
     fn census(&self) -> Census;

@@ -5,9 +5,9 @@ use std::future::{Future, Pending, Ready, pending, poll_fn, ready};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use aiodrive::{
@@ -1349,6 +1349,56 @@ impl<F: Future + Unpin, D: Unpin> Future for BothPanic<F, D> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         Pin::new(&mut self.future).poll(cx)
     }
+}
+
+/// A future that whoever is woken polls at once, with what came of that each time.
+struct PolledAtOnce<T> {
+    future: Mutex<Option<Pin<Box<dyn Future<Output = T> + Send>>>>,
+    polls: Mutex<Vec<Poll<T>>>,
+}
+
+impl<T: Send + 'static> PolledAtOnce<T> {
+    fn new(future: impl Future<Output = T> + Send + 'static) -> Arc<Self> {
+        Arc::new(Self { future: Mutex::new(Some(Box::pin(future))), polls: Mutex::default() })
+    }
+
+    fn poll(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::clone(self));
+        let mut future = self.future.lock().unwrap();
+        let polled = future.as_mut().map(|future| future.as_mut().poll(&mut Context::from_waker(&waker)));
+        if polled.as_ref().is_some_and(Poll::is_ready) {
+            *future = None;
+        }
+        self.polls.lock().unwrap().extend(polled);
+    }
+}
+
+impl<T: Send + 'static> Wake for PolledAtOnce<T> {
+    fn wake(self: Arc<Self>) {
+        self.poll();
+    }
+}
+
+/// A scope of a pool told its driver of its end while it still held the scope of the `timeout` around. So the pool
+/// returned, and the `timeout` had to wait; dropped then, it took along what the pool had returned, with its failures.
+#[test]
+fn timeout_passes_on_what_a_pool_returns_as_soon_as_it_does() {
+    on_both(|| async {
+        let (fail, failing) = oneshot::channel::<()>();
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async {
+            failing.await?;
+            Err("late".into())
+        });
+        let polled = PolledAtOnce::new(timeout(Duration::from_secs(3_600), pool.run()));
+        polled.poll();
+        fail.send(()).unwrap();
+        // It is woken as the pool closes, and as the task has ended.
+        until(|| polled.polls.lock().unwrap().len() == 3).await;
+        let polls = std::mem::take(&mut *polled.polls.lock().unwrap());
+        let [Poll::Pending, Poll::Pending, Poll::Ready(Ok(Err(error)))] = &polls[..] else { panic!("{polls:?}") };
+        assert_eq!(failures(error.failures()), ["error: late"]);
+    });
 }
 
 #[test]

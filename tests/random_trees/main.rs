@@ -32,7 +32,10 @@ use self::run::{Watchdog, Workers};
 use self::world::Clock;
 
 /// Trees that have broken a promise once.
-const SEEDS: &[u64] = &[];
+///
+/// - 191, on several threads, one time in three hundred beside busy processes: a pool that had returned still held the
+///   scope of the `timeout` around it, which was dropped as it waited for that, and with it the pool's failure.
+const SEEDS: &[u64] = &[191];
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|value| value.parse().expect("a number"))
