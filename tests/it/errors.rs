@@ -1204,6 +1204,31 @@ fn several_failures_have_a_cause_each() {
 }
 
 #[test]
+fn the_cause_of_a_failed_visit_is_that_of_its_only_error() {
+    let outer = || BoxError::from(Outer(Inner));
+    for error in [ExitError::Body(outer()), ExitError::Exit(outer())] {
+        assert!(error.source().unwrap().is::<Inner>(), "{error:?}");
+    }
+    assert!(ExitError::Both { body: outer(), exit: outer() }.source().is_none());
+    assert!(ExitError::Body(BoxError::from("no cause")).source().is_none());
+    assert!(ExitError::Body("cannot be asked for one").source().is_none());
+}
+
+#[test]
+fn cleanup_failures_can_be_taken_by_value() {
+    on_both(|| async {
+        let outcome: Result<(), PoolError> = Pool::open(async |_| {
+            drop(shield(async { std::panic::panic_any(404_i32) }));
+            Ok(())
+        })
+        .await;
+        let [failed] = <[_; 1]>::try_from(outcome.unwrap_err().into_cleanup_failures()).unwrap();
+        let Failure::Panic(payload) = failed.into_failure() else { panic!("it panics") };
+        assert_eq!(payload.into_inner().downcast_ref(), Some(&404_i32));
+    });
+}
+
+#[test]
 fn a_panic_has_no_cause() {
     on_both(|| async {
         let pool = Pool::<BoxError>::new();
