@@ -76,17 +76,23 @@ async fn serve(mut listener: TcpListener, arrived: Arrived, online: LatchEvent) 
     let address = listener.local_addr()?;
     loop {
         let pool = Pool::builder().on_failure(|_: &TaskError| OnFailure::Discard); // of clients that have gone
-        let up = pool.open(async |pool: Pool| -> Result<(), BoxError> {
-            loop {
-                let (client, _) = listener.accept().await?;
-                pool.spawn(answer(client, Arc::clone(&arrived)));
-            }
+        let up = pool.open(async |pool: Pool| {
+            // At a depth that closes first: nobody gets through to a server that goes down.
+            pool.build_task().depth(1).spawn(accept(listener, Arc::clone(&arrived)));
+            Ok(())
         });
         drop(up.await);
-        drop(listener);
         online.wait_unset().await; // it stays down until that has been noticed
         listener = TcpListener::bind(address).await?;
     }
+}
+
+async fn accept(listener: TcpListener, arrived: Arrived) {
+    let pool = Pool::<BoxError>::current();
+    while let Ok((client, _)) = listener.accept().await {
+        pool.spawn(answer(client, Arc::clone(&arrived)));
+    }
+    pool.cancel();
 }
 
 async fn answer(mut client: TcpStream, arrived: Arrived) -> Result<(), BoxError> {

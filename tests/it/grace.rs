@@ -1134,8 +1134,9 @@ fn destructors_of_what_is_aborted_see_a_token_that_is_cancelled() {
     with_and_without_grace(async |w| {
         let log = w.log.clone();
         let pool = with_grace(if w.has_grace() { Duration::from_millis(1) } else { Duration::ZERO }).build();
+        let at_abort = OnDrop::new(move || log.push(cancellation_token().is_cancelled().to_string()));
         pool.spawn(async move {
-            let _at_abort = OnDrop::new(move || log.push(cancellation_token().is_cancelled().to_string()));
+            let _at_abort = at_abort;
             pending::<()>().await
         });
         pool.cancel_on(async {

@@ -331,9 +331,13 @@ fn functions_with_tasks_of_their_own_are_shown_with_what_is_below_them() {
                 let stopped = cancellation_token();
                 shield(async move { stopped.cancelled().await }).await;
             });
-            // A branch can run before the next one is spawned.
-            let both = |tree: &PoolTree| tree.nodes().any(|node| node.name() == Some("try_all") && node.tasks() == 2);
-            until(|| pool.tree().nodes().count() == 15 && both(&pool.tree())).await;
+            // A branch can run before the next one is spawned, and before it is counted itself.
+            let branches = |tree: &PoolTree| -> usize {
+                let functions = ["race", "try_all", "wait_all", "shield"];
+                let nodes = tree.nodes().filter(|node| functions.iter().any(|name| node.name() == Some(name)));
+                nodes.map(|node| node.tasks()).sum()
+            };
+            until(|| pool.tree().nodes().count() == 15 && branches(&pool.tree()) == 5).await;
             let expected = [
                 "pool (running, 4 tasks)",
                 "├── racer",
