@@ -21,8 +21,8 @@
 //!    last of the pools and functions below has ended. tokio publishes the end of a task a moment later; what it has
 //!    left then is the task's empty shell, in which nothing is the user's. So nobody waits for that.
 //! 5. The driver looks whether a scope has ended and leaves its waker under one lock; the scope, when it has ended,
-//!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So the last `Arc` of a scope is never
-//!    dropped under the lock.
+//!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So the last `Arc`
+//!    of a scope is never dropped under the lock.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

@@ -11,9 +11,9 @@
 //!    on the way, at any depth; and its [`Drop`] tells the owner. That is what `tokio_util`'s `TaskTracker` would be
 //!    asked for, at the price of the reference count that a task needs anyway.
 //! 3. No user code runs while `spot::CURRENT` is looked at: its value is taken out and put back.
-//! 4. A scope that ends lets go of the enclosing one before it tells its owner. So a pool that has returned holds
-//!    nothing up further out; a `timeout` around it has not to wait any more, and to lose, when it is dropped meanwhile,
-//!    what the pool has returned.
+//! 4. A scope that ends lets go of the enclosing one before it tells its owner. So a pool that has returned, having
+//!    given up on nothing, holds nothing up further out: a `timeout` around it need not wait any more, and cannot lose
+//!    what the pool has returned by being dropped as it waits.
 //!
 //! [`spot`] is where code runs, [`below`] what a scope has directly below it, [`pool_state`] what a scope knows of a
 //! pool, [`call`] the same of a function, and [`cleanup`] what happens to the failures of those whose owner is gone.
