@@ -175,7 +175,7 @@ impl<I: Send + 'static> Group<I> {
     /// Ready once nothing is left below the group, whose branches have all ended, and their memory has been given back.
     pub(crate) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(scope) = self.scope.take() {
-            if !scope.is_alone() {
+            if let Err(scope) = Arc::try_unwrap(scope) {
                 self.settling = Some(Box::pin(scope.settled()));
             }
         }

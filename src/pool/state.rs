@@ -203,8 +203,8 @@ impl<E> Shared<E> {
 
     /// The outermost pool around this one, if it runs, and there is one.
     pub(super) fn outermost(&self) -> Option<Arc<dyn PoolState>> {
-        let enclosing = self.lock().stages.enclosing().cloned();
-        enclosing?.outermost_pool()
+        // Not even for a moment is the enclosing scope held from here: what is in between waits for that.
+        self.lock().stages.enclosing()?.outermost_pool()
     }
 
     /// Waits until closing has begun.

@@ -24,7 +24,7 @@ mod cleanup;
 mod pool_state;
 mod spot;
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::oneshot;
@@ -126,24 +126,14 @@ impl Scope {
 
     /// Waits until nothing is left below, once the caller has let go of the scope.
     pub(crate) async fn settled(self: Arc<Self>) {
-        if self.is_alone() {
-            return;
-        }
+        // In one step: somebody who draws a tree may be about to hold it for a moment.
+        let Err(scope) = Arc::try_unwrap(self) else { return };
         let (sender, receiver) = oneshot::channel();
         // The scope ends after the sender was put in: it is held here until then.
-        drop(self.waiter.set(sender));
-        drop(self);
+        drop(scope.waiter.set(sender));
+        drop(scope);
         // Never sent to: dropped with the scope.
         drop(receiver.await);
-    }
-
-    /// Whether nothing is left below, nor beside the caller.
-    pub(crate) fn is_alone(self: &Arc<Self>) -> bool {
-        let alone = Arc::strong_count(self) == 1;
-        if alone {
-            fence(Ordering::Acquire);
-        }
-        alone
     }
 
     /// The state of the pool that owns this scope, if it is an `S`.
@@ -241,19 +231,15 @@ impl Scope {
 }
 
 impl Drop for Scope {
-    /// Lets go of the enclosing scope, then tells the owner: invariant 4. Enclosing scopes that were held only from
-    /// here end one after the other: a chain of many would otherwise be dropped by recursion.
+    /// Lets go of the enclosing scope, then tells the owner: invariant 4. If nobody else held the enclosing one, that
+    /// ends next, and so on: a chain of many would otherwise be dropped by recursion.
     fn drop(&mut self) {
-        let mut next = self.leave_parent();
-        let mut inner = None;
-        while let Some(mut scope) = next.and_then(Arc::into_inner) {
-            next = scope.leave_parent();
-            // Drops the one before, which has let go of this one.
-            inner = Some(scope);
-        }
-        drop(inner);
+        let mut ending = self.leave_parent().and_then(Arc::into_inner);
         if let Owner::Pool(pool, place) = &self.owner {
             pool.settled(*place);
+        }
+        while let Some(mut scope) = ending {
+            ending = scope.leave_parent().and_then(Arc::into_inner);
         }
     }
 }
