@@ -157,10 +157,9 @@ impl<E: Send + 'static> Shared<E> {
 
     /// Ends a pool in which everything has ended well.
     fn over(&self, mut state: MutexGuard<'_, State<E>>) {
-        state.phase = Phase::Closed;
-        let enclosing = state.stages.leave();
+        let held = state.end();
         self.announce_closing(state, ClosingReason::Completed);
-        drop(enclosing);
+        drop(held);
     }
 
     /// Closes a pool whose driver is gone, for the driver that carries on.
@@ -190,10 +189,9 @@ impl<E: Send + 'static> Shared<E> {
             return None;
         }
         let Some((depth, stage)) = state.stages.highest_mut() else {
-            state.phase = Phase::Closed;
-            let enclosing = state.stages.leave();
+            let held = state.end();
             drop(state);
-            drop(enclosing);
+            drop(held);
             return None;
         };
         let token = stage.ask();
@@ -274,14 +272,13 @@ impl<E: Send + 'static> Shared<E> {
     pub(super) fn abort_all(&self) {
         let mut state = self.lock();
         self.refuse_from(i64::MIN);
-        state.phase = Phase::Closed;
+        let held = state.end();
         let tokens = state.stages.ask();
         let depths = state.stages.depths();
-        let enclosing = state.stages.leave();
         drop(state);
         drop(catch(|| tokens.iter().for_each(CancellationToken::cancel)));
         depths.into_iter().for_each(|depth| self.abort(depth));
-        drop(enclosing);
+        drop(held);
     }
 
     /// The pool waits while it closes: whoever listens is told for whom, from time to time.

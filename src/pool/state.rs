@@ -226,6 +226,16 @@ impl<E> Shared<E> {
     }
 }
 
+impl<E> State<E> {
+    /// Ends the pool. Returns what it held, to be dropped without the lock: what encloses it, and what woke its driver,
+    /// which the late end of something that was given up on must not wake.
+    #[inline]
+    pub(super) fn end(&mut self) -> (Option<Arc<Scope>>, Option<Waker>) {
+        self.phase = Phase::Closed;
+        (self.stages.leave(), self.driver.take())
+    }
+}
+
 impl From<Phase> for NodeState {
     fn from(phase: Phase) -> Self {
         match phase {

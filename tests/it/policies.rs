@@ -16,7 +16,7 @@ use aiodrive::{
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet, yield_now};
 use tokio::time::{Instant, sleep};
-use tokio_test::{assert_pending, task};
+use tokio_test::{assert_pending, assert_ready_err, task};
 
 use crate::support::{
     Alive, Counted, Log, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text,
@@ -1710,6 +1710,23 @@ fn with_all_the_time_there_is_the_pool_waits() {
         stays_pending(running.as_mut()).await;
         drop(swamp);
         running.await.unwrap();
+    });
+}
+
+/// The waker of a driver used to stay in its pool, with all that the waker kept alive, for as long as there was a
+/// handle; and what ended late woke somebody who had long gone on.
+#[test]
+fn what_was_given_up_on_does_not_wake_its_pool_when_it_ends() {
+    on_current_thread(|| async {
+        let (pool, swamp) = (impatient(Duration::ZERO), Swamp::new());
+        let mut running = task::spawn(pool.clone().run());
+        assert_pending!(running.poll());
+        swamp.trap(&pool, "stuck", 0);
+        pool.cancel();
+        let error = assert_ready_err!(running.poll());
+        assert_eq!(names(error.stuck()), ["stuck"]);
+        drop(swamp);
+        assert!(!running.is_woken());
     });
 }
 

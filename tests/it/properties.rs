@@ -193,7 +193,6 @@ fn a_pool_of_boxed_errors_takes_tasks_without_annotations() {
             pool.spawn(forever());
             pool.spawn(async { forever().await });
             if false {
-                #[allow(unreachable_code)]
                 pool.spawn(async { exits() });
             }
             let value = pool.spawn_with_handle(async {
