@@ -259,23 +259,3 @@ fn the_events_of_a_pool_without_a_name_are_in_the_span_around() {
     });
     assert_eq!(lines, ["DEBUG [request] pool opened", "DEBUG [request] pool closing reason=completed"]);
 }
-
-// ===== the example =====
-
-#[test]
-fn the_example_names_the_culprit() {
-    let test = std::env::current_exe().unwrap();
-    let example = test.ancestors().nth(2).unwrap().join("examples/stuck");
-    assert!(example.is_file(), "{example:?} is missing: run `cargo build --features tracing --example stuck`");
-    let output = std::process::Command::new(example).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-
-    let said = String::from_utf8(output.stdout).unwrap();
-    let lines: Vec<_> = said.lines().collect();
-    assert_eq!(lines[0], "service (closing: cancelled: shutdown, 0 tasks)");
-    assert_eq!(lines[1], "└── <pool> (closing: the enclosing task is to stop, 1 task, handed over)");
-    assert!(lines[2].starts_with("    └── old printer  examples/stuck.rs:"), "{said}");
-    assert!(lines[3].starts_with("pool \"service\": gave up on task \"old printer\" (examples/stuck.rs:"), "{said}");
-    let warned = String::from_utf8(output.stderr).unwrap();
-    assert!(warned.contains("closing pool still waits for tasks") && warned.contains("old printer"), "{warned}");
-}

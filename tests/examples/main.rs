@@ -15,3 +15,6 @@ mod echo_server;
 mod staged_shutdown;
 #[cfg(feature = "signal")]
 mod worker;
+
+#[cfg(feature = "tracing")]
+mod stuck;
