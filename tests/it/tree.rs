@@ -610,15 +610,16 @@ fn the_tree_from_the_top_marks_the_pool_that_was_asked() {
 #[test]
 fn the_tree_from_the_top_begins_at_the_outermost_pool_also_through_functions() {
     on_both(|| async {
-        let look = || race([Pool::open(async |inner: Pool| Ok::<_, BoxError>(drawn(&inner.root_tree())))]);
-        assert_eq!(look().await.1.unwrap(), ["<pool> (running, 0 tasks)"]);
+        // Not how many tasks the race has: its branch may look before it is counted.
+        let look = || {
+            race([Pool::open(async |inner: Pool| {
+                let tree = inner.root_tree();
+                Ok::<_, BoxError>((drawn(&tree)[0].clone(), tree.asked().level()))
+            })])
+        };
+        assert_eq!(look().await.1.unwrap(), ("<pool> (running, 0 tasks)".to_owned(), 0));
         in_pool(async |_| {
-            let expected = [
-                "pool (running, 0 tasks)",
-                "└── <race> (running, 1 task)",
-                "    └── <pool> (running, 0 tasks)  ← asked",
-            ];
-            assert_eq!(look().await.1.unwrap(), expected);
+            assert_eq!(look().await.1.unwrap(), ("pool (running, 0 tasks)".to_owned(), 2));
         })
         .await;
     });
