@@ -16,15 +16,31 @@ use tokio::time::sleep;
 
 const READINGS: u8 = 30;
 
-type Arrived = Arc<Mutex<BTreeSet<u8>>>;
+type Shared = Arc<Mutex<Store>>;
+
+/// What the server has.
+#[derive(Default)]
+struct Store {
+    arrived: BTreeSet<u8>,
+    /// From every tenth reading on, until it is up again, nothing gets in.
+    is_down: bool,
+}
+
+impl Store {
+    /// Takes a reading in, and says whether it may be confirmed.
+    fn keep(&mut self, reading: u8) -> bool {
+        self.is_down = self.is_down || self.arrived.insert(reading) && self.arrived.len() % 10 == 0;
+        !self.is_down
+    }
+}
 
 #[tokio::main]
 async fn main() -> Result<(), PoolError> {
-    let (online, arrived) = (LatchEvent::new(), Arrived::default());
+    let (online, store) = (LatchEvent::new(), Shared::default());
     Pool::open(async |pool: Pool| {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        pool.build_task().name("server").daemon().spawn(serve(listener, Arc::clone(&arrived), online.clone()));
+        pool.build_task().name("server").daemon().spawn(serve(listener, Arc::clone(&store), online.clone()));
         // At a depth that closes first: the end of the program is no outage.
         pool.build_task().name("link").daemon().depth(1).spawn(watch_link(address, online.clone()));
         for first in 0..3 {
@@ -33,7 +49,7 @@ async fn main() -> Result<(), PoolError> {
         Ok(())
     })
     .await?;
-    println!("{} of {READINGS} readings have arrived", arrived.lock().unwrap().len());
+    println!("{} of {READINGS} readings have arrived", store.lock().unwrap().arrived.len());
     Ok(())
 }
 
@@ -72,32 +88,33 @@ async fn upload(reading: u8, address: SocketAddr) -> std::io::Result<()> {
 }
 
 /// The other side. To go down is to close a pool: then nothing of it is left, not even a connection.
-async fn serve(mut listener: TcpListener, arrived: Arrived, online: LatchEvent) -> Result<(), BoxError> {
+async fn serve(mut listener: TcpListener, store: Shared, online: LatchEvent) -> Result<(), BoxError> {
     let address = listener.local_addr()?;
     loop {
         let pool = Pool::builder().on_failure(|_: &TaskError| OnFailure::Discard); // of clients that have gone
         let up = pool.open(async |pool: Pool| {
             // At a depth that closes first: nobody gets through to a server that goes down.
-            pool.build_task().depth(1).spawn(accept(listener, Arc::clone(&arrived)));
+            pool.build_task().depth(1).spawn(accept(listener, Arc::clone(&store)));
             Ok(())
         });
         drop(up.await);
         online.wait_unset().await; // it stays down until that has been noticed
+        store.lock().unwrap().is_down = false;
         listener = TcpListener::bind(address).await?;
     }
 }
 
-async fn accept(listener: TcpListener, arrived: Arrived) {
+async fn accept(listener: TcpListener, store: Shared) {
     let pool = Pool::<BoxError>::current();
     while let Ok((client, _)) = listener.accept().await {
-        pool.spawn(answer(client, Arc::clone(&arrived)));
+        pool.spawn(answer(client, Arc::clone(&store)));
     }
     pool.cancel();
 }
 
-async fn answer(mut client: TcpStream, arrived: Arrived) -> Result<(), BoxError> {
+async fn answer(mut client: TcpStream, store: Shared) -> Result<(), BoxError> {
     let reading = client.read_u8().await?;
-    if arrived.lock().is_ok_and(|mut arrived| arrived.insert(reading) && arrived.len() % 10 == 0) {
+    if !store.lock().unwrap().keep(reading) {
         Pool::<BoxError>::current().cancel();
         return pending().await; // its client gets no answer, and will upload it again
     }
