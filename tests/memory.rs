@@ -2,12 +2,13 @@
 //! own, one test at a time: whatever else is allocated would be counted too.
 
 use std::alloc::System;
+use std::future::{pending, ready};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aiodrive::{BoxError, LatchEvent, Pool, wait_all};
+use aiodrive::{BoxError, LatchEvent, Pool, timeout, timeout_at, wait_all};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::task::{JoinSet, yield_now};
 
@@ -112,6 +113,27 @@ fn a_long_lived_body_does_not_keep_what_has_ended_below_it() {
         });
         opened.await.unwrap();
     });
+}
+
+#[test]
+fn timeouts_that_are_over_leave_no_timers() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut current_thread = tokio::runtime::Builder::new_current_thread();
+    let mut multi_thread = tokio::runtime::Builder::new_multi_thread();
+    for builder in [&mut current_thread, multi_thread.worker_threads(2)] {
+        builder.enable_time().build().unwrap().block_on(async {
+            let past = tokio::time::Instant::now() - Duration::from_millis(1);
+            let before = allocated();
+            for _ in 0..100_000 {
+                assert!(timeout_at(past, pending::<()>()).await.is_err());
+                assert!(timeout(Duration::from_secs(1_000), ready(())).await.is_ok());
+                // A timer that has been polled is one that the runtime has noted down.
+                assert!(timeout(Duration::from_secs(1_000), yield_now()).await.is_ok());
+            }
+            let kept = (allocated() - before) / 1024;
+            assert!(kept < 64, "{kept} KiB");
+        });
+    }
 }
 
 /// How many bytes each of so many things takes, made by `make` and kept until they have been weighed.
