@@ -14,7 +14,7 @@ use aiodrive::{
     BoxError, Failure, LatchEvent, Pool, PoolError, TaskStopped, cancel_task, prime, race, shield, timeout, timeout_at,
     try_all, wait_all,
 };
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::time::{Instant, advance, sleep, sleep_until};
 use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
@@ -541,13 +541,19 @@ fn try_all_aborts_the_others_at_the_first_panic() {
 #[test]
 fn try_all_returns_every_error_the_first_one_first() {
     on_current_thread(|| async {
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let branch = |seconds: i32| async move {
-            sleep_until(deadline).await;
-            if seconds == 3 { panic!("{seconds}") } else { Err::<(), _>(seconds.to_string()) }
+        let (deadline, log) = (Instant::now() + Duration::from_secs(1), Log::default());
+        let branch = |number: i32| {
+            let log = log.clone();
+            async move {
+                sleep_until(deadline).await;
+                let panics = number == 3;
+                log.push(format!("{}: {number}", if panics { "panic" } else { "error" }));
+                if panics { panic!("{number}") } else { Err::<(), _>(number.to_string()) }
+            }
         };
         let error = try_all([1, 2, 3, 4].map(branch)).await.unwrap_err();
         let mut all = failures(error.failures());
+        assert_eq!(all, log.events(), "in the order in which they failed");
         all.sort();
         assert_eq!(all, ["error: 1", "error: 2", "error: 4", "panic: 3"]);
     });
@@ -796,6 +802,36 @@ fn wait_all_has_a_place_for_everyone_in_order() {
                 (_, outcome) => panic!("{index}: {outcome:?}"),
             }
         }
+    });
+}
+
+/// A hundred branches that end in an order of their own, each after the one before it, and the log of that.
+fn shuffled() -> (Vec<impl Future<Output = Result<usize, BoxError>> + Send>, Log) {
+    let (turns, log) = ((0..=100).map(|_| LatchEvent::new()).collect::<Vec<_>>(), Log::default());
+    turns[0].set();
+    let branch = |index: usize| {
+        let turn = index * 37 % 100;
+        let (mine, next, log) = (turns[turn].clone(), turns[turn + 1].clone(), log.clone());
+        async move {
+            mine.wait_set().await;
+            log.push(turn.to_string());
+            next.set();
+            Ok(index)
+        }
+    };
+    ((0..100).map(branch).collect(), log)
+}
+
+#[test]
+fn wait_all_and_try_all_of_a_hundred_are_in_order_whoever_finishes_first() {
+    on_both(|| async {
+        let (turns, indices) = ((0..100).map(|turn: usize| turn.to_string()), 0..100_usize);
+        let (branches, log) = shuffled();
+        let waited = wait_all(branches).await.into_iter().map(Result::unwrap);
+        assert!(waited.eq(indices.clone()) && log.events().into_iter().eq(turns.clone()));
+        let (branches, log) = shuffled();
+        let tried = try_all(branches).await.unwrap();
+        assert!(tried.into_iter().eq(indices) && log.events().into_iter().eq(turns));
     });
 }
 
@@ -1118,13 +1154,31 @@ fn timeout_lasts_as_long_as_it_says() {
 fn timeout_of_zero_is_lost_to_a_future_that_is_ready_at_the_first_poll() {
     on_both(|| async {
         assert_eq!(timeout(Duration::ZERO, async { 1 }).await, Ok(1));
-        let polled = Cell::new(false);
+        let polls = Cell::new(0);
         let waiting = poll_fn(|_| {
-            polled.set(true);
+            polls.set(polls.get() + 1);
             Poll::<()>::Pending
         });
         assert!(timeout(Duration::ZERO, waiting).await.is_err());
-        assert!(polled.get());
+        // In real time, tokio's timers are rounded up to the next millisecond: it may have been polled then, too.
+        let is_paused = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+        assert!(polls.get() == 1 || (polls.get() > 1 && !is_paused), "{polls:?}");
+    });
+}
+
+#[test]
+fn timeout_is_lost_to_a_future_that_blocks_its_thread_past_the_limit_and_is_ready_then() {
+    on_current_thread(|| async {
+        let begin = Instant::now();
+        let blocking = async {
+            // The limit has begun.
+            tokio::task::yield_now().await;
+            // The clock moves on within one poll.
+            assert!(poll_once(pin!(advance(Duration::from_secs(2)))).await.is_pending());
+            2
+        };
+        assert_eq!(timeout(Duration::from_secs(1), blocking).await, Ok(2));
+        assert_eq!(begin.elapsed(), Duration::from_secs(2));
     });
 }
 
@@ -1262,6 +1316,16 @@ fn timeout_cuts_off_what_never_runs_out_of_work() {
         };
         assert!(timeout(Duration::ZERO, working).await.is_err());
     });
+}
+
+#[test]
+fn timeout_cuts_off_what_yields_for_ever_in_real_time() {
+    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            assert!(timeout(Duration::from_millis(1), busy()).await.is_err());
+        });
+    }
 }
 
 #[test]
@@ -1688,15 +1752,26 @@ fn cancel_task_requests_the_abort_when_it_is_called() {
 #[test]
 fn cancel_task_does_not_keep_its_caller_from_being_aborted() {
     on_both(|| async {
-        let (alive, begun) = (Alive::default(), Arc::new(Barrier::new(2)));
-        let target = tokio::spawn(endless::<()>(alive.clone(), begun.clone()));
-        begun.wait().await;
-        let caller = tokio::spawn(async move {
-            drop(cancel_task(target).await);
-            pending::<()>().await
+        let (alive, waits, (begun, wait)) = (Alive::default(), LatchEvent::new(), oneshot::channel());
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        // It cannot be aborted any more, so that the caller has to wait.
+        let target = tokio::task::spawn_blocking(move || {
+            begun.send(()).unwrap();
+            let _ = blocked.recv();
         });
-        until(|| alive.count() == 0).await;
-        assert_eq!(cancel_task(caller).await.unwrap(), None);
+        wait.await.unwrap();
+        let (one, waiting) = (alive.one(), waits.clone());
+        let caller = tokio::spawn(async move {
+            let _one = one;
+            let mut cancelling = Box::pin(cancel_task(target));
+            stays_pending(cancelling.as_mut()).await;
+            waiting.set();
+            cancelling.await
+        });
+        waits.wait_set().await;
+        assert!(cancel_task(caller).await.unwrap().is_none());
+        assert_eq!(alive.count(), 0);
+        drop(release);
     });
 }
 
