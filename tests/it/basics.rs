@@ -176,6 +176,25 @@ fn the_owner_is_woken_once_for_ten_thousand_tasks() {
     });
 }
 
+#[test]
+fn others_have_their_turns_while_ten_thousand_tasks_end() {
+    on_current_thread(|| async {
+        let (ran, pool) = (Count::default(), Pool::<BoxError>::new());
+        for _ in 0..10_000 {
+            let ran = ran.clone();
+            pool.spawn(async move { ran.up() });
+        }
+        let running = tokio::spawn(pool.run());
+        let mut turns = 0;
+        while !running.is_finished() {
+            turns += usize::from((1..10_000).contains(&ran.get()));
+            yield_now().await;
+        }
+        running.await.unwrap().unwrap();
+        assert!(turns > 10, "{turns} turns");
+    });
+}
+
 // ===== planned tasks =====
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use aiodrive::{BoxError, Failure, Pool, PoolError, TaskStopped, race, timeout, try_all};
+use aiodrive::{BoxError, ClosingReason, Failure, OnFailure, Pool, PoolError, TaskStopped, race, timeout, try_all};
 use tokio::runtime::Handle;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::yield_now;
@@ -136,8 +136,8 @@ fn leaving_the_body_early_with_handles_in_hand_detaches_nothing() {
             pending().await
         })
         .await;
-        // A body that is being polled just then may hear of it and fail as well.
-        assert_eq!(failures(outcome.unwrap_err().failures())[0], "error: task");
+        // A body that is being polled just then may hear of it, which is no failure of its own.
+        assert_eq!(failures(outcome.unwrap_err().failures()), ["error: task"]);
         assert_eq!(alive.count(), 0);
     });
 }
@@ -183,14 +183,20 @@ fn a_panic_of_the_body_waits_for_blocking_tasks() {
 #[test]
 fn a_panic_of_the_body_outranks_a_failure_of_a_task() {
     on_both(|| async {
+        let log = Log::default();
         let panic = panic_of(Pool::open(async |pool: Pool| -> Result<(), BoxError> {
-            pool.spawn_blocking(|| {
+            let (log, (begun, wait)) = (log.clone(), oneshot::channel());
+            pool.spawn_blocking(move || {
+                begun.send(()).unwrap();
                 block_until_closed();
+                log.push("fails");
                 Err("task".into())
             });
+            wait.await?;
             quiet_panic("body")
         }));
         assert_eq!(panic.await, "body");
+        assert_eq!(log.events(), ["fails"]);
     });
 }
 
@@ -526,16 +532,22 @@ fn cancelling_twice_is_cancelling_once() {
 #[test]
 fn cancel_after_a_failure_changes_nothing() {
     on_both(|| async {
+        let log = Log::default();
         let outcome: Outcome = Pool::open(async |pool| {
-            pool.spawn_blocking(|| {
+            let (log, (begun, wait)) = (log.clone(), oneshot::channel());
+            pool.spawn_blocking(move || {
+                begun.send(()).unwrap();
                 block_until_closed();
                 Pool::<BoxError>::current().cancel_with("too late");
+                log.push("cancelled");
             });
+            wait.await?;
             Err("body".into())
         })
         .await;
         let error = outcome.unwrap_err();
         assert_eq!((failures(error.failures()), error.cancel_reason()), (vec!["error: body".to_owned()], None));
+        assert_eq!(log.events(), ["cancelled"]);
     });
 }
 
@@ -545,6 +557,7 @@ fn cancel_after_the_end_changes_nothing() {
         let pool: Pool = Pool::open(async |pool| Ok(pool)).await.unwrap();
         pool.cancel_with("too late");
         assert!(pool.is_closed());
+        assert_eq!(pool.closing_reason(), Some(ClosingReason::Completed));
     });
 }
 
@@ -1237,13 +1250,28 @@ fn a_failing_pool_with_ten_thousand_tasks_ends() {
 #[test]
 fn ten_thousand_failures_are_all_reported() {
     on_both(|| async {
-        let pool = Pool::<BoxError>::new();
+        let (pool, failed) = (Pool::<BoxError>::new(), Arc::new(AtomicUsize::new(0)));
         for _ in 0..10_000 {
-            pool.spawn(async { Err("task".into()) });
+            let failed = Arc::clone(&failed);
+            pool.spawn(async move {
+                failed.fetch_add(1, Ordering::SeqCst);
+                Err("task".into())
+            });
         }
         let error = pool.run().await.unwrap_err();
         assert!(error.failures().iter().all(|failed| matches!(failed.failure(), Failure::Error(_))));
+        // All but those that the first of them had aborted before they could begin.
+        assert_eq!(error.failures().len(), failed.load(Ordering::SeqCst));
         assert!(!error.failures().is_empty());
+    });
+}
+
+#[test]
+fn ten_thousand_failures_that_close_nothing_are_all_reported() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().on_failure(|_| OnFailure::Collect).build();
+        (0..10_000).for_each(|_| pool.spawn(async { Err("task".into()) }));
+        assert_eq!(pool.run().await.unwrap_err().failures().len(), 10_000);
     });
 }
 

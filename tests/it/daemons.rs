@@ -476,34 +476,56 @@ fn a_service_that_must_not_end_is_a_daemon_that_says_so() {
     });
 }
 
+/// A daemon that opens a pool again each time one has panicked, which it does five times.
+fn restarting(pool: &Pool, attempts: &Arc<AtomicUsize>, alive: &Alive) {
+    let (counted, alive) = (Arc::clone(attempts), alive.clone());
+    daemon(pool, async move {
+        loop {
+            let (counted, one) = (Arc::clone(&counted), alive.one());
+            let outcome: Outcome = Pool::open(async move |nested: Pool| {
+                nested.spawn(async move {
+                    let _one = one;
+                    if counted.fetch_add(1, Ordering::SeqCst) < 5 {
+                        quiet_panic("again")
+                    }
+                    pending::<()>().await
+                });
+                Ok(())
+            })
+            .await;
+            assert!(outcome.unwrap_err().is_panic());
+        }
+    });
+}
+
 #[test]
 fn a_daemon_can_restart_what_panics_until_the_pool_ends() {
     on_both(|| async {
         let (attempts, alive) = (Arc::new(AtomicUsize::new(0)), Alive::default());
         let outcome: Outcome = Pool::open(async |pool: Pool| {
-            let (counted, alive) = (Arc::clone(&attempts), alive.clone());
-            daemon(&pool, async move {
-                loop {
-                    let (counted, one) = (Arc::clone(&counted), alive.one());
-                    let outcome: Outcome = Pool::open(async move |nested: Pool| {
-                        nested.spawn(async move {
-                            let _one = one;
-                            if counted.fetch_add(1, Ordering::SeqCst) < 5 {
-                                quiet_panic("again")
-                            }
-                            pending::<()>().await
-                        });
-                        Ok(())
-                    })
-                    .await;
-                    assert!(outcome.unwrap_err().is_panic());
-                }
-            });
+            restarting(&pool, &attempts, &alive);
             until(|| attempts.load(Ordering::SeqCst) == 6).await;
             Ok(())
         })
         .await;
         outcome.unwrap();
+        assert_eq!((attempts.load(Ordering::SeqCst), alive.count()), (6, 0));
+    });
+}
+
+#[test]
+fn a_daemon_can_restart_what_panics_until_the_pool_is_cancelled() {
+    on_both(|| async {
+        let (attempts, alive) = (Arc::new(AtomicUsize::new(0)), Alive::default());
+        let outcome: Outcome = Pool::open(async |pool: Pool| {
+            restarting(&pool, &attempts, &alive);
+            until(|| attempts.load(Ordering::SeqCst) == 6).await;
+            assert!(!pool.is_closed());
+            pool.cancel();
+            pending().await
+        })
+        .await;
+        assert!(outcome.unwrap_err().is_cancelled());
         assert_eq!((attempts.load(Ordering::SeqCst), alive.count()), (6, 0));
     });
 }

@@ -366,6 +366,47 @@ fn a_body_that_fails_in_the_grace_of_a_cancelled_pool_is_a_failure() {
 }
 
 #[test]
+fn a_body_that_fails_in_the_grace_after_a_task_has_failed_is_the_second_failure() {
+    on_both(|| async {
+        let outcome: Outcome = with_grace(Duration::MAX)
+            .open(async |pool| {
+                pool.spawn(async { Err("task".into()) });
+                asked().await;
+                Err("body".into())
+            })
+            .await;
+        let error = outcome.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: task", "error: body"]);
+        assert_eq!(error.failures().iter().map(|failed| failed.task().is_body()).collect::<Vec<_>>(), [false, true]);
+    });
+}
+
+#[test]
+fn what_fails_in_a_nested_pool_that_is_cancelled_goes_to_whoever_cancelled_it() {
+    on_both(|| async {
+        let outcome: Outcome = Pool::open(async |outer: Pool| {
+            let (inner, begun): (Pool, _) = (with_grace(Duration::MAX).build(), LatchEvent::new());
+            let begins = begun.clone();
+            inner.spawn(async move {
+                begins.set();
+                asked().await;
+                Err("in the end".into())
+            });
+            let cancels = async {
+                begun.wait_set().await;
+                inner.cancel();
+            };
+            let (ended, ()) = tokio::join!(inner.clone().run(), cancels);
+            assert_eq!(failures(ended.unwrap_err().failures()), ["error: in the end"]);
+            assert!(!outer.is_closed() && !cancellation_token().is_cancelled());
+            Ok(())
+        })
+        .await;
+        outcome.unwrap();
+    });
+}
+
+#[test]
 fn a_body_that_panics_in_the_grace_is_resumed_when_the_tasks_have_ended() {
     with_and_without_grace(async |w| {
         if !w.has_grace() {

@@ -733,6 +733,20 @@ fn a_failure_closes_a_pool_that_is_kept_open() {
 }
 
 #[test]
+fn a_later_failure_closes_a_pool_that_is_kept_open_and_idle() {
+    on_both(|| async {
+        let pool = kept_open();
+        let mut run = Box::pin(pool.clone().run());
+        stays_pending(run.as_mut()).await;
+        pool.spawn_with_handle(async { Ok(()) }).await.unwrap();
+        until(|| pool.is_empty()).await;
+        stays_pending(run.as_mut()).await;
+        pool.spawn(fails("broken"));
+        assert_eq!(failures(run.await.unwrap_err().failures()), ["error: broken"]);
+    });
+}
+
+#[test]
 fn cancel_on_closes_a_pool_that_is_kept_open() {
     on_current_thread(|| async {
         let (pool, begin) = (kept_open(), Instant::now());
