@@ -1143,6 +1143,27 @@ fn the_current_pool_is_known_in_destructors() {
 }
 
 #[test]
+fn the_current_pool_is_known_in_destructors_while_a_task_panics() {
+    on_both(|| async {
+        let log = Log::default();
+        let outcome: Outcome = Pool::builder()
+            .name("a")
+            .open(async |pool| {
+                let log = log.clone();
+                pool.spawn(async move {
+                    let _unwound = OnDrop::new(move || log.push(current().unwrap_or_default()));
+                    yield_now().await;
+                    quiet_panic("task")
+                });
+                pending().await
+            })
+            .await;
+        assert!(outcome.unwrap_err().is_panic());
+        assert_eq!(log.events(), ["a"]);
+    });
+}
+
+#[test]
 fn the_current_pool_is_known_in_blocking_tasks() {
     on_both(|| async {
         let log = Log::default();

@@ -135,6 +135,35 @@ fn tasks_are_drawn_in_the_order_in_which_they_will_close() {
     });
 }
 
+#[test]
+fn the_depth_that_is_being_closed_comes_first_and_its_tasks_leave_the_drawing() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().grace(LONG).build();
+        let asked = [0, 1, 2].map(|_| LatchEvent::new());
+        let may_end = [0, 1, 2].map(|_| LatchEvent::new());
+        for (depth, (asked, may_end)) in (0..).zip(asked.clone().into_iter().zip(may_end.clone())) {
+            pool.build_task().depth(depth).spawn(async move {
+                cancellation_token().cancelled().await;
+                asked.set();
+                may_end.wait_set().await;
+            });
+        }
+        let running = tokio::spawn(pool.clone().run());
+        until(|| pool.tree().root().state() == NodeState::Running).await;
+        pool.cancel();
+        let lines = ["├── <task>  depth 2", "├── <task>  depth 1", "└── <task>"];
+        for (depth, count) in [(2, "3 tasks"), (1, "2 tasks"), (0, "1 task")] {
+            asked[depth].wait_set().await;
+            assert!(asked[..depth].iter().all(|asked| !asked.is_set()));
+            let drawing = drawn(&pool.tree());
+            assert_eq!(drawing[0], format!("<pool> (closing, {count})"));
+            assert_eq!(drawing[1..], lines[2 - depth..]);
+            may_end[depth].set();
+        }
+        running.await.unwrap().unwrap();
+    });
+}
+
 /// To free one, the last takes its place in the list.
 #[test]
 fn tasks_keep_their_order_when_many_others_have_been_freed() {
