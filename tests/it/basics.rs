@@ -1,6 +1,7 @@
 //! What runs, in which order, and what `open` and `run` return.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,12 +10,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use aiodrive::{BoxError, Pool, PoolError};
+use tokio::runtime::Handle;
 use tokio::sync::{Barrier, Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready_ok, task};
 
-use crate::support::{Alive, Log, on_both, on_current_thread, on_multi_thread};
+use crate::support::{Alive, Log, on_both, on_current_thread, on_multi_thread, until};
 
 /// Counts the times that tasks came to some point.
 #[derive(Clone, Default)]
@@ -192,6 +194,31 @@ fn others_have_their_turns_while_ten_thousand_tasks_end() {
         }
         running.await.unwrap().unwrap();
         assert!(turns > 10, "{turns} turns");
+    });
+}
+
+#[test]
+fn a_million_tasks_all_run_and_those_that_wait_are_stopped_in_the_end() {
+    on_both(|| async {
+        let (ran, alive, base) = (Count::default(), Alive::default(), Handle::current().metrics().num_alive_tasks());
+        let outcome: Result<(), _> = Pool::open(async |pool: Pool| {
+            for waits in [false, true].into_iter().cycle().take(1_000_000) {
+                let (ran, one) = (ran.clone(), alive.one());
+                pool.spawn(async move {
+                    let _one = one;
+                    ran.up();
+                    if waits {
+                        pending::<()>().await;
+                    }
+                });
+            }
+            until(|| ran.get() == 1_000_000 && alive.count() == 500_000).await;
+            Err("enough".into())
+        })
+        .await;
+        assert_eq!(outcome.unwrap_err().failures().len(), 1);
+        assert_eq!(alive.count(), 0);
+        until(|| Handle::current().metrics().num_alive_tasks() == base).await;
     });
 }
 
