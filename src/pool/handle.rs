@@ -23,6 +23,9 @@ use crate::scope::PoolState;
 /// The handle yields the value, or a [`TaskStopped`] that only marks what happened. The error or panic itself is
 /// reported by the pool, exactly once, whether or not anybody looks at the handle.
 ///
+/// When it is ready, the task has ended and its future is dropped. What that future has left behind, as a nested pool that
+/// was cut short leaves its tasks, may still be ending then: the pool waits for that, the handle does not.
+///
 /// Unlike tokio's `JoinHandle`, it does not detach the task when it is dropped: the pool still owns it. The handle can
 /// outlive the pool, and never holds it open.
 ///
@@ -67,7 +70,7 @@ use crate::scope::PoolState;
 ///         found = &mut lookup => println!("{}", found?),
 ///         () = tokio::time::sleep(Duration::from_secs(1)) => {
 ///             lookup.cancel();
-///             assert_eq!(lookup.await, Err(TaskStopped::Cancelled)); // and has ended
+///             assert_eq!(lookup.await, Err(TaskStopped::Cancelled)); // and its future is dropped
 ///         }
 ///     }
 ///     Ok(())
@@ -130,7 +133,8 @@ impl<T> TaskHandle<T> {
         self.control.cancel();
     }
 
-    /// Whether the task has ended, in whatever way; the handle is ready then.
+    /// Whether the task has ended, in whatever way; the handle is ready then. A task that has been cancelled has not ended
+    /// before its future is dropped.
     ///
     /// # Examples
     ///
