@@ -210,10 +210,8 @@ impl<I: Send + 'static> Group<I> {
 
     /// Passes on what was reported to a group whose future is gone.
     pub(crate) fn pass_on(&self, cleanup: &Cleanup) {
-        let failures = cleanup.close();
-        if let Some(enclosing) = &self.enclosing {
-            failures.into_iter().for_each(|failure| enclosing.report(failure));
-        }
+        let failures = cleanup.close().into_iter();
+        failures.for_each(|failure| Scope::tell(self.enclosing.as_deref(), failure));
     }
 }
 
@@ -298,9 +296,7 @@ impl<I> Board<I> {
 
     /// Tells a scope of a failure, in the name of the call.
     fn report(&self, scope: Option<&Arc<Scope>>, failure: Failure) {
-        if let Some(scope) = scope {
-            scope.report(TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
-        }
+        Scope::tell(scope.map(Arc::as_ref), TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
     }
 }
 

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::error::{Failure, PanicPayload, TaskError, TaskInfo};
+use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
 use crate::inside::{Ended, Inside};
 use crate::scope::{Call, Owner, Scope};
 
@@ -142,14 +142,12 @@ impl<T> Clone for Orphaned<T> {
 impl<T> Copy for Orphaned<T> {}
 
 impl<T> Orphaned<T> {
-    /// Tells the scope what has failed, the panic of a destructor included.
-    fn report(self, scope: &Scope, ended: Ended<T>) {
-        let failure = match ended.output {
-            Ok(output) => (self.failure_of)(output),
-            Err(payload) => Some(Failure::Panic(payload)),
-        };
+    /// Tells the scope what has failed, the panics of destructors included: of the future, and of the output.
+    fn report(self, scope: Option<&Scope>, ended: Ended<T>) {
+        let failure = ended.output.and_then(|output| catch(|| (self.failure_of)(output)));
+        let failure = failure.unwrap_or_else(|payload| Some(Failure::Panic(payload)));
         for failure in failure.into_iter().chain(ended.dropped.map(Failure::Panic)) {
-            scope.report(TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
+            Scope::tell(scope, TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
         }
     }
 }
@@ -173,7 +171,7 @@ impl<T: Send + 'static> Shield<T> {
         let work = async move {
             let ended = Inside::new(Arc::clone(&scope), future).await;
             if let Err(ended) = sender.send(ended) {
-                orphaned.report(&scope, ended);
+                orphaned.report(Some(&scope), ended);
             }
         };
         let task = runtime.spawn(work).abort_handle();
@@ -218,8 +216,8 @@ impl<T> Drop for Shield<T> {
     /// The output may have been sent without having been taken.
     fn drop(&mut self) {
         self.output.close();
-        if let (Ok(ended), Some(scope)) = (self.output.try_recv(), self.enclosing.upgrade()) {
-            self.orphaned.report(&scope, ended);
+        if let Ok(ended) = self.output.try_recv() {
+            self.orphaned.report(self.enclosing.upgrade().as_deref(), ended);
         }
     }
 }

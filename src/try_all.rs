@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::closing_reason::ClosingReason;
-use crate::error::{BoxError, Failure, PoolError, Report, TaskError, TaskInfo};
+use crate::error::{BoxError, Failure, PoolError, Report, TaskError, TaskInfo, catch};
 use crate::group::{Group, Rules};
 use crate::scope::Cleanup;
 use crate::slots::{Choice, Slots, for_tuples};
@@ -284,17 +284,23 @@ pub struct TryAllFuture<S, I: Send + 'static, T, E: Send + 'static> {
 }
 
 impl<S, I: Send + 'static, T, E: Send + 'static> TryAllFuture<S, I, T, E> {
-    /// Makes the report of these failures.
-    fn report(&self, failures: impl Iterator<Item = Failure<E>>) -> Report<E> {
-        let spawned_at = self.group.spawned_at();
-        let failures = failures.map(|failure| TaskError::new(TaskInfo::unnamed(spawned_at), failure)).collect();
-        Report {
-            pool: None,
-            failures,
-            cleanup_failures: self.cleanup.close(),
-            stuck: Vec::new(),
-            reason: ClosingReason::Failed,
+    /// Makes the report of what failed. The values are nobody's now: it also tells of those that panic as they are
+    /// dropped.
+    fn report(&self, items: Vec<(usize, Result<I, Failure<E>>)>, mut cleanup_failures: Vec<TaskError>) -> Report<E> {
+        let info = || TaskInfo::unnamed(self.group.spawned_at());
+        let mut failures = Vec::new();
+        for (_, item) in items {
+            match item.map(|value| catch(|| drop(value))) {
+                Ok(dropped) => {
+                    let panic = dropped.err().map(Failure::Panic);
+                    cleanup_failures.extend(panic.map(|failure| TaskError::new(info(), failure)));
+                }
+                // A runtime that shuts down cuts off the others as well: that is no failure after the first.
+                Err(Failure::Cancelled) if !failures.is_empty() => {}
+                Err(failure) => failures.push(TaskError::new(info(), failure)),
+            }
         }
+        Report { pool: None, failures, cleanup_failures, stuck: Vec::new(), reason: ClosingReason::Failed }
     }
 }
 
@@ -311,19 +317,14 @@ impl<S: Slots<Item = I>, I: Send + 'static, T, E: Send + 'static> Future for Try
         ready!(self.group.poll_settled(cx));
         let mut slots = self.slots.take().expect("`try_all` was polled after it was ready");
         let items = self.group.take_items();
-        if self.group.is_decided() {
-            let failures = items.into_iter().filter_map(|(_, item)| item.err()).enumerate();
-            // A runtime that shuts down cuts off the others as well: that is no failure after the first.
-            let failures = failures.filter(|(n, failure)| *n == 0 || !matches!(failure, Failure::Cancelled));
-            return Poll::Ready(Err(PoolError::new(self.report(failures.map(|(_, failure)| failure)))));
+        let cleanup_failures = self.cleanup.close();
+        if self.group.is_decided() || !cleanup_failures.is_empty() {
+            return Poll::Ready(Err(PoolError::new(self.report(items, cleanup_failures))));
         }
         for (index, item) in items {
             item.into_iter().for_each(|value| slots.put(index, value));
         }
-        match self.report(std::iter::empty()) {
-            report if report.cleanup_failures.is_empty() => Poll::Ready(Ok((self.finish)(slots))),
-            report => Poll::Ready(Err(PoolError::new(report))),
-        }
+        Poll::Ready(Ok((self.finish)(slots)))
     }
 }
 

@@ -41,8 +41,9 @@ impl<E: Into<BoxError>> Untold<E> {
 
     /// Tells the enclosing scope.
     pub(crate) fn tell(&self, failure: Option<Failure<E>>) {
-        if let (Some(failure), Some(enclosing)) = (failure, &self.enclosing) {
-            enclosing.report(TaskError::new(TaskInfo::unnamed(self.called_at), failure.boxed()));
+        if let Some(failure) = failure {
+            let failed = TaskError::new(TaskInfo::unnamed(self.called_at), failure.boxed());
+            Scope::tell(self.enclosing.as_deref(), failed);
         }
     }
 }

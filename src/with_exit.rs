@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::error::{BoxError, ExitError, Failure, PanicPayload};
+use crate::error::{BoxError, ExitError, Failure, PanicPayload, catch};
 use crate::inside::Inside;
 use crate::scope::{Call, Owner, Scope};
 use crate::shield::Shield;
@@ -266,6 +266,11 @@ fn conclude<T, E: Into<BoxError>>(
     value: Option<T>,
     handled: Option<Result<Result<(), E>, PanicPayload>>,
 ) -> Result<T, ExitError<E>> {
+    if untold.failure.is_none() && matches!(handled, Some(Ok(Ok(())))) {
+        return Ok(value.expect("a body without a failure has returned a value"));
+    }
+    // Before a panic goes on: one of a destructor during that would end the process.
+    untold.tell(catch(|| drop(value)).err().map(Failure::Panic));
     match (untold.failure.take(), handled) {
         (Some(Failure::Panic(payload)), handled) => {
             untold.tell(match handled {
@@ -282,7 +287,6 @@ fn conclude<T, E: Into<BoxError>>(
         (Some(Failure::Error(body)), Some(Ok(Err(exit)))) => Err(ExitError::Both { body, exit }),
         (Some(Failure::Error(body)), _) => Err(ExitError::Body(body)),
         (_, Some(Ok(Err(exit)))) => Err(ExitError::Exit(exit)),
-        (_, Some(Ok(Ok(())))) => Ok(value.expect("a body without a failure has returned a value")),
-        (_, None) => panic!("the runtime of an exit handler has shut down (`with_exit` at {})", untold.called_at),
+        _ => panic!("the runtime of an exit handler has shut down (`with_exit` at {})", untold.called_at),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::echo::AskedToStop;
 use super::text::{Parts, write_list};
-use super::{BoxError, Failure, TaskError, TaskInfo};
+use super::{BoxError, Failure, TaskError, TaskInfo, catch};
 use crate::closing_reason::ClosingReason;
 
 /// Everything that went wrong in a pool, in order of occurrence.
@@ -57,6 +57,15 @@ pub(crate) struct Report<E> {
     /// What it gave up on.
     pub(crate) stuck: Vec<TaskInfo>,
     pub(crate) reason: ClosingReason,
+}
+
+impl<E> Report<E> {
+    /// Drops the failures one by one, for a caller who is about to let a panic go on: a destructor that panicked during
+    /// that would end the process. Of an error's destructor that panics now, nobody hears.
+    pub(crate) fn discard(self) {
+        self.failures.into_iter().for_each(|failed| drop(catch(|| drop(failed))));
+        self.cleanup_failures.into_iter().for_each(|failed| drop(catch(|| drop(failed))));
+    }
 }
 
 impl<E> PoolError<E> {
@@ -271,10 +280,11 @@ impl<E> PoolError<E> {
     pub fn resume_panic(mut self) -> Self {
         let panicked = |failed: &TaskError<E>| matches!(failed.failure(), Failure::Panic(_));
         let Some(at) = self.0.failures.iter().position(panicked) else { return self };
-        match self.0.failures.remove(at).into_failure() {
-            Failure::Panic(payload) => payload.resume(),
-            _ => unreachable!("it was found as a panic"),
-        }
+        let Failure::Panic(payload) = self.0.failures.remove(at).into_failure() else {
+            unreachable!("it was found as a panic")
+        };
+        self.0.discard();
+        payload.resume()
     }
 
     /// What failed below the pool when its own owner was gone: tasks that were still ending, shielded work and exit

@@ -174,9 +174,8 @@ impl<E: Into<BoxError> + Send + 'static> Drop for Remains<E> {
         self.pool.abort_all();
         // What was given up on needs no word: the enclosing scope waits for it still.
         let Report { failures, cleanup_failures, .. } = self.pool.take_report();
-        if let Some(scope) = self.enclosing.take() {
-            let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
-            failures.for_each(|failure| scope.report(failure));
-        }
+        let enclosing = self.enclosing.take();
+        let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
+        failures.for_each(|failure| Scope::tell(enclosing.as_deref(), failure));
     }
 }

@@ -175,7 +175,7 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     fn finish<T, F>(&mut self, body: Pin<&mut Body<T, F>>) -> Result<T, PoolError<E>> {
         let well = matches!(std::mem::replace(&mut self.step, Step::Done), Step::Over);
         if let Some(payload) = self.panic.take() {
-            self.pool.retire();
+            self.pool.take_report().discard();
             payload.resume();
         }
         match body.take_value() {

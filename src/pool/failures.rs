@@ -191,14 +191,6 @@ impl<E> Shared<E> {
             reason,
         }
     }
-
-    /// The pool returns without a report: what fails from now on is passed on.
-    pub(super) fn retire(&self)
-    where
-        E: Into<BoxError>,
-    {
-        self.lock().losses.get_or_insert_default().retired = Some(TaskError::boxed);
-    }
 }
 
 /// Which task has a seat.

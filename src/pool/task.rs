@@ -110,9 +110,7 @@ where
 fn record<E: Send + 'static>(spot: &Spot, failure: Failure<E>) {
     let pool = pool_of(&spot.scope);
     let untold = pool.fail_task(TaskError::new(pool.info(spot), failure));
-    if let Some(enclosing) = spot.scope.parent() {
-        untold.into_iter().for_each(|failure| enclosing.report(failure));
-    }
+    untold.into_iter().for_each(|failure| Scope::tell(spot.scope.parent().map(Arc::as_ref), failure));
 }
 
 /// Tells the observer, whose value may have a destructor that panics, then the pool.

@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use self::below::Below;
-use crate::error::TaskError;
+use crate::error::{TaskError, catch};
 
 pub(crate) use self::below::{Child, ChildOwner};
 pub(crate) use self::call::Call;
@@ -162,16 +162,23 @@ impl Scope {
     }
 
     /// Hands a failure that has no owner any more to the nearest scope, here or further out, that will return an
-    /// error. With none there is nobody left to tell.
+    /// error.
     pub(crate) fn report(&self, failure: TaskError) {
+        Self::tell(Some(self), failure);
+    }
+
+    /// The same, where there may be no scope. With none there is nobody left to tell, also not of a destructor of the
+    /// failure that panics.
+    pub(crate) fn tell(nearest: Option<&Self>, failure: TaskError) {
         let mut untold = Some(failure);
-        for scope in self.outwards() {
+        for scope in nearest.into_iter().flat_map(Self::outwards) {
             untold = match (&scope.owner, untold.take()) {
                 (Owner::Pool(pool, _), Some(failure)) => pool.report(failure),
                 (Owner::Running(_, Some(cleanup)), Some(failure)) => cleanup.push(failure),
                 (_, untold) => untold,
             };
         }
+        drop(catch(|| drop(untold)));
     }
 
     /// Which tasks of its pool are in this scope.

@@ -4,15 +4,17 @@
 use std::error::Error;
 use std::fmt;
 use std::future::{Future, pending};
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use aiodrive::{BoxError, Failure, LatchEvent, Pool, PoolError, TaskStopped, shield, timeout, try_all, with_exit};
+use aiodrive::{
+    BoxError, Failure, LatchEvent, OnFailure, Pool, PoolError, TaskStopped, shield, timeout, try_all, with_exit,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
@@ -57,6 +59,7 @@ fn meddle(pool: &Pool) {
     pool.build_task().name("meddling").spawn(async {});
     pool.spawn_blocking(|| {});
     assert!(pool.len() < 100_000 && format!("{pool:?}").starts_with("Pool"));
+    assert!(pool.tree().to_string().starts_with("<pool>") && !pool.root_tree().to_string().is_empty());
     drop(Pool::<BoxError>::try_current());
     pool.cancel();
     assert!(pool.is_closed());
@@ -298,23 +301,26 @@ fn a_value_of_the_body_that_is_discarded_may_panic_in_its_destructor_and_hides_n
     });
 }
 
+/// An error whose destructor panics.
+#[derive(Debug)]
+struct Explosive;
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        quiet_panic("error");
+    }
+}
+
+impl fmt::Display for Explosive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("explosive")
+    }
+}
+
+impl Error for Explosive {}
+
 #[test]
 fn an_error_may_panic_in_its_destructor() {
-    #[derive(Debug)]
-    struct Explosive;
-    impl Drop for Explosive {
-        fn drop(&mut self) {
-            if !thread::panicking() {
-                quiet_panic("error");
-            }
-        }
-    }
-    impl fmt::Display for Explosive {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("explosive")
-        }
-    }
-    impl Error for Explosive {}
     on_both(|| async {
         let alive = Alive::default();
         let one = alive.one();
@@ -362,21 +368,108 @@ impl Drop for ExplosivePayload {
     }
 }
 
+/// What a pool returns whose three tasks have met, and panic then with a payload that panics when it is dropped.
+async fn three_explosive_payloads() -> PoolError {
+    let (pool, meeting) = (Pool::<BoxError>::new(), Arc::new(Barrier::new(3)));
+    for _ in 0..3 {
+        let meeting = Arc::clone(&meeting);
+        pool.spawn_blocking(move || {
+            meeting.wait();
+            resume_unwind(Box::new(ExplosivePayload));
+        });
+    }
+    pool.run().await.unwrap_err()
+}
+
 #[test]
-fn payloads_may_panic_in_their_destructors() {
+fn payloads_that_panic_in_their_destructors_are_all_kept() {
     on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        for _ in 0..3 {
-            pool.spawn_blocking(|| {
-                let pool: Pool = Pool::current();
-                std::panic::resume_unwind(if pool.is_closed() { Box::new("late") } else { Box::new(ExplosivePayload) });
-            });
-        }
-        let error = pool.run().await.unwrap_err();
-        let Failure::Panic(first) = error.failures()[0].failure() else { panic!("{error:?}") };
-        assert_eq!(first.message(), None);
+        let error = three_explosive_payloads().await;
         assert!(error.is_panic());
+        let mut kept = 0;
+        for failed in error.into_failures() {
+            let Failure::Panic(payload) = failed.into_failure() else { panic!("no panic") };
+            assert_eq!(payload.message(), None);
+            let payload = payload.into_inner();
+            assert!(payload.is::<ExplosivePayload>());
+            std::mem::forget(payload);
+            kept += 1;
+        }
+        assert_eq!(kept, 3);
+    });
+}
+
+#[test]
+fn payloads_that_panic_in_their_destructors_can_be_dropped() {
+    on_both(|| async {
+        let error = three_explosive_payloads().await;
+        assert_eq!(error.failures().len(), 3);
         drop(error);
+    });
+}
+
+#[test]
+fn the_first_payload_is_resumed_although_the_others_panic_as_they_are_dropped() {
+    on_both(|| async {
+        let error = three_explosive_payloads().await;
+        let payload = catch_unwind(AssertUnwindSafe(|| error.resume_panic())).unwrap_err();
+        assert!(payload.is::<ExplosivePayload>());
+        std::mem::forget(payload);
+    });
+}
+
+#[test]
+fn the_panic_of_the_body_is_resumed_although_the_payloads_of_tasks_panic_as_they_are_dropped() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let builder = Pool::<BoxError>::builder().on_failure(|_| OnFailure::Collect);
+        let open = builder.open(async |pool| -> Result<(), BoxError> {
+            for _ in 0..3 {
+                let counted = alive.one();
+                let task = pool.spawn_with_handle::<(), _>(async move {
+                    let _counted = counted;
+                    resume_unwind(Box::new(ExplosivePayload))
+                });
+                assert_eq!(task.await, Err(TaskStopped::Panicked));
+            }
+            quiet_panic("body")
+        });
+        assert_eq!(panic_of(open).await, "body");
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+/// The error used to be dropped while the panic went on already, which ended the process.
+#[test]
+fn the_panic_of_the_body_is_resumed_although_the_errors_of_tasks_panic_as_they_are_dropped() {
+    on_both(|| async {
+        let builder = Pool::<Explosive>::builder().on_failure(|_| OnFailure::Collect);
+        let open = builder.open(async |pool: Pool<Explosive>| -> Result<(), Explosive> {
+            for _ in 0..3 {
+                let task = pool.spawn_with_handle::<(), _>(async { Err(Explosive) });
+                assert_eq!(task.await, Err(TaskStopped::Failed));
+            }
+            quiet_panic("body")
+        });
+        // Within a task, which unwinds through the future that it awaits.
+        let unwound = tokio::spawn(async { open.await.is_ok() }).await.unwrap_err();
+        assert_eq!(unwound.into_panic().downcast_ref(), Some(&"body"));
+    });
+}
+
+/// The same.
+#[test]
+fn a_panic_is_resumed_although_an_error_beside_it_panics_as_it_is_dropped() {
+    on_both(|| async {
+        let builder = Pool::<Explosive>::builder().on_failure(|_| OnFailure::Collect);
+        let open = builder.open(async |pool: Pool<Explosive>| {
+            pool.spawn(async { Err(Explosive) });
+            pool.spawn(async { quiet_panic("task") });
+            Ok(())
+        });
+        let error = open.await.unwrap_err();
+        assert_eq!(error.failures().len(), 2);
+        assert_eq!(panic_text(|| error.resume_panic()), "task");
     });
 }
 
@@ -384,7 +477,7 @@ fn payloads_may_panic_in_their_destructors() {
 fn the_payload_of_a_panic_reaches_the_caller() {
     on_both(|| async {
         let outcome: Outcome = Pool::open(async |pool| {
-            pool.spawn(async { std::panic::resume_unwind(Box::new(42_u8)) });
+            pool.spawn(async { resume_unwind(Box::new(42_u8)) });
             pending().await
         })
         .await;
@@ -405,7 +498,7 @@ fn the_body_may_panic_with_a_payload_that_panics_in_its_destructor() {
                 let _one = one;
                 pending::<()>().await;
             });
-            std::panic::resume_unwind(Box::new(ExplosivePayload))
+            resume_unwind(Box::new(ExplosivePayload))
         }));
         let payload = std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| open.as_mut().poll(cx))) {
             Ok(poll) => poll.map(|_| None),
@@ -577,7 +670,7 @@ fn the_body_may_panic_at_any_step() {
 fn several_failures_at_once_are_all_kept() {
     on_both(|| async {
         let pool = Pool::<BoxError>::new();
-        let barrier = Arc::new(std::sync::Barrier::new(10));
+        let barrier = Arc::new(Barrier::new(10));
         for task in 0..10 {
             let barrier = Arc::clone(&barrier);
             pool.spawn_blocking(move || {

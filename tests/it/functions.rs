@@ -21,7 +21,7 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
 
 use crate::support::{
     Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text, poll_once,
-    stays_pending, until,
+    quiet_panic, stays_pending, until,
 };
 
 fn runtime() -> Runtime {
@@ -574,6 +574,39 @@ fn try_all_has_the_panic_of_an_aborted_destructor_after_the_error_that_aborted_i
     });
 }
 
+/// The panic used to unwind out of the call in place of the error, which was lost.
+#[test]
+fn try_all_returns_its_error_although_a_value_that_nobody_gets_panics_as_it_is_dropped() {
+    on_both(|| async {
+        let gate = LatchEvent::new();
+        let value = |gate: LatchEvent| async move {
+            let _after = OnDrop::new(move || gate.set());
+            Ok::<_, BoxError>(bomb())
+        };
+        let opened = gate.wait_set();
+        let fails = async move {
+            opened.await;
+            Err::<(), _>(BoxError::from("error"))
+        };
+        let error = try_all((value(gate.clone()), value(gate), fails)).await.err().unwrap();
+        assert_eq!(failures(error.failures()), ["error: error"]);
+        assert_eq!(failures(error.cleanup_failures()), ["panic: in drop"; 2]);
+    });
+}
+
+#[test]
+fn try_all_returns_a_cleanup_failure_although_a_value_panics_as_it_is_dropped() {
+    on_both(|| async {
+        let value = async {
+            drop(shield(async { quiet_panic("left behind") }));
+            Ok::<_, BoxError>(bomb())
+        };
+        let error = try_all([value]).await.err().unwrap();
+        assert!(error.failures().is_empty());
+        assert_eq!(failures(error.cleanup_failures()), ["panic: left behind", "panic: in drop"]);
+    });
+}
+
 #[test]
 fn try_all_names_the_line_of_its_call() {
     on_both(|| async {
@@ -692,6 +725,106 @@ async fn cleanup_of_dropped<F: Future>(polled: bool, group: impl FnOnce(LatchEve
         gate.set();
     })
     .await
+}
+
+/// The output is there already when the future that would have yielded it is dropped.
+#[test]
+fn race_that_is_dropped_reports_the_panic_of_an_output_that_it_has() {
+    for polled in [false, true] {
+        on_both(async || {
+            let cleanup = cleanup_of_dropped(polled, |gate| {
+                let left = LatchEvent::new();
+                let has_left = left.wait_set();
+                let winner = async move {
+                    leaves_behind(&gate, &Log::default());
+                    left.set();
+                    Some(bomb())
+                };
+                // It makes sure that the winner is not taken for the one that waits.
+                let loser = async {
+                    has_left.await;
+                    None
+                };
+                race((winner, loser))
+            });
+            assert_eq!(cleanup.await, ["panic: in drop"], "polled: {polled}");
+        });
+    }
+}
+
+#[test]
+fn try_all_that_is_dropped_reports_the_panics_of_outputs_that_it_has() {
+    for polled in [false, true] {
+        on_both(async || {
+            let has_bombs = |gate: LatchEvent| {
+                let value = async || Ok::<_, BoxError>(bomb());
+                let waiting = async move {
+                    gate.wait_set().await;
+                    Ok(())
+                };
+                try_all((value(), value(), waiting))
+            };
+            assert_eq!(cleanup_of_dropped(polled, has_bombs).await, ["panic: in drop"; 2], "polled: {polled}");
+            let has_bombs = |gate: LatchEvent| {
+                try_all([true, false].map(|waits| {
+                    let open = gate.wait_set();
+                    async move {
+                        if waits {
+                            open.await;
+                        }
+                        Ok::<_, BoxError>((!waits).then(bomb))
+                    }
+                }))
+            };
+            assert_eq!(cleanup_of_dropped(polled, has_bombs).await, ["panic: in drop"], "polled: {polled}");
+        });
+    }
+}
+
+#[test]
+fn wait_all_that_is_dropped_reports_the_panics_of_outputs_that_it_has() {
+    for polled in [false, true] {
+        on_both(async || {
+            let has_bombs = |gate: LatchEvent| {
+                let value = async || Ok::<_, BoxError>(bomb());
+                let waiting = async move {
+                    gate.wait_set().await;
+                    Ok::<_, BoxError>(())
+                };
+                wait_all((value(), value(), waiting))
+            };
+            assert_eq!(cleanup_of_dropped(polled, has_bombs).await, ["panic: in drop"; 2], "polled: {polled}");
+        });
+    }
+}
+
+#[test]
+fn outputs_that_panic_as_a_function_is_dropped_go_no_further_outside_of_a_pool() {
+    on_both(|| async {
+        let ended = LatchEvent::new();
+        let value = |ended: LatchEvent| async move {
+            let _ended = OnDrop::new(move || ended.set());
+            Ok::<_, BoxError>(bomb())
+        };
+        let waiting = || pending::<Result<(), BoxError>>();
+        let has_ended = ended.wait_set();
+        let all = try_all((value(ended.clone()), waiting()));
+        has_ended.await;
+        drop(all);
+
+        let ended = LatchEvent::new();
+        let has_ended = ended.wait_set();
+        let mut all = wait_all((value(ended.clone()), waiting()));
+        has_ended.await;
+        stays_pending(pin!(&mut all)).await;
+        drop(all);
+
+        let ended = LatchEvent::new();
+        let has_ended = ended.wait_set();
+        let first = race([value(ended)]);
+        has_ended.await;
+        drop(first);
+    });
 }
 
 #[test]

@@ -18,7 +18,8 @@ use tokio::time::advance;
 use tokio_test::{assert_pending, task};
 
 use crate::support::{
-    Alive, Log, OnDrop, failures, on_both, on_current_thread, panic_of, panic_text, poll_once, stays_pending, until,
+    Alive, Log, OnDrop, failures, on_both, on_current_thread, panic_of, panic_text, poll_once, quiet_panic,
+    stays_pending, until,
 };
 
 fn runtime() -> Runtime {
@@ -310,6 +311,38 @@ fn shield_output_that_nobody_takes_is_dropped_also_if_it_is_an_error() {
             assert_eq!(alive.count(), 0);
         });
     }
+}
+
+/// It used to be a panic of a bare task, of which nobody hears; or it came out of the drop.
+#[test]
+fn shield_output_that_nobody_takes_may_panic_as_it_is_dropped() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let gate = LatchEvent::new();
+            let open = gate.wait_set();
+            let output = || OnDrop::new(|| quiet_panic("output"));
+            drop(shield(async move {
+                open.await;
+                output()
+            }));
+            gate.set();
+        });
+        assert_eq!(cleanup.await, ["panic: output"]);
+        let sent = async || {
+            let gate = LatchEvent::new();
+            let set = gate.clone();
+            let work = shield(async move {
+                let output = OnDrop::new(|| quiet_panic("output"));
+                set.set();
+                output
+            });
+            gate.wait_set().await;
+            until(|| format!("{work:?}") == "Shield { is_finished: true }").await;
+            drop(work);
+        };
+        assert_eq!(cleanup_of(sent).await, ["panic: output"]);
+        sent().await;
+    });
 }
 
 #[test]
@@ -851,6 +884,26 @@ fn with_exit_reports_the_panic_of_a_destructor_of_the_body() {
         });
         assert!(cleanup.await.is_empty());
     });
+}
+
+/// The panic used to unwind out of the call in place of the handler's error, which was lost; and it ended the process if
+/// the handler had panicked.
+#[test]
+fn with_exit_tells_how_its_handler_failed_although_the_value_of_the_body_panics_as_it_is_dropped() {
+    for panics in [false, true] {
+        on_both(async || {
+            let cleanup = cleanup_of(async || {
+                let body = async |_: &mut ()| Ok::<_, BoxError>(OnDrop::new(|| quiet_panic("value")));
+                let ended = with_exit((), body, breaks(panics));
+                if panics {
+                    assert_eq!(panic_of(ended).await, "exit");
+                } else {
+                    assert_eq!(ended.await.err().unwrap().to_string(), "exit handler failed: exit");
+                }
+            });
+            assert_eq!(cleanup.await, ["panic: value"]);
+        });
+    }
 }
 
 #[test]
