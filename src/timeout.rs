@@ -90,6 +90,5 @@ pub(crate) async fn cut_off_at<F: Future>(
     };
     drop(future.take_scope());
     scope.settled().await;
-    untold.resume();
-    output.map(|output| output.expect("a future has an output if it did not panic"))
+    untold.resume(output).map(|output| output.expect("a future has an output if it did not panic"))
 }

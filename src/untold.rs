@@ -6,7 +6,7 @@
 use std::panic::Location;
 use std::sync::Arc;
 
-use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo};
+use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo, catch};
 use crate::scope::Scope;
 
 /// At most one failure to return. If its function is dropped before, the enclosing scope is told.
@@ -31,12 +31,17 @@ impl<E: Into<BoxError>> Untold<E> {
         if self.failure.is_some() { self.tell(panic) } else { self.failure = panic }
     }
 
-    /// Lets the panic that was kept go on, if one was.
-    pub(crate) fn resume(&mut self) {
+    /// Lets the panic that was kept go on, if one was. The output, which nobody gets then, is dropped before: a destructor
+    /// that panicked while the panic goes on would end the process.
+    pub(crate) fn resume<T>(&mut self, output: T) -> T {
         match self.failure.take() {
-            Some(Failure::Panic(payload)) => payload.resume(),
+            Some(Failure::Panic(payload)) => {
+                self.tell(catch(|| drop(output)).err().map(Failure::Panic));
+                payload.resume()
+            }
             other => self.failure = other,
         }
+        output
     }
 
     /// Tells the enclosing scope.

@@ -13,7 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, Failure, LatchEvent, OnFailure, Pool, PoolError, TaskStopped, shield, timeout, try_all, with_exit,
+    BoxError, Failure, LatchEvent, OnFailure, Pool, PoolError, Started, TaskStopped, cancel_task, cancellation_token,
+    prime, race, shield, timeout, try_all, wait_all, with_exit,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -132,7 +133,23 @@ fn a_panic_in_the_destructor_of_a_finished_body_hides_no_failure() {
     });
 }
 
-/// The same happened to a local task, which waited for its turn and then for the future in one async block, and to an
+/// It used to end the process: the output was dropped while the panic of the destructor went on already.
+#[test]
+fn a_timeout_resumes_the_panic_of_a_destructor_although_the_output_panics_as_it_is_dropped() {
+    on_both(|| async {
+        let error = Pool::open(async |_: Pool| {
+            let limited = timeout(Duration::MAX, ReadyWith(bomb("in drop"), Some(bomb("value"))));
+            assert_eq!(panic_of(limited).await, "in drop");
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        assert!(error.failures().is_empty());
+        assert_eq!(failures(error.cleanup_failures()), ["panic: value"]);
+    });
+}
+
+/// The same as to the body happened to a local task, which waited for its turn and then for the future in one async block, and to an
 /// exit handler.
 #[test]
 fn a_panic_in_the_destructor_of_a_finished_local_task_or_exit_handler_hides_no_failure() {
@@ -878,6 +895,142 @@ fn the_waker_of_a_handle_may_use_the_pool() {
     });
 }
 
+/// Awaits something in a pool of its own, with wakers that meddle with that pool, until it closes for that.
+async fn meddled<T>(wait: impl AsyncFnOnce(&Pool) -> T) {
+    let outcome = Pool::<BoxError>::builder().limit(1).open(async |pool: Pool| {
+        meddling(&pool, wait(&pool)).await;
+        pending::<Result<(), _>>().await
+    });
+    assert!(outcome.await.unwrap_err().is_cancelled());
+}
+
+/// A future that is ready after some turns.
+async fn turning(turns: usize) -> Result<(), BoxError> {
+    for _ in 0..turns {
+        yield_now().await;
+    }
+    Ok(())
+}
+
+/// A waker that calls back when it is cloned is not among these: it takes `unsafe` code, which the tests do without as
+/// the crate does. Wakers are cloned before a lock is taken.
+#[test]
+fn the_waker_of_whatever_waits_may_use_the_pool() {
+    watched(|| {
+        on_both(|| async {
+            for turns in [0, 1, 2, 5] {
+                meddled(async |pool| pool.spawn_with_handle(turning(turns)).await).await;
+                meddled(async |pool| {
+                    pool.spawn(turning(turns));
+                    pool.ready().await;
+                })
+                .await;
+                let task = async move |started: Started<()>| {
+                    turning(turns).await?;
+                    started.ready(());
+                    Ok(())
+                };
+                meddled(async |pool| pool.start(task).await).await;
+                meddled(async |pool| {
+                    let own = pool.clone();
+                    pool.spawn(async move {
+                        turning(turns).await?;
+                        own.cancel();
+                        Ok(())
+                    });
+                    pool.cancelled().await;
+                })
+                .await;
+                meddled(async |_| race([turning(turns), turning(turns + 1)]).await).await;
+                meddled(async |_| try_all([turning(turns), turning(turns + 1)]).await).await;
+                meddled(async |_| wait_all([turning(turns), turning(turns + 1)]).await).await;
+                meddled(async |_| shield(turning(turns)).await).await;
+                let body = async move |_: &mut ()| turning(turns).await;
+                meddled(async |_| with_exit((), body, move |(), _| turning(turns)).await).await;
+                let nested = Pool::open(async move |_: Pool| turning(turns).await);
+                meddled(async |_| timeout(Duration::MAX, nested).await).await;
+                meddled(async |_| prime(turning(turns)).await).await;
+                meddled(async |_| cancel_task(tokio::spawn(turning(turns))).await).await;
+                meddled(async |_| {
+                    let latch = LatchEvent::new();
+                    let set = latch.wait_set();
+                    tokio::spawn(async move {
+                        drop(turning(turns).await);
+                        latch.set();
+                    });
+                    set.await;
+                })
+                .await;
+            }
+        });
+    });
+}
+
+/// Polls with ten wakers, one after the other, then releases what is waited for: only the last may be woken.
+async fn only_the_last_is_woken<F: Future>(name: &str, future: F, release: impl FnOnce()) -> F::Output {
+    let mut future = Box::pin(future);
+    let mut wakers: Vec<_> = (0..10).map(|_| tokio_test::task::spawn(())).collect();
+    for waker in &mut wakers {
+        assert!(waker.enter(|cx, _| future.as_mut().poll(cx)).is_pending(), "{name} does not wait");
+        // What it waits for gets its turn, and may register.
+        turns(10).await;
+    }
+    assert!(wakers.iter().all(|waker| !waker.is_woken()), "{name} is woken too early");
+    release();
+    let last = wakers.pop().unwrap();
+    until(|| last.is_woken()).await;
+    assert!(wakers.iter().all(|waker| !waker.is_woken()), "{name} has woken who polled it before");
+    future.await
+}
+
+#[test]
+fn whatever_waits_wakes_only_the_last_who_polled_it() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().limit(1).keep_open(true).build();
+        let running = tokio::spawn(pool.clone().run());
+        let gate = LatchEvent::new();
+        let wait = || {
+            gate.unset();
+            let opened = gate.wait_set();
+            async {
+                opened.await;
+                Ok::<_, BoxError>(1)
+            }
+        };
+        let set = || gate.set();
+        let handle = pool.spawn_with_handle(wait());
+        assert_eq!(only_the_last_is_woken("a handle", handle, set).await, Ok(1));
+        let (opened, own) = (wait(), pool.clone());
+        let occupied = async {
+            own.spawn(async { opened.await.map(drop) });
+            own.ready().await;
+        };
+        only_the_last_is_woken("ready", occupied, set).await;
+        let opened = wait();
+        let start = pool.start(async |started| started.ready(opened.await.unwrap()));
+        assert_eq!(only_the_last_is_woken("start", start, set).await, Ok(1));
+
+        assert_eq!(only_the_last_is_woken("race", race([wait()]), set).await.1.unwrap(), 1);
+        assert_eq!(only_the_last_is_woken("try_all", try_all([wait()]), set).await.unwrap(), [1]);
+        let [outcome] = only_the_last_is_woken("wait_all", wait_all([wait()]), set).await;
+        assert_eq!(outcome.unwrap(), 1);
+        assert_eq!(only_the_last_is_woken("shield", shield(wait()), set).await.unwrap(), 1);
+        let opened = wait();
+        let visit = with_exit((), async |_| opened.await, async |_, _| Ok(()));
+        assert_eq!(only_the_last_is_woken("with_exit, its body", visit, set).await.unwrap(), 1);
+        let opened = wait();
+        let visit = with_exit((), async |_| Ok(2), async |_, _| opened.await.map(drop));
+        assert_eq!(only_the_last_is_woken("with_exit, its handler", visit, set).await.unwrap(), 2);
+        let limited = timeout(Duration::MAX, wait());
+        assert_eq!(only_the_last_is_woken("timeout", limited, set).await.unwrap().unwrap(), 1);
+        assert_eq!(only_the_last_is_woken("prime", prime(wait()), set).await.unwrap(), 1);
+        assert_eq!(only_the_last_is_woken("open", Pool::open(async |_: Pool| wait().await), set).await.unwrap(), 1);
+
+        only_the_last_is_woken("cancelled", pool.cancelled(), || pool.cancel()).await;
+        running.await.unwrap().unwrap();
+    });
+}
+
 #[test]
 fn the_last_waker_is_the_one_that_is_woken() {
     on_both(|| async {
@@ -1148,15 +1301,93 @@ fn block_in_place_on_a_current_thread_runtime_is_an_ordinary_panic() {
     });
 }
 
+/// On a runtime that has neither timers nor I/O.
+fn without_drivers<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    watched(move || Builder::new_current_thread().build().unwrap().block_on(test()));
+}
+
 #[test]
 fn a_pool_needs_no_drivers() {
-    let runtime = Builder::new_current_thread().build().unwrap();
-    let outcome: Outcome = runtime.block_on(Pool::open(async |pool| {
-        pool.spawn(yield_now());
-        pool.spawn_blocking(|| {});
-        Ok(())
-    }));
-    outcome.unwrap();
+    without_drivers(|| async {
+        let well: Outcome<_> = Pool::open(async |pool| {
+            pool.spawn(yield_now());
+            pool.spawn_blocking(|| {});
+            Ok(pool.spawn_with_handle(turning(3)).await?)
+        })
+        .await;
+        well.unwrap();
+        let failed: Outcome = Pool::open(async |pool| {
+            pool.spawn(pending::<()>());
+            pool.spawn(async { Err("error".into()) });
+            pending().await
+        })
+        .await;
+        assert_eq!(failures(failed.unwrap_err().failures()), ["error: error"]);
+
+        let alive = Alive::default();
+        async fn nested(alive: Alive) -> Outcome {
+            let counted = alive.one();
+            let open = Pool::open(async |pool| {
+                pool.spawn(holding(counted));
+                pending().await
+            });
+            open.await
+        }
+        let cancelled: Outcome = Pool::open(async |pool| {
+            let held = alive.clone();
+            let inner = pool.spawn_with_handle(async { Ok(nested(held).await?) });
+            until(|| alive.count() == 1).await;
+            inner.cancel();
+            let mut dropped = Box::pin(nested(alive.clone()));
+            assert!(poll_once(dropped.as_mut()).await.is_pending());
+            drop(dropped);
+            pool.cancel();
+            pending().await
+        })
+        .await;
+        assert!(cancelled.unwrap_err().is_cancelled());
+        assert_eq!(alive.count(), 0);
+
+        let builder = Pool::builder().limit(1).grace(Duration::MAX).on_failure(|_| OnFailure::Collect);
+        let patient: Outcome = builder
+            .open(async |pool: Pool| {
+                pool.spawn(turning(3));
+                pool.ready().await;
+                assert_eq!(pool.start(async |started| started.ready(2)).await, Ok(2));
+                pool.build_task().depth(1).spawn(async { cancellation_token().cancelled().await });
+                pool.cancel();
+                Ok(())
+            })
+            .await;
+        patient.unwrap();
+    });
+}
+
+#[test]
+fn functions_need_no_drivers() {
+    without_drivers(|| async {
+        assert_eq!(race((pending(), async { 1 })).await, (1, 1));
+        assert_eq!(try_all([turning(1), turning(2)]).await.unwrap(), [(), ()]);
+        let failing = async { Err::<(), BoxError>("error".into()) };
+        assert_eq!(
+            failures(try_all((failing, pending::<Result<(), _>>())).await.unwrap_err().failures()),
+            ["error: error"]
+        );
+        assert!(wait_all([turning(2), turning(1)]).await.iter().all(Result::is_ok));
+        shield(turning(2)).await.unwrap();
+        let visit = with_exit(1, async |one| Ok::<_, BoxError>(*one), async |_, _| turning(2).await);
+        assert_eq!(visit.await.unwrap(), 1);
+        prime(turning(2)).await.unwrap();
+        assert_eq!(cancel_task(tokio::spawn(pending::<()>())).await.unwrap(), None);
+        let latch = LatchEvent::new();
+        let set = latch.wait_set();
+        latch.set();
+        set.await;
+        assert!(timeout(Duration::MAX, turning(2)).await.unwrap().is_ok());
+        // Only what is to elapse needs timers.
+        let message = panic_of(timeout(Duration::from_secs(1), async {})).await;
+        assert!(message.contains("timers are disabled"), "{message}");
+    });
 }
 
 // ===== floods =====
