@@ -1177,6 +1177,37 @@ fn nested_pools_read_indented() {
 }
 
 #[test]
+fn the_names_of_all_levels_are_in_the_text_and_as_data() {
+    on_both(|| async {
+        let error = Pool::builder()
+            .name("server")
+            .open(async |pool: Pool| {
+                pool.build_task().name("subsystem").spawn(async {
+                    let nested = Pool::builder().name("inner").open(async |pool: Pool| {
+                        pool.build_task().name("nested").spawn(async { Err("broken".into()) });
+                        Ok(())
+                    });
+                    Ok(nested.await?)
+                });
+                Ok(())
+            })
+            .await
+            .unwrap_err();
+        let failed = error.first().unwrap();
+        assert_eq!(failed.task().name(), Some("subsystem"));
+        let Failure::Error(inner) = failed.failure() else { panic!("{error:?}") };
+        let inner: &PoolError = inner.downcast_ref().unwrap();
+        let nested = inner.first().unwrap();
+        assert_eq!(nested.task().name(), Some("nested"));
+        let [at, below] = [failed, nested].map(|failed| failed.task().spawned_at());
+        let expected = format!(
+            "pool \"server\": task \"subsystem\" ({at}) failed: pool \"inner\": task \"nested\" ({below}) failed: broken"
+        );
+        assert_eq!(error.to_string(), expected);
+    });
+}
+
+#[test]
 fn a_single_failure_that_is_a_nested_pool_reads_indented() {
     on_current_thread(|| async {
         let inner = failed(None, &["1", "2"]).await;

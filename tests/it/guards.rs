@@ -410,6 +410,24 @@ fn shield_that_leaves_the_pool_gives_its_output_afterwards() {
 }
 
 #[test]
+fn shield_without_a_pool_that_panics_harms_nobody() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let gate = LatchEvent::new();
+        let (open, counted) = (gate.wait_set(), alive.one());
+        drop(shield(async move {
+            let _counted = counted;
+            open.await;
+            quiet_panic("nobody hears of this");
+        }));
+        gate.set();
+        until(|| alive.count() == 0).await;
+        assert_eq!(shield(async { 1 }).await, 1);
+        assert_eq!(tokio::spawn(async { 2 }).await.unwrap(), 2);
+    });
+}
+
+#[test]
 fn shield_without_a_pool_goes_on_when_it_is_dropped() {
     on_both(|| async {
         let (gate, log) = (LatchEvent::new(), Log::default());
@@ -1004,6 +1022,28 @@ fn with_exit_panics_if_the_runtime_shuts_down_before_the_handler_has_ended() {
     let message = panic_text(|| visit.poll().is_ready());
     assert!(message.contains("the runtime of an exit handler has shut down"), "{message}");
     assert!(!handled.load(Ordering::SeqCst), "no handler runs in a runtime that shuts down");
+}
+
+#[test]
+fn with_exit_panics_if_the_runtime_shuts_down_while_the_handler_runs() {
+    let (runtime, alive, begun) = (runtime(), Alive::default(), LatchEvent::new());
+    let (counted, begins) = (alive.one(), begun.clone());
+    let exit = move |(), _| async move {
+        let _counted = counted;
+        begins.set();
+        pending::<Result<(), BoxError>>().await
+    };
+    let mut visit = Box::pin(with_exit((), async |_| Ok(()), exit));
+    runtime.block_on(async {
+        assert!(poll_once(visit.as_mut()).await.is_pending());
+        begun.wait_set().await;
+        stays_pending(visit.as_mut()).await;
+        assert_eq!(alive.count(), 1);
+    });
+    drop(runtime);
+    assert_eq!(alive.count(), 0);
+    let message = panic_text(|| task::spawn(visit).poll());
+    assert!(message.contains("the runtime of an exit handler has shut down"), "{message}");
 }
 
 #[test]

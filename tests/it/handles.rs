@@ -1,5 +1,6 @@
 //! Values, cancelling, ids of single tasks.
 
+use std::cell::Cell;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,9 @@ use tokio::sync::{Barrier, oneshot};
 use tokio::task::{coop, yield_now};
 use tokio_test::{assert_pending, assert_ready_eq, task};
 
-use crate::support::{Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread};
+use crate::support::{
+    Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, poll_once, stays_pending, until,
+};
 
 type Outcome<T = ()> = Result<T, BoxError>;
 
@@ -561,6 +564,45 @@ fn the_pool_waits_for_what_a_cancelled_task_leaves_behind() {
     });
 }
 
+/// The handle tells of its task, and not of what that leaves behind.
+#[test]
+fn a_handle_is_ready_before_what_its_task_leaves_behind_has_ended() {
+    on_both(|| async {
+        let (alive, told) = (Alive::default(), Cell::new(false));
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let mut opened = Box::pin(Pool::open(async |pool: Pool| {
+            let ((started, wait), one) = (oneshot::channel(), alive.one());
+            let owner = pool.spawn_with_handle(async {
+                Pool::open(async |inner: Pool| {
+                    inner.spawn_blocking(move || {
+                        let _one = one;
+                        started.send(()).unwrap();
+                        let _ = blocked.recv();
+                    });
+                    Ok(())
+                })
+                .await?;
+                Ok(())
+            });
+            wait.await?;
+            owner.cancel();
+            assert_eq!(owner.await, Err(TaskStopped::Cancelled));
+            assert_eq!(alive.count(), 1);
+            told.set(true);
+            Ok(())
+        }));
+        while !told.get() {
+            assert!(poll_once(opened.as_mut()).await.is_pending());
+            yield_now().await;
+        }
+        stays_pending(opened.as_mut()).await;
+        assert_eq!(alive.count(), 1);
+        drop(release);
+        opened.await.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
 // ===== ids, ends, and how a handle reads =====
 
 #[test]
@@ -611,6 +653,36 @@ fn a_running_task_is_not_finished() {
 }
 
 #[test]
+fn a_task_that_is_cancelled_is_finished_only_when_its_future_is_dropped() {
+    on_multi_thread(|| async {
+        Pool::open(async |pool: Pool| {
+            let ((dropping, drops), (release, released)) = (oneshot::channel(), std::sync::mpsc::channel::<()>());
+            let (began, has_begun) = oneshot::channel();
+            let mut handle = pool.spawn_with_handle(async move {
+                let _slow = OnDrop::new(move || {
+                    dropping.send(()).unwrap();
+                    let _ = released.recv();
+                });
+                began.send(()).unwrap();
+                pending::<Outcome>().await
+            });
+            has_begun.await?;
+            handle.cancel();
+            assert!(!handle.is_finished());
+            drops.await?;
+            assert!(!handle.is_finished());
+            assert!(poll_once(Pin::new(&mut handle)).await.is_pending());
+            drop(release);
+            assert_eq!((&mut handle).await, Err(TaskStopped::Cancelled));
+            assert!(handle.is_finished());
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
 fn a_task_is_finished_in_whatever_way_it_has_ended() {
     on_current_thread(|| async {
         let pool = Pool::<BoxError>::new();
@@ -640,6 +712,48 @@ fn debug_shows_the_id_and_whether_the_task_has_ended() {
         pool.run().await.unwrap();
         assert_eq!(format!("{handle:?}"), format!("TaskHandle {{ id: {:?}, is_finished: true }}", handle.id()));
         assert!(handle.id().is_some());
+    });
+}
+
+#[test]
+fn debug_needs_no_value_that_has_it() {
+    struct Opaque;
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            let (open, gate) = oneshot::channel::<Opaque>();
+            let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+            yield_now().await;
+            let running = format!("TaskHandle {{ id: {:?}, is_finished: false }}", handle.id());
+            assert!(handle.id().is_some());
+            assert_eq!(format!("{handle:?}"), running);
+            assert!(open.send(Opaque).is_ok());
+            let Opaque = (&mut handle).await?;
+            assert_eq!(format!("{handle:?}"), running.replace("false", "true"));
+            Ok(())
+        })
+        .await
+        .unwrap();
+    });
+}
+
+#[test]
+fn a_handle_that_is_moved_wakes_only_the_last_who_polled_it() {
+    on_both(|| async {
+        Pool::open(async |pool: Pool| {
+            let (open, gate) = oneshot::channel::<i32>();
+            let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+            let mut first = task::spawn(());
+            first.enter(|cx, _| assert_pending!(Pin::new(&mut handle).poll(cx)));
+            let mut second = task::spawn(handle);
+            assert_pending!(second.poll());
+            open.send(9).unwrap();
+            until(|| second.is_woken()).await;
+            assert!(!first.is_woken());
+            assert_ready_eq!(second.poll(), Ok(9));
+            Ok(())
+        })
+        .await
+        .unwrap();
     });
 }
 

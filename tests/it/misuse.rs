@@ -1,15 +1,21 @@
 //! What a pool says to those who use it wrongly, and what it does not do to them.
 
-use std::future::{Future, pending};
+use std::future::{Future, Ready, pending};
 use std::panic::Location;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
-use aiodrive::{BoxError, Pool, PoolError, TaskStopped};
+use aiodrive::{
+    BoxError, LatchEvent, Pool, PoolError, Started, TaskStopped, cancel_task, prime, race, shield, timeout, timeout_at,
+    try_all, wait_all, with_exit,
+};
+use tokio::time::Instant;
+use tokio_test::{assert_ready, assert_ready_eq};
 
-use crate::support::{Alive, on_both, panic_of, panic_text, poll_once, watched};
+use crate::support::{Alive, on_both, panic_of, panic_text, poll_once, quiet_panic, watched};
 
 type Outcome<T = ()> = Result<T, PoolError>;
 
@@ -239,35 +245,81 @@ fn a_blocking_task_on_a_closed_pool_is_dropped_uncalled() {
     });
 }
 
+/// Spawns in every way into a pool that is closed, and finds that each is refused, unpolled.
+fn every_spawn_is_refused(pool: &Pool) {
+    let alive = Alive::default();
+    let task = || {
+        let one = alive.one();
+        async move {
+            drop(one);
+            quiet_panic("it was polled")
+        }
+    };
+    let closure = || {
+        let one = alive.one();
+        move || {
+            drop(one);
+            quiet_panic("it was called")
+        }
+    };
+    pool.spawn(task());
+    pool.try_spawn(task()).map_err(drop).unwrap_err();
+    pool.spawn_blocking(closure());
+    pool.spawn_local(task());
+    pool.build_task().name("late").daemon().spawn(task());
+    pool.build_task().depth(1).try_spawn(task()).map_err(drop).unwrap_err();
+    pool.build_task().name("late").spawn_blocking(closure());
+    pool.cancel_on(task());
+    assert_eq!(alive.count(), 0);
+
+    let one = alive.one();
+    let handle = pool.spawn_with_handle(async move {
+        drop(one);
+        Ok(1)
+    });
+    assert!(alive.count() == 0 && handle.is_finished() && handle.id().is_none());
+    handle.cancel();
+    assert_ready_eq!(tokio_test::task::spawn(handle).poll(), Err(TaskStopped::Cancelled));
+
+    let one = alive.one();
+    let start = pool.start(async move |started: Started<u8>| {
+        started.ready(1);
+        drop(one);
+    });
+    assert_eq!(alive.count(), 0);
+    assert_ready_eq!(tokio_test::task::spawn(start).poll(), Err(TaskStopped::Cancelled));
+
+    assert_ready!(tokio_test::task::spawn(pool.cancelled()).poll());
+    assert_ready!(tokio_test::task::spawn(pool.ready()).poll());
+    pool.cancel();
+    assert!(pool.is_closed() && pool.is_empty() && Pool::<BoxError>::try_current().is_none());
+}
+
 #[test]
 fn a_closed_pool_refuses_tasks_without_a_runtime_as_well() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let pool = runtime.block_on(finished());
     drop(runtime);
-    pool.spawn(async {});
-    pool.spawn_blocking(|| {});
-    pool.try_spawn(async {}).unwrap_err();
-    assert!(pool.is_closed() && pool.is_empty());
-    thread::spawn(move || pool.spawn(async {})).join().unwrap();
+    every_spawn_is_refused(&pool);
+    thread::spawn(move || every_spawn_is_refused(&pool)).join().unwrap();
 }
 
 #[test]
 fn a_closed_pool_refuses_tasks_in_the_destructor_of_a_thread_local() {
-    struct Late(Pool);
+    struct Late(Pool, mpsc::Sender<()>);
     impl Drop for Late {
         fn drop(&mut self) {
-            self.0.spawn(async {});
-            self.0.try_spawn(async {}).unwrap_err();
-            self.0.cancel();
-            assert!(Pool::<BoxError>::try_current().is_none() && self.0.is_empty());
+            every_spawn_is_refused(&self.0);
+            self.1.send(()).unwrap();
         }
     }
     thread_local! {
         static LATE: std::cell::OnceCell<Late> = const { std::cell::OnceCell::new() };
     }
     on_both(|| async {
-        let pool = finished().await;
-        thread::spawn(move || LATE.with(|late| drop(late.set(Late(pool))))).join().unwrap();
+        let (pool, (sender, refused)) = (finished().await, mpsc::channel());
+        thread::spawn(move || LATE.with(|late| drop(late.set(Late(pool, sender))))).join().unwrap();
+        refused.recv().expect("the destructor has panicked");
     });
 }
 
@@ -308,15 +360,53 @@ fn current_in_pools_of_other_error_types_panics() {
 
 // ===== polling after the end =====
 
+/// Awaits a future and polls it again: it must not be ready once more.
+async fn poll_again(name: &str, future: impl Future) {
+    let mut future = Box::pin(future);
+    drop(future.as_mut().await);
+    let again = || tokio_test::task::spawn(future.as_mut()).poll().is_pending();
+    let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(again));
+    assert!(again.unwrap_or(true), "{name} was ready twice");
+}
+
 #[test]
 fn polling_after_the_end_panics_or_stays_pending() {
     watched(|| {
         on_both(|| async {
-            let mut open = tokio_test::task::spawn(Pool::<BoxError>::open(async |_| Ok(())));
-            assert!(open.poll().is_ready());
-            let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open.poll().is_pending()));
-            assert!(again.unwrap_or(true), "it was ready twice");
-            drop(open);
+            let pool = Pool::<BoxError>::builder().limit(1).keep_open(true).build();
+            let mut run = pin!(pool.clone().run());
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            poll_again("a handle", pool.spawn_with_handle(async { Ok(1) })).await;
+            poll_again("start", pool.start(async |started: Started<u8>| started.ready(1))).await;
+            poll_again("ready", pool.ready()).await;
+            pool.cancel();
+            poll_again("cancelled", pool.cancelled()).await;
+            poll_again("run", run).await;
+            poll_again("open", Pool::<BoxError>::open(async |_| Ok(()))).await;
+
+            let value = async || Ok::<_, BoxError>(1);
+            poll_again("race", race([value()])).await;
+            poll_again("try_all", try_all([value()])).await;
+            poll_again("try_all of a tuple", try_all((value(), value()))).await;
+            poll_again("try_all of none", try_all(Vec::<Ready<Result<(), BoxError>>>::new())).await;
+            poll_again("wait_all", wait_all([value()])).await;
+            poll_again("wait_all of a tuple", wait_all((value(), value()))).await;
+            poll_again("wait_all of none", wait_all(Vec::<Ready<Result<(), BoxError>>>::new())).await;
+            poll_again("shield", shield(value())).await;
+            poll_again("with_exit", with_exit((), async |_| value().await, async |_, _| Ok(()))).await;
+            poll_again("timeout", timeout(Duration::MAX, value())).await;
+            poll_again("timeout that elapsed", timeout(Duration::ZERO, pending::<()>())).await;
+            poll_again("timeout_at", timeout_at(Instant::now(), value())).await;
+            poll_again("prime", prime(value())).await;
+            poll_again("cancel_task", cancel_task(tokio::spawn(value()))).await;
+
+            let latch = LatchEvent::new();
+            poll_again("wait_unset", latch.wait_unset()).await;
+            latch.set();
+            poll_again("wait_set", latch.wait_set()).await;
+            let change = latch.wait_change();
+            latch.unset();
+            poll_again("wait_change", change).await;
         });
     });
 }

@@ -6,7 +6,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use aiodrive::{BoxError, Failure, Pool, PoolError, TaskStopped, shield, timeout};
+use aiodrive::{
+    BoxError, ClosingReason, Failure, LatchEvent, Pool, PoolError, TaskStopped, cancellation_token, shield, timeout,
+};
 use tokio::sync::oneshot;
 
 use crate::support::{
@@ -734,6 +736,84 @@ fn a_failure_in_a_pool_that_has_its_owner_is_no_cleanup_failure() {
     });
 }
 
+// ===== made in one pool, run in another =====
+
+/// A pool that a task of `maker` has made, and what waits in it: a closure that ends when the sender is dropped.
+async fn made_in(maker: &Pool, alive: &Alive) -> (Pool, mpsc::Sender<()>) {
+    let (closure, release) = blocking(alive);
+    let made = maker.spawn_with_handle(async {
+        let made = Pool::builder().name("made").keep_open(true).build();
+        made.build_task().name("blocks").spawn_blocking(closure);
+        Ok(made)
+    });
+    (made.await.unwrap(), release)
+}
+
+/// How often a pool or a task is in a tree.
+fn count(pool: &Pool, name: &str) -> usize {
+    pool.tree().nodes().filter(|node| node.name() == Some(name)).count()
+}
+
+#[test]
+fn a_pool_is_nested_where_it_is_run_and_not_where_it_was_made() {
+    on_both(|| async {
+        let (alive, maker) = (Alive::default(), Pool::<BoxError>::builder().keep_open(true).build());
+        let mut making = pin!(maker.clone().run());
+        assert!(poll_once(making.as_mut()).await.is_pending());
+        let (made, release) = made_in(&maker, &alive).await;
+        let runner = Pool::<BoxError>::builder().name("runner").grace(Duration::MAX).build();
+        let own = made.clone();
+        runner.spawn(async { Ok(own.run().await?) });
+        let mut running = pin!(runner.clone().run());
+        assert!(poll_once(running.as_mut()).await.is_pending());
+        until(|| alive.count() == 1).await;
+        let seen = |pool| [count(pool, "made"), count(pool, "blocks")];
+        assert_eq!([seen(&runner), seen(&maker)], [[1, 1], [0, 0]]);
+        // The pool in which it was made may well close.
+        maker.cancel();
+        making.await.unwrap();
+        stays_pending(running.as_mut()).await;
+        assert!(!made.is_closed());
+        // The request reaches it where it runs, and that pool waits for what is in it.
+        runner.cancel();
+        while made.closing_reason().is_none() {
+            assert!(poll_once(running.as_mut()).await.is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(made.closing_reason(), Some(ClosingReason::ParentClosing));
+        stays_pending(running.as_mut()).await;
+        assert_eq!(alive.count(), 1);
+        drop(release);
+        running.await.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_pool_is_waited_for_where_its_run_was_aborted() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let outcome: Outcome = Pool::open(async |maker: Pool| {
+            let (made, release) = made_in(&maker, &alive).await;
+            let runner = Pool::<BoxError>::new();
+            let running = runner.spawn_with_handle(async { Ok(made.run().await?) });
+            let mut run = pin!(runner.run());
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            until(|| alive.count() == 1).await;
+            running.cancel();
+            assert_eq!(running.await, Err(TaskStopped::Cancelled));
+            stays_pending(run.as_mut()).await;
+            assert_eq!(alive.count(), 1);
+            drop(release);
+            run.await.unwrap();
+            assert_eq!(alive.count(), 0);
+            Ok(())
+        })
+        .await;
+        outcome.unwrap();
+    });
+}
+
 // ===== many levels =====
 
 /// A job that opens a pool whose only task is such a job again.
@@ -783,6 +863,76 @@ fn ten_thousand_levels_of_tasks_are_cancelled() {
         })
         .await;
         outcome.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn ten_thousand_levels_of_tasks_end_when_the_outermost_pool_is_dropped() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let mut outermost = chain(10_000, yielding(alive.clone()));
+        assert!(poll_once(outermost.as_mut()).await.is_pending());
+        until(|| alive.count() == 1).await;
+        drop(outermost);
+        until(|| alive.count() == 0).await;
+    });
+}
+
+#[test]
+fn a_hundred_thousand_levels_of_tasks_are_cancelled() {
+    on_both(|| async {
+        let alive = Alive::default();
+        let outcome: Outcome = Pool::open(async |pool| {
+            pool.spawn(chain(100_000, waiting(alive.clone())));
+            until(|| alive.count() == 1).await;
+            pool.cancel();
+            Ok(())
+        })
+        .await;
+        outcome.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+/// Such a job whose pools wait for ever for whom they ask to stop.
+fn patient_chain(levels: usize, end: Job) -> Job {
+    if levels == 0 {
+        return end;
+    }
+    Box::pin(async move {
+        let builder = Pool::builder().grace(Duration::MAX);
+        let outcome: Outcome = builder
+            .open(async |pool: Pool| {
+                pool.spawn(patient_chain(levels - 1, end));
+                Ok(())
+            })
+            .await;
+        outcome.unwrap();
+    })
+}
+
+/// As `patient_chain`, the end being asked through a chain of tokens as well.
+#[test]
+fn a_request_goes_through_ten_thousand_pools_and_tokens() {
+    on_both(|| async {
+        let (alive, begun) = (Alive::default(), LatchEvent::new());
+        let (counted, begins) = (alive.one(), begun.clone());
+        let end = Box::pin(async move {
+            let asked = (0..10_000).fold(cancellation_token(), |token, _| token.child_token());
+            begins.set();
+            asked.cancelled().await;
+            drop(counted);
+        });
+        let builder = Pool::<BoxError>::builder().grace(Duration::MAX);
+        let outcome = builder.open(async |pool: Pool| {
+            pool.spawn(patient_chain(10_000, end));
+            begun.wait_set().await;
+            assert_eq!(alive.count(), 1);
+            pool.cancel();
+            Ok(())
+        });
+        outcome.await.unwrap();
         assert_eq!(alive.count(), 0);
     });
 }

@@ -532,6 +532,7 @@ fn a_policy_may_call_its_pool() {
                     let text = format!("{pool:?}");
                     assert!(text.contains("mine") && text.contains("running"), "{text}");
                     assert!(!pool.is_closed() && !pool.is_empty());
+                    assert_eq!(pool.tree().to_string(), pool.root_tree().to_string());
                     let log = asked.clone();
                     pool.spawn(async move { log.push("spawned by the policy") });
                     pool.cancel_on(pending::<()>());

@@ -1,5 +1,6 @@
 //! Auto traits, sizes, and what the compiler infers.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt::{self, Debug, Display};
@@ -11,9 +12,9 @@ use std::time::Duration;
 
 use aiodrive::futures::{RaceFuture, TryAllFuture, WaitAllFuture};
 use aiodrive::{
-    BoxError, Exit, ExitError, Failure, LatchEvent, PanicPayload, Pool, PoolBuilder, PoolError, Primed, Shield,
-    SpawnError, TaskBuilder, TaskError, TaskHandle, TaskInfo, TaskStopped, cancel_task, prime, race, shield, timeout,
-    timeout_at, try_all, wait_all, with_exit,
+    BoxError, Exit, ExitError, Failure, LatchEvent, OnFailure, PanicPayload, Pool, PoolBuilder, PoolError, Primed,
+    Shield, SpawnError, Started, TaskBuilder, TaskError, TaskHandle, TaskInfo, TaskStopped, cancel_task,
+    cancellation_token, prime, race, shield, timeout, timeout_at, try_all, wait_all, with_exit,
 };
 use tokio::time::Instant;
 
@@ -51,6 +52,16 @@ impl Error for Custom {}
 impl From<io::Error> for Custom {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
+    }
+}
+
+/// An error that only one thread at a time may look at.
+#[derive(Debug)]
+struct Lonely(Cell<u8>);
+
+impl From<Lonely> for BoxError {
+    fn from(lonely: Lonely) -> Self {
+        format!("lonely: {}", lonely.0.get()).into()
     }
 }
 
@@ -110,7 +121,7 @@ fn errors_are_errors() {
 #[test]
 fn handles_and_named_futures_are_unpin_and_move_between_threads() {
     // A value need not be `Sync`, nor `Unpin`.
-    type NotSync = std::cell::Cell<u8>;
+    type NotSync = Cell<u8>;
     is_send::<TaskHandle<NotSync>>();
     is_sync::<TaskHandle<NotSync>>();
     is_send::<Shield<NotSync>>();
@@ -150,6 +161,67 @@ fn futures_move_between_threads() {
         drop(sendable(latch.wait_unset()));
         drop(sendable(latch.wait_change()));
     });
+}
+
+#[test]
+fn what_waits_in_a_pool_moves_between_threads() {
+    on_both(|| async {
+        let pool: Pool = Pool::builder().keep_open(true).build();
+        drop(sendable(pool.ready()));
+        drop(sendable(pool.spawn_with_handle(async { Ok(Cell::new(1)) })));
+        drop(sendable(pool.start(async |started: Started<Cell<u8>>| started.ready(Cell::new(1)))));
+        drop(sendable(pool.build_task().name("named").start(async |started: Started<()>| started.ready(()))));
+        drop(sendable(pool.build_task().depth(1).spawn_with_handle(async { Ok(()) })));
+        drop(sendable(cancellation_token().cancelled_owned()));
+    });
+}
+
+/// An error or a value that only one thread at a time may look at.
+#[test]
+fn futures_of_what_is_not_sync_move_between_threads() {
+    type NotSync = Cell<u8>;
+    fn fails() -> impl Future<Output = Result<NotSync, Lonely>> + Send {
+        ready(Err(Lonely(Cell::new(1))))
+    }
+    on_both(|| async {
+        drop(sendable(Pool::open(async |_: Pool| Ok(Cell::new(1)))));
+        drop(sendable(Pool::<Lonely>::open(async |_| fails().await)));
+        drop(sendable(Pool::<Lonely>::new().run()));
+        drop(sendable(race([fails()])));
+        drop(sendable(try_all([fails()])));
+        drop(sendable(try_all((fails(), fails()))));
+        drop(sendable(wait_all([fails()])));
+        drop(sendable(wait_all((fails(), fails()))));
+        drop(sendable(shield(fails())));
+        drop(sendable(timeout(Duration::MAX, fails())));
+        drop(sendable(with_exit(Cell::new(1), async |_| fails().await, |_, _| ready(Ok(())))));
+    });
+}
+
+#[test]
+fn outcomes_can_be_held_while_something_is_awaited() {
+    async fn later() {}
+    let held = sendable(async {
+        let pool = Pool::<Lonely>::builder().on_failure(|_| OnFailure::Collect).build();
+        pool.spawn(ready(Err(Lonely(Cell::new(1)))));
+        let handle = pool.spawn_with_handle(ready(Ok(Cell::new(2))));
+        let outcome = pool.run().await;
+        let value = handle.await;
+        later().await;
+        assert_eq!(value.unwrap().get(), 2);
+        let error = outcome.unwrap_err();
+        later().await;
+        assert_eq!(error.failures().len(), 1);
+        let all = wait_all([ready(Err::<(), _>(Lonely(Cell::new(3))))]).await;
+        later().await;
+        assert!(all[0].is_err());
+
+        let error = Pool::open(async |_: Pool| Err::<(), _>("body".into())).await.unwrap_err();
+        let (first, all) = (error.first(), &error);
+        later().await;
+        assert_eq!((first.is_some(), all.failures().len()), (true, 1));
+    });
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(held);
 }
 
 #[test]

@@ -675,6 +675,22 @@ fn a_tree_can_be_had_in_a_destructor_while_the_pool_closes() {
 }
 
 #[test]
+fn a_tree_can_be_had_by_a_task_while_its_pool_waits_for_it() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().grace(LONG).build();
+        let own = pool.clone();
+        pool.spawn(async move {
+            own.cancel();
+            cancellation_token().cancelled().await;
+            for tree in [own.tree(), own.root_tree()] {
+                assert_eq!(drawn(&tree), ["<pool> (closing, 1 task)", "└── <task>"]);
+            }
+        });
+        pool.run().await.unwrap();
+    });
+}
+
+#[test]
 fn a_tree_can_be_had_from_another_thread_while_a_task_blocks_its_own() {
     on_current_thread(|| async {
         let pool = Pool::<BoxError>::new();

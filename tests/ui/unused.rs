@@ -2,7 +2,9 @@
 
 #![deny(unused_must_use)]
 
-use aiodrive::{BoxError, Pool, cancel_task, prime, race, shield, timeout, timeout_at, try_all, wait_all, with_exit};
+use aiodrive::{
+    BoxError, Pool, Started, cancel_task, prime, race, shield, timeout, timeout_at, try_all, wait_all, with_exit,
+};
 use std::future::{pending, ready};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ async fn futures(pool: Pool) {
     pool.ready();
     pool.cancelled();
     pool.start(async |started| started.ready(()));
+    pool.build_task().start(async |started| started.ready(()));
     pool.clone().run();
     race([ready(1)]);
     try_all([ready(std::io::Result::Ok(1))]);
@@ -32,8 +35,28 @@ fn builders(pool: Pool) {
     Pool::<BoxError>::current();
 }
 
+fn handles(pool: Pool) {
+    pool.spawn_with_handle(async { Ok(1) });
+    pool.build_task().spawn_with_handle(async { Ok(1) });
+    let handle = pool.spawn_with_handle(async { Ok(1) });
+    handle.is_finished();
+    handle.id();
+}
+
+fn given_back(started: Started<u8>) -> Started<u8> {
+    started
+}
+
+fn starts(started: Started<u8>) {
+    given_back(started);
+}
+
 fn answers(pool: Pool) {
     pool.try_spawn(pending::<()>());
+    pool.build_task().try_spawn(pending::<()>());
+    pool.root_tree();
+    pool.closing_reason();
+    pool.is_empty();
     pool.is_closed();
     pool.len();
     pool.tree();
