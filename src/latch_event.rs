@@ -224,8 +224,8 @@ impl LatchEvent {
 
     /// A receiver of the flag's states, for what the waiters here do not offer: `changed()`, `wait_for()`, a stream.
     ///
-    /// It sees the newest state, and may skip others. It does not keep the flag alive. While a `borrow()` of it is kept,
-    /// whoever sets or unsets the flag blocks its thread: copy the `bool` out of it at once.
+    /// It sees the newest state, and may skip others. It does not keep the flag alive. While a `borrow()` of it is
+    /// kept, whoever sets or unsets the flag blocks its thread: copy the `bool` out of it at once.
     ///
     /// # Examples
     ///

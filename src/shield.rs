@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
+use pin_project::{pin_project, pinned_drop};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -168,12 +169,7 @@ impl<T: Send + 'static> Shield<T> {
         let orphaned = Orphaned { spawned_at, failure_of };
         let enclosing = scope.parent().map(Arc::downgrade).unwrap_or_default();
         let shown = scope.parent().map(|_| Arc::clone(&scope));
-        let work = async move {
-            let ended = Inside::new(Arc::clone(&scope), future).await;
-            if let Err(ended) = sender.send(ended) {
-                orphaned.report(Some(&scope), ended);
-            }
-        };
+        let work = Work { future: Inside::new(Arc::clone(&scope), future), sender: Some(sender), orphaned, scope };
         let task = runtime.spawn(work).abort_handle();
         if let Some(call) = shown.as_ref().and_then(|scope| scope.call()) {
             call.spawned(task);
@@ -193,6 +189,47 @@ impl<T: Send + 'static> Shield<T> {
             scope.report(TaskError::new(TaskInfo::unnamed(self.orphaned.spawned_at), Failure::Panic(payload)));
         }
         ended.output
+    }
+}
+
+/// Shielded work as tokio runs it.
+#[pin_project(PinnedDrop)]
+struct Work<F: Future> {
+    #[pin]
+    future: Inside<F>,
+    /// `None` once it has ended.
+    sender: Option<oneshot::Sender<Ended<F::Output>>>,
+    orphaned: Orphaned<F::Output>,
+    /// Held until the output has been sent or reported.
+    scope: Arc<Scope>,
+}
+
+impl<F: Future> Future for Work<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let ended = ready!(this.future.poll(cx));
+        if let Some(Err(ended)) = this.sender.take().map(|sender| sender.send(ended)) {
+            this.orphaned.report(Some(this.scope), ended);
+        }
+        Poll::Ready(())
+    }
+}
+
+#[pinned_drop]
+impl<F: Future> PinnedDrop for Work<F> {
+    /// Work that has not ended is cut off by its runtime, which is shutting down. Whoever awaits it is told that; a
+    /// panic of its destructor is reported.
+    fn drop(self: Pin<&mut Self>) {
+        let this = self.project();
+        if this.sender.is_none() {
+            return;
+        }
+        if let Some(payload) = this.future.end() {
+            let info = TaskInfo::unnamed(this.orphaned.spawned_at);
+            this.scope.report(TaskError::new(info, Failure::Panic(payload)));
+        }
     }
 }
 

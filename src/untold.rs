@@ -31,8 +31,8 @@ impl<E: Into<BoxError>> Untold<E> {
         if self.failure.is_some() { self.tell(panic) } else { self.failure = panic }
     }
 
-    /// Lets the panic that was kept go on, if one was. The output, which nobody gets then, is dropped before: a destructor
-    /// that panicked while the panic goes on would end the process.
+    /// Lets the panic that was kept go on, if one was. The output, which nobody gets then, is dropped before: a
+    /// destructor that panicked while the panic goes on would end the process.
     pub(crate) fn resume<T>(&mut self, output: T) -> T {
         match self.failure.take() {
             Some(Failure::Panic(payload)) => {

@@ -6,20 +6,23 @@
 
 use std::any::Any;
 
-use super::{BoxError, ExitError, PoolError, TaskStopped};
+use super::{BoxError, ExitError, PoolError, TaskStopped, catch};
 
 /// Whether an error says nothing that its pool does not know, if its type can be told, boxed or not: that a nested pool
 /// was cancelled, or how a task has stopped. The body of a `with_exit` passes it on as it is.
+///
+/// An error that panics when it is asked for its cause says more than that.
 pub(crate) fn is_echo<E: 'static>(error: &E) -> bool {
     let error = error as &dyn Any;
-    match error.downcast_ref() {
+    let told = || match error.downcast_ref() {
         Some(error) => is_boxed_echo(error),
         None => {
             error.downcast_ref().is_some_and(PoolError::<BoxError>::is_cancelled)
                 || error.downcast_ref().is_some_and(tells_only_that_it_stopped)
                 || error.downcast_ref().is_some_and(has_only_an_echo)
         }
-    }
+    };
+    catch(told).unwrap_or(false)
 }
 
 /// The same, of an error in a box.

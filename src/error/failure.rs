@@ -1,6 +1,6 @@
 //! How a task failed.
 
-use super::{BoxError, PanicPayload};
+use super::{BoxError, PanicPayload, catch};
 
 /// How a task failed.
 ///
@@ -38,10 +38,10 @@ pub enum Failure<E = BoxError> {
 }
 
 impl<E: Into<BoxError>> Failure<E> {
-    /// Forgets the error's type.
+    /// Forgets the error's type. The conversion is the user's, and if it panics, that is what there is to tell.
     pub(crate) fn boxed(self) -> Failure {
         match self {
-            Self::Error(error) => Failure::Error(error.into()),
+            Self::Error(error) => catch(|| error.into()).map_or_else(Failure::Panic, Failure::Error),
             Self::Panic(payload) => Failure::Panic(payload),
             Self::Cancelled => Failure::Cancelled,
         }

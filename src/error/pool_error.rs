@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Debug, Display};
+use std::mem;
 use std::sync::Arc;
 
 use super::echo::AskedToStop;
@@ -60,8 +61,8 @@ pub(crate) struct Report<E> {
 }
 
 impl<E> Report<E> {
-    /// Drops the failures one by one, for a caller who is about to let a panic go on: a destructor that panicked during
-    /// that would end the process. Of an error's destructor that panics now, nobody hears.
+    /// Drops the failures one by one, for a caller who has something better to return, or a panic to let go on: that
+    /// would be lost to a destructor that panics, or the process would end. Nobody hears of such a destructor.
     pub(crate) fn discard(self) {
         self.failures.into_iter().for_each(|failed| drop(catch(|| drop(failed))));
         self.cleanup_failures.into_iter().for_each(|failed| drop(catch(|| drop(failed))));
@@ -72,6 +73,12 @@ impl<E> PoolError<E> {
     /// The error with this report.
     pub(crate) fn new(report: Report<E>) -> Self {
         Self(Box::new(report))
+    }
+
+    /// Takes the first failure out that is wanted.
+    fn take(&mut self, wanted: impl FnMut(&TaskError<E>) -> bool) -> Option<Failure<E>> {
+        let at = self.0.failures.iter().position(wanted)?;
+        Some(self.0.failures.remove(at).into_failure())
     }
 
     /// All failures of the pool's tasks and of its body, in order of occurrence.
@@ -116,8 +123,10 @@ impl<E> PoolError<E> {
     /// # }
     /// ```
     #[must_use]
-    pub fn into_failures(self) -> Vec<TaskError<E>> {
-        self.0.failures
+    pub fn into_failures(mut self) -> Vec<TaskError<E>> {
+        let failures = mem::take(&mut self.0.failures);
+        self.0.discard();
+        failures
     }
 
     /// The first failure, which is the one that closed the pool, if one did.
@@ -162,11 +171,11 @@ impl<E> PoolError<E> {
     /// # }
     /// ```
     #[must_use]
-    pub fn into_first_error(self) -> Option<E> {
-        self.0.failures.into_iter().find_map(|failed| match failed.into_failure() {
-            Failure::Error(error) => Some(error),
-            _ => None,
-        })
+    pub fn into_first_error(mut self) -> Option<E> {
+        let failed = |failed: &TaskError<E>| matches!(failed.failure(), Failure::Error(_));
+        let Failure::Error(error) = self.take(failed)? else { unreachable!("it was found as an error") };
+        self.0.discard();
+        Some(error)
     }
 
     /// Whether nothing failed: the body was cut short by [`cancel`](crate::Pool::cancel), or because the enclosing task
@@ -256,6 +265,9 @@ impl<E> PoolError<E> {
 
     /// Lets the first panic among the failures go on in the caller; gives the error back if there is none.
     ///
+    /// All other failures are dropped before, as [`into_failures`](Self::into_failures) and its like drop what they do
+    /// not return: if the destructor of an error panics at that, nobody hears of it.
+    ///
     /// # Panics
     ///
     /// With the payload of the first failure that is a panic, if there is one. The panic hook is not called again.
@@ -279,16 +291,14 @@ impl<E> PoolError<E> {
     /// ```
     pub fn resume_panic(mut self) -> Self {
         let panicked = |failed: &TaskError<E>| matches!(failed.failure(), Failure::Panic(_));
-        let Some(at) = self.0.failures.iter().position(panicked) else { return self };
-        let Failure::Panic(payload) = self.0.failures.remove(at).into_failure() else {
-            unreachable!("it was found as a panic")
-        };
+        let Some(Failure::Panic(payload)) = self.take(panicked) else { return self };
         self.0.discard();
         payload.resume()
     }
 
     /// What failed below the pool when its own owner was gone: tasks that were still ending, shielded work and exit
-    /// handlers whose future had been dropped.
+    /// handlers whose future had been dropped. Also values that a function could not return any more, and that panicked
+    /// as they were dropped.
     ///
     /// # Examples
     ///
@@ -330,8 +340,10 @@ impl<E> PoolError<E> {
     /// # }
     /// ```
     #[must_use]
-    pub fn into_cleanup_failures(self) -> Vec<TaskError> {
-        self.0.cleanup_failures
+    pub fn into_cleanup_failures(mut self) -> Vec<TaskError> {
+        let failures = mem::take(&mut self.0.cleanup_failures);
+        self.0.discard();
+        failures
     }
 
     /// What the pool has given up on: every task, of the pool and of all that is below it, that had not ended when the

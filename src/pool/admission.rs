@@ -9,7 +9,7 @@ use super::gate::{Kept, Queued, Slot, Ticket, Turn, Waiting};
 use super::stage::{Berth, Launch};
 use super::state::{Phase, Shared, State};
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
-use crate::scope::{Place, Spot};
+use crate::scope::{Place, Scope, Spot};
 
 /// Why a task cannot be spawned that cannot leave its thread.
 pub(super) enum NotLocal {
@@ -122,8 +122,9 @@ impl<E: Send + 'static> Shared<E> {
         let info = task.info();
         let mut spot = Some(Spot { scope, seat: None });
         let dropped = catch(|| Spot::enter(&mut spot, || drop(task)));
-        if let (Err(payload), Some(info)) = (dropped, info) {
-            self.fail(TaskError::new(info, Failure::Panic(payload)));
+        if let (Err(payload), Some(info), Some(Spot { scope, .. })) = (dropped, info, &spot) {
+            let untold = self.fail(TaskError::new(info, Failure::Panic(payload)));
+            untold.into_iter().for_each(|failure| Scope::tell(scope.parent().map(Arc::as_ref), failure));
         }
     }
 

@@ -189,7 +189,8 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     /// Records how the body failed, if it has.
     fn body_failed(&self, failure: Option<Failure<E>>) {
         if let Some(failure) = failure {
-            self.pool.fail(TaskError::new(self.body_info(), failure));
+            let untold = self.pool.fail(TaskError::new(self.body_info(), failure));
+            debug_assert!(untold.is_none(), "the pool has not returned");
         }
     }
 
@@ -282,7 +283,9 @@ impl<T, F: Future> Body<T, F> {
         match ended.output {
             Ok(Ok(value)) => *this.value = Some(value),
             // It only says that something in it has heard the request to stop, or that a task has ended.
-            Ok(Err(error)) if is_echo(&error) && owner.pool.knows(0) => {}
+            Ok(Err(error)) if is_echo(&error) && owner.pool.knows(0) => {
+                owner.body_failed(catch(|| drop(error)).err().map(Failure::Panic));
+            }
             Ok(Err(error)) => owner.body_failed(Some(Failure::Error(error))),
             Err(payload) => {
                 owner.panic = Some(payload);

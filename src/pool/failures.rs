@@ -133,15 +133,13 @@ impl<E> Shared<E> {
         None
     }
 
-    /// Records a failure and closes the pool.
-    pub(super) fn fail(&self, failure: TaskError<E>)
+    /// Records a failure and closes the pool, or gives it back.
+    pub(super) fn fail(&self, failure: TaskError<E>) -> Option<TaskError>
     where
         E: 'static,
     {
         self.trace.failed(&failure);
-        let mut state = self.lock();
-        state.losses.get_or_insert_default().failures.push(failure);
-        self.begin_closing(state, ClosingReason::Failed);
+        self.lose(failure, OnFailure::Cancel)
     }
 
     /// Records that a task of this depth was cut off, unless it was the pool that aborted it.
@@ -150,7 +148,8 @@ impl<E> Shared<E> {
         E: 'static,
     {
         if self.takes(depth) {
-            self.fail(failure());
+            let untold = self.fail(failure());
+            debug_assert!(untold.is_none(), "a pool that has returned takes nothing");
         }
     }
 

@@ -23,8 +23,8 @@ use crate::scope::PoolState;
 /// The handle yields the value, or a [`TaskStopped`] that only marks what happened. The error or panic itself is
 /// reported by the pool, exactly once, whether or not anybody looks at the handle.
 ///
-/// When it is ready, the task has ended and its future is dropped. What that future has left behind, as a nested pool that
-/// was cut short leaves its tasks, may still be ending then: the pool waits for that, the handle does not.
+/// When it is ready, the task has ended and its future is dropped. What that future has left behind, as a nested pool
+/// that was cut short leaves its tasks, may still be ending then: the pool waits for that, the handle does not.
 ///
 /// Unlike tokio's `JoinHandle`, it does not detach the task when it is dropped: the pool still owns it. The handle can
 /// outlive the pool, and never holds it open.
@@ -133,8 +133,8 @@ impl<T> TaskHandle<T> {
         self.control.cancel();
     }
 
-    /// Whether the task has ended, in whatever way; the handle is ready then. A task that has been cancelled has not ended
-    /// before its future is dropped.
+    /// Whether the task has ended, in whatever way; the handle is ready then. A task that has been cancelled has not
+    /// ended before its future is dropped.
     ///
     /// # Examples
     ///
@@ -244,12 +244,12 @@ impl<T: Send + 'static, E> Observer<Result<T, E>, E> for Reply<T> {
     }
 
     fn ended(self, how: Result<(), TaskStopped>) {
-        let Self { value, sender, control } = self;
-        let answer = how.and_then(|()| value.ok_or(TaskStopped::Cancelled));
+        let Self { mut value, sender, control } = self;
+        let answer = how.and_then(|()| value.take().ok_or(TaskStopped::Cancelled));
         let unwanted = sender.send(answer);
         drop(control);
-        // Without a handle nobody wants the value.
-        drop(unwanted);
+        // Nobody wants the value of a task that has failed, or has no handle. Its destructor may panic: last.
+        drop((value, unwanted));
     }
 
     fn control(&self) -> Option<Arc<Control>> {

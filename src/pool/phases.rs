@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::closing::Closing;
-use super::state::{Phase, Shared, State, WARN_EVERY};
+use super::state::{Phase, Shared, State, WARN_EVERY, drop_plans};
 use super::trace::Watch;
 use super::tree::tasks_of;
 use crate::closing_reason::ClosingReason;
@@ -80,7 +80,7 @@ impl<E> Shared<E> {
         self.refuse_early(&state);
         let plans = mem::take(&mut state.plans);
         self.announce_closing(state, reason);
-        drop(plans);
+        drop_plans(plans);
     }
 
     /// Takes no tasks from now on in what is to be aborted at once.

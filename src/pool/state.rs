@@ -25,9 +25,11 @@
 //!    of a scope is never dropped under the lock.
 
 use std::any::Any;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -40,7 +42,7 @@ use super::on_failure::OnFailure;
 use super::stage::Stages;
 use super::trace::Trace;
 use crate::closing_reason::ClosingReason;
-use crate::error::TaskError;
+use crate::error::{TaskError, catch};
 use crate::node_state::NodeState;
 use crate::scope::{Census, Place, PoolState, Scope, Seat};
 
@@ -124,6 +126,22 @@ pub(super) enum Phase {
     Closing,
     /// Nothing is left, or the driver never came to be.
     Closed,
+}
+
+impl<E> Drop for State<E> {
+    /// A pool that never ran still has its plans.
+    fn drop(&mut self) {
+        drop_plans(mem::take(&mut self.plans));
+    }
+}
+
+/// Drops tasks that will never run, each of them although others panic in their destructors. The first panic goes on,
+/// unless this is called while another does.
+pub(super) fn drop_plans<E>(plans: Vec<Box<dyn Waiting<E>>>) {
+    let dropped = plans.into_iter().map(|task| catch(|| drop(task)).err());
+    if let Some(payload) = dropped.fold(None, Option::or).filter(|_| !thread::panicking()) {
+        payload.resume();
+    }
 }
 
 impl<E> Shared<E> {

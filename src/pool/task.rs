@@ -77,7 +77,10 @@ fn failed<E: Send + 'static>(
         Ok(Ok(())) => (None, TaskStopped::Panicked),
         // It only says that something in the task has heard the request to stop, or that another task has ended.
         Ok(Err(error)) if is_echo(&error) && pool_of::<E>(&spot.scope).knows(spot.scope.place().depth) => {
-            (None, TaskStopped::Cancelled)
+            match catch(|| drop(error)) {
+                Ok(()) => (None, TaskStopped::Cancelled),
+                Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
+            }
         }
         Ok(Err(error)) => (Some(Failure::Error(error)), TaskStopped::Failed),
         Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),

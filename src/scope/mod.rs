@@ -167,8 +167,8 @@ impl Scope {
         Self::tell(Some(self), failure);
     }
 
-    /// The same, where there may be no scope. With none there is nobody left to tell, also not of a destructor of the
-    /// failure that panics.
+    /// The same, where there may be no scope. If nobody takes the failure, it is dropped; a panic of its destructor has
+    /// nobody to be told either.
     pub(crate) fn tell(nearest: Option<&Self>, failure: TaskError) {
         let mut untold = Some(failure);
         for scope in nearest.into_iter().flat_map(Self::outwards) {

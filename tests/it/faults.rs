@@ -149,8 +149,8 @@ fn a_timeout_resumes_the_panic_of_a_destructor_although_the_output_panics_as_it_
     });
 }
 
-/// The same as to the body happened to a local task, which waited for its turn and then for the future in one async block, and to an
-/// exit handler.
+/// What had happened to the body happened to a local task, which waited for its turn and then for the future in one
+/// async block, and to an exit handler.
 #[test]
 fn a_panic_in_the_destructor_of_a_finished_local_task_or_exit_handler_hides_no_failure() {
     on_current_thread(|| async {
@@ -358,20 +358,255 @@ fn an_error_may_panic_in_its_destructor() {
     });
 }
 
+/// The second panic used to end the process.
 #[test]
-fn planned_tasks_are_all_dropped_although_one_panics_at_that() {
+fn planned_tasks_are_all_dropped_although_they_panic_at_that() {
     on_both(|| async {
         let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
-        for planned in 0..3 {
-            let (one, bomb) = (alive.one(), (planned == 1).then(|| bomb("planned")));
+        let planned = |pool: &Pool, message| {
+            let (one, bomb) = (alive.one(), bomb(message));
             pool.spawn(async {
                 drop((one, bomb));
             });
-        }
-        assert_eq!(panic_text(|| pool.cancel()), "planned");
+        };
+        ["first", "second", "third"].iter().for_each(|message| planned(&pool, message));
+        assert_eq!(panic_text(|| pool.cancel()), "first");
         assert_eq!(alive.count(), 0);
         assert!(pool.is_closed() && pool.is_empty());
         pool.run().await.unwrap();
+
+        // A pool that never runs.
+        let pool = Pool::<BoxError>::new();
+        ["first", "second"].iter().for_each(|message| planned(&pool, message));
+        assert_eq!(panic_text(|| drop(pool)), "first");
+        assert_eq!(alive.count(), 0);
+        let unwound = panic_text(|| {
+            let pool = Pool::<BoxError>::new();
+            planned(&pool, "planned");
+            quiet_panic("outer");
+        });
+        assert_eq!((unwound.as_str(), alive.count()), ("outer", 0));
+    });
+}
+
+/// It used to unwind out of the task before that was counted as ended: whoever waited for its slot waited for ever.
+#[test]
+fn an_error_may_panic_when_it_is_asked_for_its_cause() {
+    #[derive(Debug)]
+    struct Causeless;
+    impl fmt::Display for Causeless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("causeless")
+        }
+    }
+    impl Error for Causeless {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            quiet_panic("cause")
+        }
+    }
+    on_both(|| async {
+        let builder = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect);
+        let open = builder.open(async |pool: Pool| {
+            let tasks = [(); 2].map(|()| pool.spawn_with_handle::<(), _>(async { Err(Causeless.into()) }));
+            for task in tasks {
+                assert_eq!(task.await, Err(TaskStopped::Failed));
+            }
+            Err::<(), _>(Causeless.into())
+        });
+        assert_eq!(failures(open.await.unwrap_err().failures()), ["error: causeless"; 3]);
+    });
+}
+
+/// An error that says only that a pool was cancelled, and panics as it is dropped.
+#[derive(Debug)]
+struct ExplosiveEcho(PoolError);
+
+impl ExplosiveEcho {
+    async fn boxed() -> BoxError {
+        let cancelled = Pool::<BoxError>::open(async |pool| {
+            pool.cancel();
+            pending::<Result<(), _>>().await
+        });
+        Box::new(Self(cancelled.await.unwrap_err()))
+    }
+}
+
+impl Drop for ExplosiveEcho {
+    fn drop(&mut self) {
+        quiet_panic("echo");
+    }
+}
+
+impl fmt::Display for ExplosiveEcho {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for ExplosiveEcho {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// It used to unwind out of the task, or the body, before anything was recorded.
+#[test]
+fn an_error_that_is_no_failure_may_panic_in_its_destructor() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().grace(Duration::MAX).build();
+        let own = pool.clone();
+        let handle = pool.spawn_with_handle::<(), _>(async move {
+            own.cancel();
+            cancellation_token().cancelled().await;
+            Err(ExplosiveEcho::boxed().await)
+        });
+        assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["panic: echo"]);
+        assert_eq!(handle.await, Err(TaskStopped::Panicked));
+
+        let builder = Pool::<BoxError>::builder().grace(Duration::MAX);
+        let open = builder.open(async |pool: Pool| {
+            pool.cancel();
+            cancellation_token().cancelled().await;
+            Err::<(), _>(ExplosiveEcho::boxed().await)
+        });
+        assert_eq!(failures(open.await.unwrap_err().failures()), ["panic: echo"]);
+    });
+}
+
+/// What a pool returns in which three tasks have failed with errors that panic as they are dropped.
+async fn three_explosive_errors() -> PoolError<Explosive> {
+    let pool = Pool::<Explosive>::builder().on_failure(|_| OnFailure::Collect).build();
+    for _ in 0..3 {
+        pool.spawn(async { Err(Explosive) });
+    }
+    pool.run().await.unwrap_err()
+}
+
+/// What is asked for used to be lost to the destructor of what is not.
+#[test]
+fn a_part_of_an_error_can_be_had_although_the_rest_panics_as_it_is_dropped() {
+    on_both(|| async {
+        std::mem::forget(three_explosive_errors().await.into_first_error().unwrap());
+        assert!(three_explosive_errors().await.into_cleanup_failures().is_empty());
+        let all = three_explosive_errors().await.into_failures();
+        assert_eq!(failures(&all), ["error: explosive"; 3]);
+        all.into_iter().for_each(std::mem::forget);
+    });
+}
+
+/// The first panic of a conversion used to take all failures after it along.
+#[test]
+fn an_error_may_panic_as_it_is_converted_for_a_pool_further_out() {
+    struct Stubborn;
+    impl From<Stubborn> for BoxError {
+        fn from(_: Stubborn) -> Self {
+            quiet_panic("conversion")
+        }
+    }
+    on_both(|| async {
+        let failed = LatchEvent::new();
+        let error = Pool::open(async |_: Pool| {
+            let builder = Pool::<Stubborn>::builder().on_failure(|_| OnFailure::Collect);
+            let mut inner = Box::pin(builder.open(async |inner: Pool<Stubborn>| {
+                for _ in 0..2 {
+                    let task = inner.spawn_with_handle::<(), _>(async { Err(Stubborn) });
+                    assert_eq!(task.await, Err(TaskStopped::Failed));
+                }
+                let task = inner.spawn_with_handle::<(), _>(async { quiet_panic("task") });
+                assert_eq!(task.await, Err(TaskStopped::Panicked));
+                failed.set();
+                pending::<Result<(), _>>().await
+            }));
+            while !failed.is_set() {
+                assert!(poll_once(inner.as_mut()).await.is_pending());
+                yield_now().await;
+            }
+            drop(inner);
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        let expected = ["panic: conversion", "panic: conversion", "panic: task"];
+        assert_eq!(failures(error.cleanup_failures()), expected);
+    });
+}
+
+/// It used to be recorded in the pool that had returned, where nobody looks any more.
+#[test]
+fn a_panic_in_a_queued_task_that_is_given_up_on_is_told_further_out() {
+    on_both(|| async {
+        let error = Pool::open(async |_: Pool| {
+            let pool = Pool::<BoxError>::builder().limit(1).abandon_after(Duration::from_millis(1)).build();
+            let (dropping, (release, released)) = (LatchEvent::new(), std::sync::mpsc::channel::<()>());
+            pool.spawn(pending::<()>());
+            let mut run = pin!(pool.clone().run());
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            let drops = dropping.clone();
+            let slow = OnDrop::new(move || {
+                drops.set();
+                let _ = released.recv();
+                quiet_panic("late");
+            });
+            let queued = pool.spawn_with_handle::<(), _>(async {
+                let _slow = slow;
+                pending().await
+            });
+            let cancelling = thread::spawn(move || queued.cancel());
+            // In real time, since the clock must not run ahead.
+            until(|| dropping.is_set()).await;
+            pool.cancel();
+            let error = run.await.unwrap_err();
+            assert_eq!((error.failures().len(), error.stuck().len()), (0, 1));
+            drop(release);
+            cancelling.join().unwrap();
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        assert_eq!(failures(error.cleanup_failures()), ["panic: late"]);
+    });
+}
+
+/// The handle used to say that the task was cancelled.
+#[test]
+fn the_handle_of_a_task_that_panics_twice_in_destructors_says_so() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(ReadyWith(bomb("in drop"), Some(Ok(bomb("value")))));
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["panic: in drop", "panic: value"]);
+        assert_eq!(handle.await.err(), Some(TaskStopped::Panicked));
+    });
+}
+
+/// Nobody used to hear of it.
+#[test]
+fn a_panic_in_the_destructor_of_shielded_work_that_its_runtime_cuts_off_is_a_cleanup_failure() {
+    on_both(|| async {
+        for polled in [false, true] {
+            let error = Pool::open(async |_: Pool| {
+                let gone = current_thread();
+                let (bomb, entered) = (bomb("in drop"), gone.enter());
+                let work = shield(async {
+                    let _bomb = bomb;
+                    pending::<()>().await;
+                });
+                drop(entered);
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        if polled {
+                            gone.block_on(turns(10));
+                        }
+                        drop(gone);
+                    });
+                });
+                assert!(panic_of(work).await.contains("has shut down"));
+                Ok(())
+            })
+            .await
+            .unwrap_err();
+            assert_eq!(failures(error.cleanup_failures()), ["panic: in drop"], "polled: {polled}");
+        }
     });
 }
 
@@ -426,7 +661,7 @@ fn payloads_that_panic_in_their_destructors_can_be_dropped() {
 }
 
 #[test]
-fn the_first_payload_is_resumed_although_the_others_panic_as_they_are_dropped() {
+fn a_payload_is_resumed_although_the_others_panic_as_they_are_dropped() {
     on_both(|| async {
         let error = three_explosive_payloads().await;
         let payload = catch_unwind(AssertUnwindSafe(|| error.resume_panic())).unwrap_err();
@@ -474,7 +709,7 @@ fn the_panic_of_the_body_is_resumed_although_the_errors_of_tasks_panic_as_they_a
     });
 }
 
-/// The same.
+/// `resume_panic` used to drop the error while the panic went on already, which ended the process.
 #[test]
 fn a_panic_is_resumed_although_an_error_beside_it_panics_as_it_is_dropped() {
     on_both(|| async {
@@ -998,14 +1233,17 @@ fn whatever_waits_wakes_only_the_last_who_polled_it() {
             }
         };
         let set = || gate.set();
-        let handle = pool.spawn_with_handle(wait());
-        assert_eq!(only_the_last_is_woken("a handle", handle, set).await, Ok(1));
+        // It wakes who waits for a slot when it begins.
+        until(|| format!("{pool:?}").contains("running")).await;
         let (opened, own) = (wait(), pool.clone());
+        // First, since a slot may be freed a moment after the handle of its task is ready.
         let occupied = async {
             own.spawn(async { opened.await.map(drop) });
             own.ready().await;
         };
         only_the_last_is_woken("ready", occupied, set).await;
+        let handle = pool.spawn_with_handle(wait());
+        assert_eq!(only_the_last_is_woken("a handle", handle, set).await, Ok(1));
         let opened = wait();
         let start = pool.start(async |started| started.ready(opened.await.unwrap()));
         assert_eq!(only_the_last_is_woken("start", start, set).await, Ok(1));
@@ -1364,7 +1602,7 @@ fn a_pool_needs_no_drivers() {
 }
 
 #[test]
-fn functions_need_no_drivers() {
+fn functions_need_no_drivers_but_for_what_elapses() {
     without_drivers(|| async {
         assert_eq!(race((pending(), async { 1 })).await, (1, 1));
         assert_eq!(try_all([turning(1), turning(2)]).await.unwrap(), [(), ()]);
