@@ -1,7 +1,6 @@
 //! Depths: a pool closes from the highest to the lowest, and each is joined before the next is touched.
 
 use std::future::{Future, pending};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -671,6 +670,10 @@ fn a_lower_depth_serves_a_higher_one_that_closes() {
             let (requests, log) = (requests.clone(), log.clone());
             pool.build_task().depth(depth).spawn(async move {
                 cancellation_token().cancelled().await;
+                // Whoever is asked too early is gone by then.
+                for _ in 0..100 {
+                    yield_now().await;
+                }
                 let (request, answer) = oneshot::channel();
                 requests.send(request).unwrap();
                 log.push(format!("{depth}: {}", answer.await.unwrap()));
@@ -900,7 +903,7 @@ fn a_panic_while_a_depth_closes_skips_no_other() {
             cancellation_token().cancelled().await;
             quiet_panic("cleanup")
         });
-        [1, 0, -1].iter().for_each(|&depth| polite_at(&pool, depth, &log));
+        [-1, 1, 0].iter().for_each(|&depth| polite_at(&pool, depth, &log));
         pool.cancel_on(yield_now());
         assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["panic: cleanup"]);
         assert_eq!(log.events(), ["1", "0", "-1"]);
@@ -913,7 +916,7 @@ fn a_destructor_that_panics_in_one_depth_skips_no_other() {
         let log = Log::default();
         let pool: Pool = Pool::new();
         pool.build_task().depth(2).spawn(keep(OnDrop::new(|| quiet_panic("destructor"))));
-        [1, 0, -1].iter().for_each(|&depth| spawn_at(&pool, depth, &log));
+        [-1, 1, 0].iter().for_each(|&depth| spawn_at(&pool, depth, &log));
         pool.cancel_on(async {
             for _ in 0..10 {
                 yield_now().await;
@@ -1060,6 +1063,8 @@ fn a_depth_that_was_passed_or_aborted_takes_no_tasks_again() {
     on_current_thread(|| async {
         let log = Log::default();
         let pool: Pool = Pool::builder().grace(secs(10)).build();
+        // Depth 1 is passed by then, and there never was a depth 5.
+        polite_at(&pool, 1, &log);
         let logged = log.clone();
         pool.spawn(async move {
             let refused = |depth| Pool::<BoxError>::current().build_task().depth(depth).try_spawn(async {}).is_err();
@@ -1071,7 +1076,7 @@ fn a_depth_that_was_passed_or_aborted_takes_no_tasks_again() {
         });
         pool.cancel_on(sleep(secs(1)));
         pool.run().await.unwrap();
-        assert_eq!(log.events(), ["asked: [false, false, true, true]", "aborted: [false, true, true, true]"]);
+        assert_eq!(log.events(), ["1", "asked: [false, false, true, true]", "aborted: [false, true, true, true]"]);
     });
 }
 
@@ -1124,25 +1129,27 @@ fn depths_do_what_a_chain_of_signals_does_by_hand() {
 }
 
 #[test]
-fn a_pool_whose_depths_come_and_go_opens_and_closes_a_thousand_times() {
+fn depths_come_and_go_a_thousand_times_and_are_closed_in_order() {
     on_both(|| async {
-        let count = Arc::new(AtomicUsize::new(0));
-        for round in 0..1000 {
-            let pool: Pool = Pool::new();
-            for depth in [round % 5, -(round % 3), round] {
-                let count = Arc::clone(&count);
-                pool.build_task().depth(depth).spawn(async move {
-                    yield_now().await;
-                    count.fetch_add(1, Ordering::SeqCst);
-                });
+        let (log, pool) = (Log::default(), Pool::<BoxError>::builder().grace(FOREVER).keep_open(true).build());
+        let opened = pool.clone();
+        let body = async {
+            for round in 0..1000 {
+                let depth = round % 5 - 2;
+                // The only one at its depth, which is gone with it.
+                opened.build_task().depth(depth).spawn_with_handle(async { Ok(()) }).await?;
             }
-            pool.run().await.unwrap();
-        }
-        assert_eq!(count.load(Ordering::SeqCst), 3000);
+            [0, -2, 2, 1, -1].iter().for_each(|&depth| polite_at(&opened, depth, &log));
+            opened.cancel();
+            Ok::<_, BoxError>(())
+        };
+        let (ended, done) = tokio::join!(pool.run(), body);
+        ended.unwrap();
+        done.unwrap();
+        assert_eq!(log.events(), ["2", "1", "0", "-1", "-2"]);
     });
 }
 
-/// Also where nobody has time to end by itself, and all that is left of depth 0 is below its tasks.
 #[test]
 fn a_depth_below_zero_waits_for_depth_zero_when_the_owner_is_dropped() {
     on_current_thread(|| async {

@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, Failure, LatchEvent, Pool, PoolError, TaskStopped, cancel_task, prime, race, shield, timeout, timeout_at,
-    try_all, wait_all,
+    BoxError, Failure, LatchEvent, OnFailure, Pool, PoolError, TaskError, TaskStopped, cancel_task, prime, race,
+    shield, timeout, timeout_at, try_all, wait_all,
 };
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::sync::{Barrier, mpsc, oneshot};
@@ -21,7 +21,7 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
 
 use crate::support::{
     Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text, poll_once,
-    quiet_panic, stays_pending, until,
+    quiet_panic, stays_pending, until, watched,
 };
 
 fn runtime() -> Runtime {
@@ -241,6 +241,19 @@ fn race_reports_the_panic_of_a_loser_that_finished_as_well_as_a_cleanup_failure(
 }
 
 #[test]
+fn race_drops_the_error_of_a_loser_that_finished_as_well() {
+    on_current_thread(|| async {
+        let alive = Alive::default();
+        let counted = alive.one();
+        let cleanup = cleanup_of(async || {
+            assert_eq!(race((ready(Ok(1)), async { Err(counted) })).await.1.ok(), Some(1));
+            assert_eq!(alive.count(), 0);
+        });
+        assert!(cleanup.await.is_empty(), "an error is but a value to a race");
+    });
+}
+
+#[test]
 fn race_names_the_line_of_its_call_in_a_cleanup_failure() {
     on_current_thread(|| async {
         let line = Cell::new(0);
@@ -267,6 +280,29 @@ fn race_tie_goes_to_the_lowest_index() {
             };
             assert_eq!(race((0..count).map(branch).collect::<Vec<_>>()).await, (0, 0), "{count} branches");
         }
+    });
+}
+
+#[test]
+fn race_tie_goes_to_the_lowest_index_also_if_that_finished_last() {
+    on_current_thread(|| async {
+        let gates = [(); 3].map(|()| LatchEvent::new());
+        let branch = |(index, gate): (usize, &LatchEvent)| {
+            let open = gate.wait_set();
+            async move {
+                open.await;
+                index
+            }
+        };
+        let mut racing = task::spawn(race(gates.iter().enumerate().map(branch).collect::<Vec<_>>()));
+        assert_pending!(racing.poll());
+        for gate in gates.iter().rev() {
+            gate.set();
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_ready_eq!(racing.poll(), (0, 0));
     });
 }
 
@@ -394,13 +430,25 @@ fn race_can_be_awaited_by_reference() {
 }
 
 #[test]
-fn race_against_the_end_of_a_pool() {
+fn race_against_the_request_to_stop_ends_the_work() {
     on_both(|| async {
-        let pool: Pool = Pool::new();
-        let ended = pool.clone();
-        let racing = race((pending(), async move { ended.cancelled().await }));
-        pool.cancel();
-        assert_eq!(racing.await.0, 1);
+        let (alive, begun) = (Alive::default(), LatchEvent::new());
+        let opened = Pool::<BoxError>::builder().grace(Duration::MAX).open(async |pool: Pool| {
+            let (own, counts, begins, counted) = (pool.clone(), alive.clone(), begun.clone(), alive.one());
+            let stopped = pool.spawn_with_handle(async move {
+                let work = async move {
+                    let _counted = counted;
+                    begins.set();
+                    busy().await;
+                };
+                let (winner, ()) = race((work, async move { own.cancelled().await })).await;
+                Ok((winner, counts.count()))
+            });
+            begun.wait_set().await;
+            pool.cancel();
+            Ok(stopped.await?)
+        });
+        assert_eq!(opened.await.unwrap(), (1, 0));
     });
 }
 
@@ -560,6 +608,19 @@ fn try_all_returns_every_error_the_first_one_first() {
 }
 
 #[test]
+fn try_all_has_the_error_of_a_branch_that_could_not_be_aborted_any_more_after_the_first() {
+    on_multi_thread(|| async {
+        let (blocked, begun, aborted) = blocked_until_abort(Err::<(), _>("second"));
+        let first = async {
+            until(move || begun.load(Ordering::SeqCst)).await;
+            Err::<(), _>("first")
+        };
+        let error = try_all((blocked, aborted, first)).await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: first", "error: second"]);
+    });
+}
+
+#[test]
 fn try_all_has_the_panic_of_an_aborted_destructor_after_the_error_that_aborted_it() {
     on_both(|| async {
         let begun = Arc::new(Barrier::new(2));
@@ -578,17 +639,22 @@ fn try_all_has_the_panic_of_an_aborted_destructor_after_the_error_that_aborted_i
 #[test]
 fn try_all_returns_its_error_although_a_value_that_nobody_gets_panics_as_it_is_dropped() {
     on_both(|| async {
-        let gate = LatchEvent::new();
-        let value = |gate: LatchEvent| async move {
-            let _after = OnDrop::new(move || gate.set());
-            Ok::<_, BoxError>(bomb())
+        let gates = [(); 2].map(|()| LatchEvent::new());
+        let value = |gate: &LatchEvent| {
+            let gate = gate.clone();
+            async move {
+                // Once it is set, this poll is the last: the value cannot be aborted any more.
+                gate.set();
+                Ok::<_, BoxError>(bomb())
+            }
         };
-        let opened = gate.wait_set();
+        let [first, second] = gates.each_ref().map(LatchEvent::wait_set);
         let fails = async move {
-            opened.await;
+            first.await;
+            second.await;
             Err::<(), _>(BoxError::from("error"))
         };
-        let error = try_all((value(gate.clone()), value(gate), fails)).await.err().unwrap();
+        let error = try_all((value(&gates[0]), value(&gates[1]), fails)).await.err().unwrap();
         assert_eq!(failures(error.failures()), ["error: error"]);
         assert_eq!(failures(error.cleanup_failures()), ["panic: in drop"; 2]);
     });
@@ -708,23 +774,25 @@ fn try_all_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
     }
 }
 
-/// Makes a group that fails, drops it in a pool after polling it or not, and says what that pool reports.
+/// Makes a group that fails, and drops it after polling it or not.
+async fn drop_group<F: Future>(polled: bool, group: impl FnOnce(LatchEvent) -> F) {
+    let gate = LatchEvent::new();
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    // Those of a group before this one are counted for a moment longer than they live.
+    until(|| tasks() == 0).await;
+    let mut group = Box::pin(group(gate.clone()));
+    if polled {
+        stays_pending(group.as_mut()).await;
+    }
+    // What fails has ended then, and what remains is the branch that waits for the gate.
+    until(|| tasks() <= 1).await;
+    drop(group);
+    gate.set();
+}
+
+/// What is reported by a pool in which that is done.
 async fn cleanup_of_dropped<F: Future>(polled: bool, group: impl FnOnce(LatchEvent) -> F) -> Vec<String> {
-    cleanup_of(async || {
-        let gate = LatchEvent::new();
-        let tasks = || Handle::current().metrics().num_alive_tasks();
-        // Those of a group before this one are counted for a moment longer than they live.
-        until(|| tasks() == 0).await;
-        let mut group = Box::pin(group(gate.clone()));
-        if polled {
-            stays_pending(group.as_mut()).await;
-        }
-        // What fails has ended then, and what remains is the branch that waits for the gate.
-        until(|| tasks() <= 1).await;
-        drop(group);
-        gate.set();
-    })
-    .await
+    cleanup_of(async || drop_group(polled, group).await).await
 }
 
 /// The output is there already when the future that would have yielded it is dropped.
@@ -732,20 +800,25 @@ async fn cleanup_of_dropped<F: Future>(polled: bool, group: impl FnOnce(LatchEve
 fn race_that_is_dropped_reports_the_panic_of_an_output_that_it_has() {
     for polled in [false, true] {
         on_both(async || {
-            let cleanup = cleanup_of_dropped(polled, |gate| {
-                let left = LatchEvent::new();
-                let has_left = left.wait_set();
+            let cleanup = cleanup_of(async || {
+                let (gate, left) = (LatchEvent::new(), LatchEvent::new());
+                let tasks = || Handle::current().metrics().num_alive_tasks();
+                until(|| tasks() == 0).await;
+                let (has_left, opened) = (left.wait_set(), gate.clone());
                 let winner = async move {
-                    leaves_behind(&gate, &Log::default());
+                    leaves_behind(&opened, &Log::default());
                     left.set();
-                    Some(bomb())
+                    bomb()
                 };
-                // It makes sure that the winner is not taken for the one that waits.
-                let loser = async {
-                    has_left.await;
-                    None
-                };
-                race((winner, loser))
+                let mut racing = Box::pin(race([winner]));
+                if polled {
+                    stays_pending(racing.as_mut()).await;
+                }
+                has_left.await;
+                // Only what was left behind.
+                until(|| tasks() == 1).await;
+                drop(racing);
+                gate.set();
             });
             assert_eq!(cleanup.await, ["panic: in drop"], "polled: {polled}");
         });
@@ -800,31 +873,17 @@ fn wait_all_that_is_dropped_reports_the_panics_of_outputs_that_it_has() {
 
 #[test]
 fn outputs_that_panic_as_a_function_is_dropped_go_no_further_outside_of_a_pool() {
-    on_both(|| async {
-        let ended = LatchEvent::new();
-        let value = |ended: LatchEvent| async move {
-            let _ended = OnDrop::new(move || ended.set());
-            Ok::<_, BoxError>(bomb())
-        };
-        let waiting = || pending::<Result<(), BoxError>>();
-        let has_ended = ended.wait_set();
-        let all = try_all((value(ended.clone()), waiting()));
-        has_ended.await;
-        drop(all);
-
-        let ended = LatchEvent::new();
-        let has_ended = ended.wait_set();
-        let mut all = wait_all((value(ended.clone()), waiting()));
-        has_ended.await;
-        stays_pending(pin!(&mut all)).await;
-        drop(all);
-
-        let ended = LatchEvent::new();
-        let has_ended = ended.wait_set();
-        let first = race([value(ended)]);
-        has_ended.await;
-        drop(first);
-    });
+    let value = async || Ok::<_, BoxError>(bomb());
+    let waiting = |gate: LatchEvent| async move {
+        gate.wait_set().await;
+        Ok::<_, BoxError>(())
+    };
+    for polled in [false, true] {
+        on_both(async || {
+            drop_group(polled, |gate| try_all((value(), value(), waiting(gate)))).await;
+            drop_group(polled, |gate| wait_all((value(), value(), waiting(gate)))).await;
+        });
+    }
 }
 
 #[test]
@@ -1026,6 +1085,26 @@ fn wait_all_of_task_handles_keeps_the_place_of_a_cancelled_one() {
         let [first, second, third] = all;
         assert_eq!((first.unwrap(), third.unwrap()), (1, 3));
         assert!(matches!(second.unwrap_err().into_failure(), Failure::Error(TaskStopped::Cancelled)));
+    });
+}
+
+#[test]
+fn wait_all_of_task_handles_that_are_all_ready_says_how_each_has_ended() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().on_failure(|_| OnFailure::Collect).build();
+        let handles = [
+            pool.spawn_with_handle(async { Err("error".into()) }),
+            pool.spawn_with_handle(async { Ok(2) }),
+            pool.spawn_with_handle(async { quiet_panic("panic") }),
+        ];
+        assert_eq!(pool.run().await.unwrap_err().failures().len(), 2);
+        assert!(handles.iter().all(|handle| handle.is_finished()));
+        let stopped = |outcome: Result<i32, TaskError<TaskStopped>>| match outcome.map_err(TaskError::into_failure) {
+            Err(Failure::Error(stopped)) => Err(stopped),
+            outcome => Ok(outcome.unwrap()),
+        };
+        let all = wait_all(handles).await.map(stopped);
+        assert_eq!(all, [Err(TaskStopped::Failed), Ok(2), Err(TaskStopped::Panicked)]);
     });
 }
 
@@ -1383,7 +1462,9 @@ fn timeout_has_dropped_what_it_cut_off() {
             let _slow = slow;
             pending::<()>().await
         };
-        assert!(timeout(Duration::ZERO, cut_off).await.is_err());
+        // Still held when it has returned.
+        let mut limited = pin!(timeout(Duration::ZERO, cut_off));
+        assert!(limited.as_mut().await.is_err());
         assert_eq!(alive.count(), 0);
     });
 }
@@ -1453,12 +1534,14 @@ fn timeout_cuts_off_what_never_runs_out_of_work() {
 
 #[test]
 fn timeout_cuts_off_what_yields_for_ever_in_real_time() {
-    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
-        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async {
-            assert!(timeout(Duration::from_millis(1), busy()).await.is_err());
-        });
-    }
+    watched(|| {
+        for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+            let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(async {
+                assert!(timeout(Duration::from_millis(1), busy()).await.is_err());
+            });
+        }
+    });
 }
 
 #[test]
@@ -1633,18 +1716,6 @@ fn timeout_in_a_pool_that_is_cancelled_does_not_elapse() {
 }
 
 #[test]
-fn timeouts_leave_nothing_behind() {
-    on_both(|| async {
-        let before = Handle::current().metrics().num_alive_tasks();
-        for _ in 0..1000 {
-            assert!(timeout(Duration::ZERO, pending::<()>()).await.is_err());
-            assert!(timeout(Duration::from_secs(1000), ready(())).await.is_ok());
-        }
-        assert_eq!(Handle::current().metrics().num_alive_tasks(), before);
-    });
-}
-
-#[test]
 fn timeout_needs_a_runtime_with_timers_when_it_is_polled() {
     for limit in [Duration::ZERO, Duration::from_secs(1)] {
         let limited = timeout(limit, pending::<()>());
@@ -1773,6 +1844,16 @@ fn prime_starts_a_timer_at_the_call() {
         primed.await;
         assert_eq!(start.elapsed(), Duration::from_secs(5));
     });
+}
+
+/// A timer is bound to the runtime in which it was primed, and not to that in which it is awaited.
+#[test]
+fn prime_of_a_timer_can_be_awaited_on_a_runtime_without_timers() {
+    let with_timers = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+    let inside = with_timers.enter();
+    let timer = prime(async { sleep(Duration::from_millis(1)).await });
+    drop(inside);
+    Builder::new_current_thread().build().unwrap().block_on(timer);
 }
 
 #[test]

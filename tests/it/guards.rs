@@ -410,7 +410,7 @@ fn shield_that_leaves_the_pool_gives_its_output_afterwards() {
 }
 
 #[test]
-fn shield_without_a_pool_that_panics_harms_nobody() {
+fn shield_that_panics_without_a_pool_harms_nobody() {
     on_both(|| async {
         let alive = Alive::default();
         let gate = LatchEvent::new();
@@ -506,20 +506,6 @@ fn with_exit_returns_what_failed_and_no_handler_makes_it_undone() {
             assert_eq!(outcome.map_or_else(|error| error.to_string(), |value| value.to_string()), expected);
         });
     }
-}
-
-#[test]
-fn with_exit_keeps_the_cause_of_an_error() {
-    #[derive(Debug, thiserror::Error)]
-    #[error("outer")]
-    struct Caused(#[source] io::Error);
-
-    on_both(|| async {
-        let body = async |_: &mut ()| Err::<(), _>(BoxError::from(Caused(io::Error::other("cause"))));
-        let outcome = with_exit((), body, breaks(false)).await;
-        let Err(ExitError::Both { body, .. }) = outcome else { panic!("{outcome:?}") };
-        assert_eq!(body.source().unwrap().to_string(), "cause");
-    });
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::task::{Context, Wake, Waker};
 use std::thread;
 
@@ -86,9 +86,23 @@ fn a_pulse_completes_who_waits_for_it() {
         assert_pending!(waiter.poll());
         latch.set_to(state);
         latch.set_to(!state);
+        assert!(waiter.is_woken());
         assert_ready!(waiter.poll());
         assert_eq!(latch.is_set(), !state);
     }
+}
+
+#[test]
+fn a_pulse_is_seen_by_who_waits_for_it_and_not_by_who_looks_at_the_state() {
+    let latch = LatchEvent::new();
+    let (mut waiter, mut states) = (waiter(&latch, true), latch.subscribe());
+    let mut reader = task::spawn(states.wait_for(|set| *set));
+    assert_pending!(waiter.poll());
+    assert_pending!(reader.poll());
+    latch.set();
+    latch.unset();
+    assert_ready!(waiter.poll());
+    assert_pending!(reader.poll());
 }
 
 #[test]
@@ -150,6 +164,7 @@ fn many_pulses_at_once_complete_all_waiters_of_both_directions() {
             latch.unset();
             latch.set();
         }
+        assert!(set.iter().take(2).chain(unset.iter().take(2)).all(|waiter| waiter.is_woken()));
         for waiter in set.iter_mut().chain(&mut unset) {
             assert_ready!(waiter.poll());
         }
@@ -260,6 +275,7 @@ fn a_waiter_that_is_dropped_is_forgotten_and_disturbs_nobody() {
         drop(dropped);
         assert!(format!("{latch:?}").contains("waiters: 2"));
         latch.set();
+        assert!(first.is_woken() && last.is_woken());
         assert_ready!(first.poll());
         assert_ready!(last.poll());
         drop((first, last));
@@ -401,12 +417,13 @@ fn a_change_from_another_thread_is_never_missed() {
 #[test]
 fn a_pulse_from_another_thread_completes_every_waiter_there_is() {
     watched(|| {
-        for _ in 0..1000 {
-            let latch = LatchEvent::new();
+        for round in 0..1000 {
+            let (latch, meeting) = (LatchEvent::new(), Arc::new(Barrier::new(2)));
             let waiting = {
-                let waits = [latch.wait_set(), latch.wait_set()];
+                let (waits, meeting) = ([latch.wait_set(), latch.wait_set()], Arc::clone(&meeting));
                 thread::spawn(move || {
                     let executor = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                    meeting.wait();
                     executor.block_on(async {
                         for wait in waits {
                             wait.await;
@@ -414,6 +431,9 @@ fn a_pulse_from_another_thread_completes_every_waiter_there_is() {
                     });
                 })
             };
+            meeting.wait();
+            // Before, during and after the first poll.
+            (0..round % 10 * 50).for_each(|_| std::hint::spin_loop());
             latch.set();
             latch.unset();
             waiting.join().unwrap();
@@ -449,32 +469,34 @@ fn tasks_hand_a_token_to_and_fro() {
 
 #[test]
 fn a_loop_that_never_has_to_wait_lets_others_run() {
-    on_current_thread(|| async {
-        for state in [false, true] {
-            let latch = LatchEvent::from(state);
-            tokio::select! {
-                biased;
-                () = async {
-                    loop {
-                        latch.set_to(state);
-                        if state { latch.wait_set().await } else { latch.wait_unset().await }
-                    }
-                } => {}
-                () = tokio::task::yield_now() => {}
+    watched(|| {
+        on_current_thread(|| async {
+            for state in [false, true] {
+                let latch = LatchEvent::from(state);
+                tokio::select! {
+                    biased;
+                    () = async {
+                        loop {
+                            latch.set_to(state);
+                            if state { latch.wait_set().await } else { latch.wait_unset().await }
+                        }
+                    } => {}
+                    () = tokio::task::yield_now() => {}
+                }
+                // And one that sees a change each time.
+                tokio::select! {
+                    biased;
+                    () = async {
+                        loop {
+                            let change = latch.wait_change();
+                            latch.set_to(!latch.is_set());
+                            change.await;
+                        }
+                    } => {}
+                    () = tokio::task::yield_now() => {}
+                }
             }
-            // And one that sees a change each time.
-            tokio::select! {
-                biased;
-                () = async {
-                    loop {
-                        let change = latch.wait_change();
-                        latch.set_to(!latch.is_set());
-                        change.await;
-                    }
-                } => {}
-                () = tokio::task::yield_now() => {}
-            }
-        }
+        });
     });
 }
 
@@ -503,15 +525,17 @@ fn a_wait_that_is_ready_is_pending_once_the_budget_is_spent_and_then_ready() {
 fn a_wait_in_a_select_forgets_only_itself() {
     on_both(|| async {
         let latch = LatchEvent::new();
-        let mut other = pin!(latch.wait_set());
+        let mut other = waiter(&latch, true);
+        assert_pending!(other.poll());
         tokio::select! {
             biased;
             () = latch.wait_set() => unreachable!("it is unset"),
             () = tokio::task::yield_now() => {}
         }
-        assert!(poll_once(other.as_mut()).await.is_pending());
+        assert!(!other.is_woken());
         latch.set();
-        other.await;
+        assert!(other.is_woken());
+        assert_ready!(other.poll());
     });
 }
 
