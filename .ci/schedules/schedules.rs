@@ -1,0 +1,436 @@
+//! Small pools under thousands of schedules: no order of the steps may lose a wake-up, leave a task behind, or hang.
+//!
+//! `.ci/schedules/run` runs it.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aiodrive::{
+    BoxError, Failure, Pool, Started, TaskStopped, cancellation_token, race, shield, timeout, try_all, wait_all,
+    with_exit,
+};
+use shuttle::future::block_on;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+
+/// Runs a test under random schedules, and under those that preempt seldom.
+fn explore(test: impl Fn() + Send + Sync + Clone + 'static) {
+    let schedules = std::env::var("SCHEDULES").map_or(2_000, |count| count.parse().unwrap());
+    shuttle::check_random(test.clone(), schedules);
+    shuttle::check_pct(test, schedules, 3);
+}
+
+/// Counts values that are alive. Its steps are none that are explored.
+#[derive(Clone, Default)]
+struct Alive(Arc<AtomicUsize>);
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Alive {
+    fn one(&self) -> Counted {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(&self.0))
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Waits for ever with what it holds.
+async fn holding(held: impl Sized) {
+    pending::<()>().await;
+    drop(held);
+}
+
+#[test]
+fn tasks_come_to_their_end() {
+    explore(|| {
+        let alive = Alive::default();
+        let sum = block_on(Pool::open(async |pool: Pool| {
+            let (one, two) = (alive.one(), alive.one());
+            pool.spawn(async move { drop(one) });
+            let value = pool.spawn_with_handle(async move {
+                let _two = two;
+                yield_now().await;
+                Ok(2)
+            });
+            Ok(1 + value.await?)
+        }));
+        assert_eq!((sum.unwrap(), alive.count()), (3, 0));
+    });
+}
+
+#[test]
+fn a_failure_ends_its_siblings_and_the_body() {
+    explore(|| {
+        let alive = Alive::default();
+        let error = block_on(Pool::<BoxError>::open(async |pool| {
+            pool.spawn(holding(alive.one()));
+            pool.spawn(async { Err("error".into()) });
+            pool.spawn(holding(alive.one()));
+            holding(alive.one()).await;
+            Ok(())
+        }));
+        let error = error.unwrap_err();
+        assert_eq!((error.failures().len(), alive.count()), (1, 0));
+        assert!(matches!(error.failures()[0].failure(), Failure::Error(_)));
+    });
+}
+
+#[test]
+fn what_an_aborted_owner_leaves_is_waited_for() {
+    explore(|| {
+        let alive = Alive::default();
+        let ended = block_on(Pool::<BoxError>::open(async |pool| {
+            let (one, two) = (alive.one(), alive.one());
+            let owner = pool.spawn_with_handle(async move {
+                let inner = Pool::<BoxError>::open(async |inner| {
+                    inner.spawn(holding(one));
+                    holding(two).await;
+                    Ok(())
+                });
+                Ok(inner.await?)
+            });
+            yield_now().await;
+            owner.cancel();
+            assert_eq!(owner.await, Err(TaskStopped::Cancelled));
+            Ok(())
+        }));
+        ended.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn who_spawns_while_another_cancels_leaves_nothing() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::builder().keep_open(true).build();
+        let (spawner, canceller) = (pool.clone(), pool.clone());
+        let counts = alive.clone();
+        let spawning = shuttle::thread::spawn(move || {
+            for _ in 0..3 {
+                spawner.spawn(holding(counts.one()));
+            }
+        });
+        let cancelling = shuttle::thread::spawn(move || canceller.cancel());
+        block_on(pool.run()).unwrap();
+        spawning.join().unwrap();
+        cancelling.join().unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn handles_are_told_whoever_cancels() {
+    explore(|| {
+        let pool = Pool::<BoxError>::new();
+        let handles = [(); 2].map(|()| {
+            pool.spawn_with_handle(async {
+                yield_now().await;
+                Ok(1)
+            })
+        });
+        let own = pool.clone();
+        let cancelling = shuttle::thread::spawn(move || own.cancel());
+        block_on(async {
+            let [first, second] = handles;
+            let waiting = tokio::spawn(second);
+            pool.run().await.unwrap();
+            for answer in [first.await, waiting.await.unwrap()] {
+                assert!(matches!(answer, Ok(1) | Err(TaskStopped::Cancelled)));
+            }
+        });
+        cancelling.join().unwrap();
+    });
+}
+
+#[test]
+fn a_handle_that_cancels_meets_a_task_at_any_point() {
+    explore(|| {
+        let alive = Alive::default();
+        let ended = block_on(Pool::<BoxError>::open(async |pool| {
+            let one = alive.one();
+            let handle = pool.spawn_with_handle(async move {
+                let _one = one;
+                yield_now().await;
+                yield_now().await;
+                Ok(1)
+            });
+            shuttle::thread::yield_now();
+            handle.cancel();
+            assert!(matches!(handle.await, Ok(1) | Err(TaskStopped::Cancelled)));
+            assert_eq!(alive.count(), 0);
+            Ok(())
+        }));
+        ended.unwrap();
+    });
+}
+
+#[test]
+fn a_planned_task_is_cancelled_while_it_is_being_spawned() {
+    explore(|| {
+        let pool = Pool::<BoxError>::new();
+        let handle = pool.spawn_with_handle(pending::<Result<(), _>>());
+        let cancelling = shuttle::thread::spawn(move || {
+            handle.cancel();
+            handle
+        });
+        block_on(pool.run()).unwrap();
+        assert_eq!(block_on(cancelling.join().unwrap()), Err(TaskStopped::Cancelled));
+    });
+}
+
+#[test]
+fn everyone_gets_a_turn_under_a_limit() {
+    explore(|| {
+        let (alive, ran) = (Alive::default(), Arc::new(AtomicUsize::new(0)));
+        let counts = (alive.clone(), Arc::clone(&ran));
+        let ended = block_on(Pool::<BoxError>::builder().limit(1).open(async move |pool: Pool| {
+            for _ in 0..4 {
+                let (alive, ran) = counts.clone();
+                pool.ready().await;
+                pool.spawn(async move {
+                    let _one = alive.one();
+                    assert_eq!(alive.count(), 1, "more than the limit");
+                    yield_now().await;
+                    ran.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            Ok(())
+        }));
+        ended.unwrap();
+        assert_eq!((ran.load(Ordering::SeqCst), alive.count()), (4, 0));
+    });
+}
+
+#[test]
+fn who_waits_for_a_place_is_woken_when_the_pool_closes() {
+    explore(|| {
+        let pool = Pool::<BoxError>::builder().limit(1).build();
+        pool.spawn(pending::<()>());
+        let (waiting, closing) = (pool.clone(), pool.clone());
+        let waiter = shuttle::thread::spawn(move || {
+            block_on(async {
+                waiting.ready().await;
+                waiting.cancelled().await;
+            });
+        });
+        let cancelling = shuttle::thread::spawn(move || closing.cancel());
+        block_on(pool.run()).unwrap();
+        waiter.join().unwrap();
+        cancelling.join().unwrap();
+    });
+}
+
+#[test]
+fn a_request_to_stop_reaches_every_level() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::builder().grace(Duration::MAX).build();
+        let (one, two, (begun, has_begun)) = (alive.one(), alive.one(), oneshot::channel());
+        pool.spawn(async move {
+            let inner = Pool::<BoxError>::builder().grace(Duration::MAX).open(async |inner: Pool| {
+                inner.spawn(async move {
+                    // What is begun after the request is cleanup work, and is not asked.
+                    drop(begun.send(()));
+                    cancellation_token().cancelled().await;
+                    drop(one);
+                });
+                Ok(())
+            });
+            drop(inner.await);
+            cancellation_token().cancelled().await;
+            drop(two);
+        });
+        let own = pool.clone();
+        let cancelling = shuttle::thread::spawn(move || {
+            block_on(has_begun).unwrap();
+            own.cancel();
+        });
+        block_on(pool.run()).unwrap();
+        cancelling.join().unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn depths_end_in_their_order() {
+    explore(|| {
+        let alive = [(); 3].map(|()| Alive::default());
+        let pool = Pool::<BoxError>::new();
+        for (depth, counts) in (0..).zip(&alive) {
+            let (mut one, below) = (Some(counts.one()), alive.clone());
+            pool.build_task().depth(depth).spawn(async move {
+                let all = below.clone();
+                let _checks = OnDrop(move || {
+                    drop(one.take());
+                    let higher = all.iter().skip(depth as usize + 1).map(Alive::count);
+                    assert_eq!(higher.sum::<usize>(), 0, "a higher depth is alive");
+                });
+                pending::<()>().await;
+            });
+        }
+        let own = pool.clone();
+        let cancelling = shuttle::thread::spawn(move || own.cancel());
+        block_on(pool.run()).unwrap();
+        cancelling.join().unwrap();
+        assert_eq!(alive.map(|counts| counts.count()), [0; 3]);
+    });
+}
+
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn a_start_has_one_answer() {
+    explore(|| {
+        let pool = Pool::<BoxError>::builder().keep_open(true).build();
+        let (starting, closing) = (pool.clone(), pool.clone());
+        let starter = shuttle::thread::spawn(move || {
+            let ready = starting.start(async |started: Started<u8>| {
+                yield_now().await;
+                started.ready(1);
+            });
+            block_on(ready)
+        });
+        let cancelling = shuttle::thread::spawn(move || closing.cancel());
+        block_on(pool.run()).unwrap();
+        assert!(matches!(starter.join().unwrap(), Ok(1) | Err(TaskStopped::Cancelled)));
+        cancelling.join().unwrap();
+    });
+}
+
+#[test]
+fn functions_wait_for_all_they_have_begun() {
+    explore(|| {
+        let alive = Alive::default();
+        let ended = block_on(Pool::<BoxError>::open(async |_| {
+            let (one, two) = (alive.one(), alive.one());
+            let loser = async move {
+                holding(one).await;
+                0
+            };
+            let winner = async move {
+                let _two = two;
+                yield_now().await;
+                1
+            };
+            assert_eq!(race((loser, winner)).await, (1, 1));
+            assert_eq!(alive.count(), 0);
+
+            let one = alive.one();
+            let endless = async move {
+                holding(one).await;
+                Ok::<_, BoxError>(())
+            };
+            assert!(try_all((endless, async { Err::<(), BoxError>("error".into()) })).await.is_err());
+            assert_eq!(alive.count(), 0);
+
+            let all = wait_all([1, 2].map(|n| async move {
+                yield_now().await;
+                Ok::<_, BoxError>(n)
+            }));
+            assert_eq!(all.await.map(Result::unwrap), [1, 2]);
+            Ok(())
+        }));
+        ended.unwrap();
+    });
+}
+
+#[test]
+fn functions_that_are_dropped_are_waited_for() {
+    explore(|| {
+        let alive = Alive::default();
+        let ended = block_on(Pool::<BoxError>::open(async |_| {
+            let job = |held: Counted| async move {
+                holding(held).await;
+                Ok::<_, BoxError>(())
+            };
+            drop(race([job(alive.one()), job(alive.one())]));
+            let all = try_all([job(alive.one()), job(alive.one())]);
+            yield_now().await;
+            drop(all);
+            let mut all = std::pin::pin!(wait_all([job(alive.one()), job(alive.one())]));
+            tokio::select! {
+                biased;
+                _ = all.as_mut() => unreachable!("its branches wait for ever"),
+                () = yield_now() => {}
+            }
+            Ok(())
+        }));
+        ended.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn guards_finish_what_was_begun() {
+    explore(|| {
+        let (alive, finished) = (Alive::default(), Arc::new(AtomicUsize::new(0)));
+        let (counts, done) = (alive.clone(), Arc::clone(&finished));
+        let ended = block_on(Pool::<BoxError>::open(async move |pool| {
+            let owner = pool.spawn_with_handle(async move {
+                let (one, own) = (counts.one(), Arc::clone(&done));
+                let work = shield(async move {
+                    let _one = one;
+                    yield_now().await;
+                    own.fetch_add(1, Ordering::SeqCst);
+                });
+                let exit = async move |(), _| {
+                    yield_now().await;
+                    done.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                };
+                with_exit((), async |_| Ok::<_, BoxError>(work.await), exit).await?;
+                Ok(())
+            });
+            yield_now().await;
+            yield_now().await;
+            owner.cancel();
+            let _ = owner.await;
+            Ok(())
+        }));
+        ended.unwrap();
+        assert_eq!(alive.count(), 0);
+        assert!([0, 1, 2].contains(&finished.load(Ordering::SeqCst)));
+    });
+}
+
+#[test]
+fn who_is_dropped_halfway_is_waited_for_around() {
+    explore(|| {
+        let alive = Alive::default();
+        let ended = block_on(Pool::<BoxError>::open(async |_| {
+            let inner = Pool::<BoxError>::open(async |inner| {
+                inner.spawn(holding(alive.one()));
+                inner.build_task().depth(1).spawn(holding(alive.one()));
+                holding(alive.one()).await;
+                Ok(())
+            });
+            let mut inner = Box::pin(timeout(Duration::MAX, inner));
+            tokio::select! {
+                biased;
+                _ = inner.as_mut() => unreachable!("it waits for ever"),
+                () = yield_now() => {}
+            }
+            Ok(())
+        }));
+        ended.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
