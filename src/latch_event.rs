@@ -241,8 +241,9 @@ impl LatchEvent {
     }
 
     /// Ready if the flag is as wanted now, or at any time from now on.
-    /// This and its callers are inlined since the copy of a future, on its way to where it is awaited, is a tenth of the
-    /// time that a wait takes.
+    ///
+    /// This and its callers are inlined since the copy of a future, on its way to where it is awaited, is a tenth of
+    /// the time that a wait takes.
     #[inline]
     fn wait_for(&self, wanted: bool) -> impl Future<Output = ()> + Send + use<> {
         // States alternate. So whoever found the other state when it subscribed waits for the first change, and a

@@ -35,8 +35,8 @@ use crate::untold::Untold;
 /// # Panics
 ///
 /// - When polled outside of a tokio runtime, or in one without timers, as tokio's does, unless there is no limit.
-/// - With the panic of `future`, or of its destructor, after what it left behind has ended. An output beside the panic of
-///   the destructor is dropped before.
+/// - With the panic of `future`, or of its destructor, after what it left behind has ended. An output that is there
+///   beside the panic of the destructor is lost.
 ///
 /// # Cancel safety
 ///

@@ -61,8 +61,8 @@ pub(crate) struct Report<E> {
 }
 
 impl<E> Report<E> {
-    /// Drops the failures one by one, for a caller who has something better to return, or a panic to let go on: that
-    /// would be lost to a destructor that panics, or the process would end. Nobody hears of such a destructor.
+    /// Drops the failures one by one, for a caller who returns something else, or lets a panic go on. What is returned
+    /// would be lost to a destructor that panics, and in the other case the process would end: so that goes no further.
     pub(crate) fn discard(self) {
         self.failures.into_iter().for_each(|failed| drop(catch(|| drop(failed))));
         self.cleanup_failures.into_iter().for_each(|failed| drop(catch(|| drop(failed))));
@@ -173,9 +173,12 @@ impl<E> PoolError<E> {
     #[must_use]
     pub fn into_first_error(mut self) -> Option<E> {
         let failed = |failed: &TaskError<E>| matches!(failed.failure(), Failure::Error(_));
-        let Failure::Error(error) = self.take(failed)? else { unreachable!("it was found as an error") };
+        let error = match self.take(failed) {
+            Some(Failure::Error(error)) => Some(error),
+            _ => None,
+        };
         self.0.discard();
-        Some(error)
+        error
     }
 
     /// Whether nothing failed: the body was cut short by [`cancel`](crate::Pool::cancel), or because the enclosing task

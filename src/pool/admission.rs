@@ -9,7 +9,7 @@ use super::gate::{Kept, Queued, Slot, Ticket, Turn, Waiting};
 use super::stage::{Berth, Launch};
 use super::state::{Phase, Shared, State};
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
-use crate::scope::{Place, Scope, Spot};
+use crate::scope::{Place, Spot};
 
 /// Why a task cannot be spawned that cannot leave its thread.
 pub(super) enum NotLocal {
@@ -123,8 +123,8 @@ impl<E: Send + 'static> Shared<E> {
         let mut spot = Some(Spot { scope, seat: None });
         let dropped = catch(|| Spot::enter(&mut spot, || drop(task)));
         if let (Err(payload), Some(info), Some(Spot { scope, .. })) = (dropped, info, &spot) {
-            let untold = self.fail(TaskError::new(info, Failure::Panic(payload)));
-            untold.into_iter().for_each(|failure| Scope::tell(scope.parent().map(Arc::as_ref), failure));
+            let untold = self.fail_task(TaskError::new(info, Failure::Panic(payload)));
+            scope.tell_around(untold);
         }
     }
 
@@ -155,8 +155,8 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// Spawns queued tasks as long as there are slots. Only one does this at a time: what the others free meanwhile, as
-    /// a runtime that is shutting down does with every task that is spawned, is seen in the next round. Returns the panic
-    /// of a waker, or of a runtime that had no thread for a closure: the others have their turn all the same.
+    /// a runtime that is shutting down does with every task that is spawned, is seen in the next round. Returns the
+    /// panic of a waker, or of a runtime that had no thread for a closure: the others have their turn all the same.
     fn drain_queue<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State<E>>) -> Option<PanicPayload> {
         let mut panicked = None;
         while let Some(next) = self.admit_queued(&mut state) {

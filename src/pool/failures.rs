@@ -133,7 +133,7 @@ impl<E> Shared<E> {
         None
     }
 
-    /// Records a failure and closes the pool, or gives it back.
+    /// Records a failure and closes the pool. Gives the failure back if the pool has returned.
     pub(super) fn fail(&self, failure: TaskError<E>) -> Option<TaskError>
     where
         E: 'static,
@@ -142,15 +142,13 @@ impl<E> Shared<E> {
         self.lose(failure, OnFailure::Cancel)
     }
 
-    /// Records that a task of this depth was cut off, unless it was the pool that aborted it.
-    pub(super) fn cut_off(&self, depth: i32, failure: impl FnOnce() -> TaskError<E>)
+    /// Records that a task of this depth was cut off, unless it was the pool that aborted it. Gives it back if the pool
+    /// has returned meanwhile.
+    pub(super) fn cut_off(&self, depth: i32, failure: impl FnOnce() -> TaskError<E>) -> Option<TaskError>
     where
         E: 'static,
     {
-        if self.takes(depth) {
-            let untold = self.fail(failure());
-            debug_assert!(untold.is_none(), "a pool that has returned takes nothing");
-        }
+        if self.takes(depth) { self.fail(failure()) } else { None }
     }
 
     /// Records that the pool has given up on a depth, and on these of its tasks.

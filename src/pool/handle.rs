@@ -243,13 +243,17 @@ impl<T: Send + 'static, E> Observer<Result<T, E>, E> for Reply<T> {
         Ok(())
     }
 
+    fn forget(&mut self) {
+        self.value = None;
+    }
+
     fn ended(self, how: Result<(), TaskStopped>) {
-        let Self { mut value, sender, control } = self;
-        let answer = how.and_then(|()| value.take().ok_or(TaskStopped::Cancelled));
+        let Self { value, sender, control } = self;
+        let answer = how.and_then(|()| value.ok_or(TaskStopped::Cancelled));
         let unwanted = sender.send(answer);
         drop(control);
-        // Nobody wants the value of a task that has failed, or has no handle. Its destructor may panic: last.
-        drop((value, unwanted));
+        // Without a handle nobody wants the value.
+        drop(unwanted);
     }
 
     fn control(&self) -> Option<Arc<Control>> {

@@ -20,8 +20,8 @@
 //! a task in: it reserves a seat among those of its depth, in the [`stage`], and spawns the [`task`], which records its
 //! own failure in [`failures`] and then leaves its seat. A failure begins the closing, one of the [`phases`]. The
 //! [`driver`] polls the body until the depth of that is aborted, and has [`closing`] go through the stages: ask, wait
-//! for the grace, abort, wait. If it is dropped itself, it hands that on. The [`gate`] holds back what exceeds a limit, and [`start`] tells when a task is
-//! ready. Who looks at a pool from outside gets a [`tree`].
+//! for the grace, abort, wait. If it is dropped itself, it hands that on. The [`gate`] holds back what exceeds a limit,
+//! and [`start`] tells when a task is ready. Who looks at a pool from outside gets a [`tree`].
 //!
 //! # Panics
 //!

@@ -79,8 +79,10 @@ impl<E> Shared<E> {
         };
         self.refuse_early(&state);
         let plans = mem::take(&mut state.plans);
-        self.announce_closing(state, reason);
+        // A waker that panics as it is told keeps no plan from being dropped.
+        let told = catch(|| self.announce_closing(state, reason));
         drop_plans(plans);
+        told.unwrap_or_else(|payload| payload.resume());
     }
 
     /// Takes no tasks from now on in what is to be aborted at once.

@@ -31,6 +31,9 @@ pub(super) trait Observer<O, E>: Send + 'static {
     /// Takes the output: keeps a value, gives an error on to the pool.
     fn output(&mut self, output: O) -> Result<(), E>;
 
+    /// Drops a value that nobody will get, since the task has failed after it was there.
+    fn forget(&mut self) {}
+
     /// The task has ended, and a failure of it has been recorded.
     fn ended(self, how: Result<(), TaskStopped>);
 
@@ -61,7 +64,13 @@ where
     let Ended { output, dropped } = ended;
     let how = match (output.map(|output| observer.output(output)), dropped) {
         (Ok(Ok(())), None) => Ok(()),
-        (output, dropped) => Err(failed(spot, output, dropped)),
+        (output, dropped) => {
+            let how = failed(spot, output, dropped);
+            if let Err(payload) = catch(|| observer.forget()) {
+                record::<E>(spot, Failure::Panic(payload));
+            }
+            Err(how)
+        }
     };
     dismiss(observer, spot, how);
 }
@@ -101,7 +110,8 @@ where
     let how = if dropped.is_some() { TaskStopped::Panicked } else { TaskStopped::Cancelled };
     if !observer.is_cancelled() && !observer.is_refused() {
         let pool = pool_of::<E>(&spot.scope);
-        pool.cut_off(spot.scope.place().depth, || TaskError::new(pool.info(spot), Failure::Cancelled));
+        let untold = pool.cut_off(spot.scope.place().depth, || TaskError::new(pool.info(spot), Failure::Cancelled));
+        spot.scope.tell_around(untold);
     }
     if let Some(payload) = dropped {
         record::<E>(spot, Failure::Panic(payload));
@@ -113,7 +123,7 @@ where
 fn record<E: Send + 'static>(spot: &Spot, failure: Failure<E>) {
     let pool = pool_of(&spot.scope);
     let untold = pool.fail_task(TaskError::new(pool.info(spot), failure));
-    untold.into_iter().for_each(|failure| Scope::tell(spot.scope.parent().map(Arc::as_ref), failure));
+    spot.scope.tell_around(untold);
 }
 
 /// Tells the observer, whose value may have a destructor that panics, then the pool.

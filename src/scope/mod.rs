@@ -167,8 +167,13 @@ impl Scope {
         Self::tell(Some(self), failure);
     }
 
-    /// The same, where there may be no scope. If nobody takes the failure, it is dropped; a panic of its destructor has
-    /// nobody to be told either.
+    /// The same of what this scope cannot take any more.
+    pub(crate) fn tell_around(&self, untold: impl IntoIterator<Item = TaskError>) {
+        untold.into_iter().for_each(|failure| Self::tell(self.parent.as_deref(), failure));
+    }
+
+    /// The same, where there may be no scope. If nobody takes the failure, it is dropped, and nobody is told of a panic
+    /// of its destructor.
     pub(crate) fn tell(nearest: Option<&Self>, failure: TaskError) {
         let mut untold = Some(failure);
         for scope in nearest.into_iter().flat_map(Self::outwards) {

@@ -52,7 +52,7 @@ impl<T: Unpin, O: Unpin> Future for ReadyWith<T, O> {
 }
 
 /// Calls everything that a handle offers, cancelling last.
-fn meddle(pool: &Pool) {
+fn meddle<E: Into<BoxError> + Send + 'static>(pool: &Pool<E>) {
     pool.spawn(async {});
     pool.spawn(pending::<()>());
     drop(pool.try_spawn(async {}));
@@ -61,7 +61,7 @@ fn meddle(pool: &Pool) {
     pool.spawn_blocking(|| {});
     assert!(pool.len() < 100_000 && format!("{pool:?}").starts_with("Pool"));
     assert!(pool.tree().to_string().starts_with("<pool>") && !pool.root_tree().to_string().is_empty());
-    drop(Pool::<BoxError>::try_current());
+    drop(Pool::<E>::try_current());
     pool.cancel();
     assert!(pool.is_closed());
 }
@@ -314,7 +314,7 @@ fn a_value_of_the_body_that_is_discarded_may_panic_in_its_destructor_and_hides_n
         let error = result.await;
         assert_eq!(alive.count(), 0);
         let error = error.expect("the failure of the task is lost");
-        assert_eq!(failures(error.failures())[0], "error: task");
+        assert_eq!(failures(error.failures()), ["error: task", "panic: value"]);
     });
 }
 
@@ -974,7 +974,7 @@ fn a_destructor_may_use_the_pool_while_that_aborts() {
                         let _meddling = OnDrop::new(move || {
                             let _one = one;
                             meddle(&own);
-                            meddle(&Pool::current());
+                            meddle::<BoxError>(&Pool::current());
                         });
                         pending::<()>().await;
                     });
@@ -1040,6 +1040,105 @@ fn a_planned_task_may_use_the_pool_when_it_is_dropped() {
             pool.spawn(async { drop(meddling) });
             pool.cancel();
             pool.run().await.unwrap();
+        });
+    });
+}
+
+/// An error that meddles with its pool when it is converted, and when it is dropped.
+struct Meddlesome(Pool<Self>);
+
+impl Drop for Meddlesome {
+    fn drop(&mut self) {
+        meddle(&self.0);
+    }
+}
+
+impl From<Meddlesome> for BoxError {
+    fn from(error: Meddlesome) -> Self {
+        meddle(&error.0);
+        "meddlesome".into()
+    }
+}
+
+#[test]
+fn an_error_may_use_the_pool_when_it_is_discarded() {
+    watched(|| {
+        on_both(|| async {
+            let pool = Pool::<Meddlesome>::builder().on_failure(|_| OnFailure::Discard).build();
+            let own = pool.clone();
+            pool.spawn(async { Err(Meddlesome(own)) });
+            assert!(pool.run().await.is_ok());
+        });
+    });
+}
+
+#[test]
+fn an_error_may_use_the_pool_when_the_panic_of_the_body_takes_it_along() {
+    watched(|| {
+        on_both(|| async {
+            let builder = Pool::<Meddlesome>::builder().on_failure(|_| OnFailure::Collect);
+            let open = builder.open(async |pool: Pool<Meddlesome>| {
+                let own = pool.clone();
+                let task = pool.spawn_with_handle::<(), _>(async { Err(Meddlesome(own)) });
+                assert_eq!(task.await, Err(TaskStopped::Failed));
+                if true { quiet_panic("body") } else { Ok(()) }
+            });
+            assert_eq!(panic_of(open).await, "body");
+        });
+    });
+}
+
+#[test]
+fn an_error_may_use_the_pool_when_it_is_reported_further_out() {
+    watched(|| {
+        on_both(|| async {
+            let failed = LatchEvent::new();
+            let error = Pool::open(async |_: Pool| {
+                let builder = Pool::<Meddlesome>::builder().on_failure(|_| OnFailure::Collect);
+                let mut inner = Box::pin(builder.open(async |inner: Pool<Meddlesome>| {
+                    let own = inner.clone();
+                    let task = inner.spawn_with_handle::<(), _>(async { Err(Meddlesome(own)) });
+                    assert_eq!(task.await, Err(TaskStopped::Failed));
+                    failed.set();
+                    pending::<Result<(), _>>().await
+                }));
+                while !failed.is_set() {
+                    assert!(poll_once(inner.as_mut()).await.is_pending());
+                    yield_now().await;
+                }
+                drop(inner);
+                Ok(())
+            });
+            assert_eq!(failures(error.await.unwrap_err().cleanup_failures()), ["error: meddlesome"]);
+        });
+    });
+}
+
+/// An error that uses its pool when it is asked for its cause.
+#[derive(Debug)]
+struct Inquisitive(Pool);
+
+impl fmt::Display for Inquisitive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("inquisitive")
+    }
+}
+
+impl Error for Inquisitive {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        meddle(&self.0);
+        None
+    }
+}
+
+#[test]
+fn an_error_may_use_the_pool_when_it_is_asked_for_its_cause() {
+    watched(|| {
+        on_both(|| async {
+            let pool = Pool::<BoxError>::new();
+            let own = pool.clone();
+            pool.spawn(async { Err(Inquisitive(own).into()) });
+            assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: inquisitive"]);
         });
     });
 }
@@ -1222,7 +1321,10 @@ async fn only_the_last_is_woken<F: Future>(name: &str, future: F, release: impl 
 fn whatever_waits_wakes_only_the_last_who_polled_it() {
     on_both(|| async {
         let pool = Pool::<BoxError>::builder().limit(1).keep_open(true).build();
-        let running = tokio::spawn(pool.clone().run());
+        // Polled once, since a pool that begins to run wakes who waits for a slot.
+        let mut run = Box::pin(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        let running = tokio::spawn(run);
         let gate = LatchEvent::new();
         let wait = || {
             gate.unset();
@@ -1233,8 +1335,6 @@ fn whatever_waits_wakes_only_the_last_who_polled_it() {
             }
         };
         let set = || gate.set();
-        // It wakes who waits for a slot when it begins.
-        until(|| format!("{pool:?}").contains("running")).await;
         let (opened, own) = (wait(), pool.clone());
         // First, since a slot may be freed a moment after the handle of its task is ready.
         let occupied = async {

@@ -1,12 +1,13 @@
 //! Limits: how many tasks run at a time, in which order the others come, and what becomes of those that wait.
 
 use std::future::{Future, pending};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use aiodrive::{BoxError, OnFailure, Pool, PoolError, TaskHandle, TaskStopped, cancellation_token};
+use aiodrive::{BoxError, LatchEvent, OnFailure, Pool, PoolError, TaskHandle, TaskStopped, cancellation_token};
 use tokio::runtime;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{LocalSet, yield_now};
@@ -713,7 +714,6 @@ fn a_blocking_task_keeps_its_slot_until_it_ends() {
 fn closures_that_wait_are_dropped_uncalled_when_the_pool_is_cancelled() {
     on_both(|| async {
         let (alive, called) = (Alive::default(), Arc::new(AtomicUsize::new(0)));
-        let (release, released) = mpsc::channel::<()>();
         let outcome: Outcome = Pool::builder()
             .limit(1)
             .open(async |pool: Pool| {
@@ -725,12 +725,13 @@ fn closures_that_wait_are_dropped_uncalled_when_the_pool_is_cancelled() {
                         drop(one);
                     });
                 }
-                yield_now().await;
+                for _ in 0..1_000 {
+                    yield_now().await;
+                }
                 pool.cancel();
                 Ok(())
             })
             .await;
-        drop((release, released));
         outcome.unwrap();
         assert_eq!((alive.count(), called.load(Ordering::SeqCst)), (0, 0));
     });
@@ -871,6 +872,40 @@ fn ready_returns_when_the_pool_closes() {
     });
 }
 
+/// Nobody has left by then.
+#[test]
+fn ready_returns_when_the_pool_closes_although_its_slots_are_taken() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().limit(1).grace(FOREVER).build();
+        let (gate, inside) = (LatchEvent::new(), Log::default());
+        pool.spawn(gate.wait_set());
+        let (own, log) = (pool.clone(), inside.clone());
+        // Beside the limit, since it is a daemon.
+        pool.build_task().daemon().spawn(async move {
+            own.ready().await;
+            log.push("inside");
+        });
+        let mut run = pin!(pool.clone().run());
+        let mut outside = pin!(pool.ready());
+        for _ in 0..100 {
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            assert!(poll_once(outside.as_mut()).await.is_pending());
+            yield_now().await;
+        }
+        pool.cancel();
+        outside.await;
+        while inside.events().is_empty() {
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            yield_now().await;
+        }
+        pool.ready().await;
+        assert!(!gate.is_set() && !pool.is_empty());
+        stays_pending(run.as_mut()).await;
+        gate.set();
+        run.await.unwrap();
+    });
+}
+
 #[test]
 fn ready_is_ready_when_the_pool_has_closed() {
     on_current_thread(|| async {
@@ -1002,7 +1037,9 @@ fn a_destructor_of_a_task_that_waits_may_panic_and_is_a_failure() {
 fn a_destructor_may_panic_of_a_task_that_its_handle_takes_out_of_the_queue() {
     on_both(|| async {
         for planned in [true, false] {
-            let (pool, ran) = (limited(1), Log::default());
+            // The failure must not cut the task off that waits.
+            let builder = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect);
+            let (pool, ran) = (builder.build(), Log::default());
             let spawn = |pool: &Pool| {
                 let bomb = OnDrop::new(|| quiet_panic("in drop"));
                 pool.spawn_with_handle(async move {
@@ -1023,7 +1060,7 @@ fn a_destructor_may_panic_of_a_task_that_its_handle_takes_out_of_the_queue() {
             });
             let error = pool.run().await.unwrap_err();
             assert_eq!(failures(error.failures()), ["panic: in drop"], "planned: {planned}");
-            drop(ran);
+            assert_eq!(ran.events(), ["not held up"], "planned: {planned}");
         }
     });
 }
