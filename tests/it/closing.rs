@@ -44,21 +44,21 @@ fn block_until_closed() {
 #[test]
 fn tasks_left_by_the_body_run_to_their_end() {
     on_both(|| async {
-        let ended = Alive::default();
+        let ended = Arc::new(AtomicUsize::new(0));
         let outcome: Outcome<_> = Pool::open(async |pool| {
             for _ in 0..10 {
-                let one = ended.one();
-                pool.spawn(async {
+                let ended = Arc::clone(&ended);
+                pool.spawn(async move {
                     for _ in 0..10 {
                         yield_now().await;
                     }
-                    drop(one);
+                    ended.fetch_add(1, Ordering::SeqCst);
                 });
             }
             Ok(42)
         })
         .await;
-        assert_eq!((outcome.unwrap(), ended.count()), (42, 0));
+        assert_eq!((outcome.unwrap(), ended.load(Ordering::SeqCst)), (42, 10));
     });
 }
 
@@ -122,7 +122,7 @@ fn an_error_of_the_body_drops_tasks_that_have_not_begun() {
 }
 
 #[test]
-fn leaving_the_body_early_with_handles_in_hand_detaches_nothing() {
+fn a_body_that_is_cut_short_with_handles_in_hand_detaches_nothing() {
     on_both(|| async {
         let alive = Alive::default();
         let outcome: Outcome = Pool::open(async |pool| {
@@ -164,19 +164,28 @@ fn a_panic_of_the_body_is_resumed_when_all_tasks_have_ended() {
 #[test]
 fn a_panic_of_the_body_waits_for_blocking_tasks() {
     on_both(|| async {
-        let ended = Arc::new(AtomicBool::new(false));
-        let panic = panic_of(Pool::open(async |pool: Pool| -> Result<(), BoxError> {
-            let (ended, (began, has_begun)) = (Arc::clone(&ended), oneshot::channel());
+        let (alive, panics) = (Alive::default(), std::cell::Cell::new(false));
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let mut open = Box::pin(Pool::open(async |pool: Pool| -> Result<(), BoxError> {
+            let (one, (began, has_begun)) = (alive.one(), oneshot::channel());
             pool.spawn_blocking(move || {
+                let _one = one;
                 began.send(()).unwrap();
-                block_until_closed();
-                ended.store(true, Ordering::SeqCst);
+                let _ = released.recv();
             });
             has_begun.await.unwrap();
+            panics.set(true);
             quiet_panic("body")
         }));
-        assert_eq!(panic.await, "body");
-        assert!(ended.load(Ordering::SeqCst));
+        while !panics.get() {
+            assert!(poll_once(open.as_mut()).await.is_pending());
+            yield_now().await;
+        }
+        stays_pending(open.as_mut()).await;
+        assert_eq!(alive.count(), 1);
+        drop(release);
+        assert_eq!(panic_of(open).await, "body");
+        assert_eq!(alive.count(), 0);
     });
 }
 
@@ -1026,7 +1035,7 @@ fn a_spawn_into_an_empty_pool_is_joined_like_any_other() {
     on_both(|| async {
         let alive = Alive::default();
         let (go, gone) = oneshot::channel::<()>();
-        let mut open = pin!(Pool::open(async |pool: Pool| {
+        let mut open = Box::pin(Pool::open(async |pool: Pool| {
             pool.spawn(async {});
             until(|| pool.is_empty()).await;
             gone.await?;
@@ -1040,7 +1049,8 @@ fn a_spawn_into_an_empty_pool_is_joined_like_any_other() {
             yield_now().await;
         }
         stays_pending(open.as_mut()).await;
-        assert!(timeout(Duration::ZERO, open.as_mut()).await.is_err());
+        drop(open);
+        until(|| alive.count() == 0).await;
     });
 }
 

@@ -187,13 +187,19 @@ fn an_empty_pool_with_an_ended_daemon_is_over() {
         let outcome: Outcome = Pool::open(async |pool: Pool| {
             daemon(&pool, worker(&log, 0, "daemon"));
             until(|| pool.is_empty()).await;
-            assert!(!pool.is_closed(), "a daemon that ends well disturbs nobody");
+            // Long enough for the pool to look at what has ended.
+            for _ in 0..100 {
+                yield_now().await;
+                assert!(!pool.is_closed(), "a daemon that ends well disturbs nobody");
+            }
+            pool.spawn(worker(&log, 5, "task"));
+            until(|| pool.is_empty()).await;
             log.push("body");
             Ok(())
         })
         .await;
         outcome.unwrap();
-        assert_eq!(log.events(), ["daemon", "body"]);
+        assert_eq!(log.events(), ["daemon", "task", "body"]);
     });
 }
 
@@ -662,7 +668,7 @@ fn a_daemon_runs_although_the_pool_is_full() {
 #[test]
 fn the_end_of_a_daemon_frees_no_slot() {
     on_both(|| async {
-        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let [now, most, ever] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
         let pool: Pool = Pool::builder().limit(2).build();
         for n in 0..100 {
             daemon(&pool, async move {
@@ -670,8 +676,9 @@ fn the_end_of_a_daemon_frees_no_slot() {
                     pending().await
                 }
             });
-            let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+            let [now, most, ever] = [&now, &most, &ever].map(Arc::clone);
             pool.spawn(async move {
+                ever.fetch_add(1, Ordering::SeqCst);
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 for _ in 0..3 {
                     yield_now().await;
@@ -681,7 +688,8 @@ fn the_end_of_a_daemon_frees_no_slot() {
         }
         pool.run().await.unwrap();
         // On two threads they may be too quick to meet at all.
-        let most = most.load(Ordering::SeqCst);
+        let (most, ever) = (most.load(Ordering::SeqCst), ever.load(Ordering::SeqCst));
+        assert_eq!(ever, 100);
         assert!((1..=2).contains(&most), "{most} at a time");
     });
 }

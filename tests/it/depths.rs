@@ -1,6 +1,8 @@
 //! Depths: a pool closes from the highest to the lowest, and each is joined before the next is touched.
 
 use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +17,8 @@ use tokio::time::{Instant, sleep};
 use tokio_test::assert_ready;
 
 use crate::support::{
-    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, panic_of, poll_once, quiet_panic,
+    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, panic_of, poll_once, quiet_panic, stays_pending,
+    until,
 };
 
 type Outcome<T = ()> = Result<T, PoolError>;
@@ -213,6 +216,48 @@ fn the_next_depth_waits_for_all_of_one() {
                 "0 done at 57"
             ]
         );
+    });
+}
+
+/// What the first leaves behind does not keep the second from its end.
+#[test]
+fn tasks_of_one_depth_are_aborted_together() {
+    on_both(|| async {
+        let (log, begun) = (Log::default(), Arc::new(AtomicUsize::new(0)));
+        let (pool, mut releases) = (Pool::<BoxError>::new(), Vec::new());
+        spawn_at(&pool, 0, &log);
+        for owner in ["first", "second"] {
+            let (release, released) = mpsc::channel::<()>();
+            let (dropped, begins) = (log.on_drop(owner), Arc::clone(&begun));
+            releases.push(release);
+            pool.build_task().depth(1).spawn(async move {
+                let _dropped = dropped;
+                let nested: Outcome = Pool::open(async move |nested| {
+                    nested.spawn_blocking(move || {
+                        begins.fetch_add(1, Ordering::SeqCst);
+                        let _ = released.recv();
+                    });
+                    pending().await
+                })
+                .await;
+                drop(nested);
+            });
+        }
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        until(|| begun.load(Ordering::SeqCst) == 2).await;
+        pool.cancel();
+        while log.events().len() < 2 {
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            yield_now().await;
+        }
+        stays_pending(run.as_mut()).await;
+        let mut owners = log.events();
+        owners.sort();
+        assert_eq!(owners, ["first", "second"], "depth 0 waits for what they have left");
+        drop(releases);
+        run.await.unwrap();
+        assert_eq!(log.events()[2..], ["0"]);
     });
 }
 
@@ -574,6 +619,34 @@ fn exit_handlers_are_waited_for_before_the_next_depth() {
 }
 
 #[test]
+fn a_nested_pool_that_is_cut_off_spends_its_grace_before_the_next_depth_of_its_parent() {
+    on_current_thread(|| async {
+        let (log, begin) = (Log::default(), Instant::now());
+        let pool: Pool = Pool::new();
+        spawn_at(&pool, 0, &log);
+        let (logged, (ready, says_so)) = (log.clone(), oneshot::channel());
+        pool.build_task().depth(1).spawn(async move {
+            let nested = Pool::<BoxError>::builder().grace(secs(10)).open(async |nested: Pool| {
+                for depth in [0, 1] {
+                    let log = logged.clone();
+                    nested.build_task().depth(depth).spawn(async move {
+                        cancellation_token().cancelled().await;
+                        sleep(secs(2)).await;
+                        log.push(format!("nested {depth} at {}", begin.elapsed().as_secs()));
+                    });
+                }
+                ready.send(()).unwrap();
+                pending::<Result<(), _>>().await
+            });
+            drop(nested.await);
+        });
+        pool.cancel_on(says_so);
+        pool.run().await.unwrap();
+        assert_eq!(log.events(), ["nested 1 at 2", "nested 0 at 4", "0"]);
+    });
+}
+
+#[test]
 fn the_depths_of_a_nested_pool_are_stages_of_one_of_its_parent() {
     on_both(|| async {
         let log = Log::default();
@@ -711,6 +784,23 @@ fn the_body_runs_on_while_higher_depths_are_closed() {
         .await;
         assert!(outcome.unwrap_err().is_cancelled());
         assert_eq!(log.events(), ["body runs on", "1", "body dropped", "-1"]);
+    });
+}
+
+#[test]
+fn after_a_failure_the_body_is_dropped_between_the_depths_above_and_below() {
+    on_both(|| async {
+        let log = Log::default();
+        let error = Pool::<BoxError>::open(async |pool| {
+            let _body = log.on_drop("body");
+            for depth in [-1, 1, -2, 2] {
+                spawn_at(&pool, depth, &log);
+            }
+            pool.spawn(async { Err("task".into()) });
+            pending::<Result<(), _>>().await
+        });
+        assert_eq!(failures(error.await.unwrap_err().failures()), ["error: task"]);
+        assert_eq!(log.events(), ["2", "1", "body", "-1", "-2"]);
     });
 }
 
@@ -860,6 +950,11 @@ fn a_failure_below_while_a_higher_depth_closes_changes_no_step() {
                 log.push(format!("{depth} at {}", begin.elapsed().as_secs()));
             });
         }
+        let logged = log.clone();
+        pool.spawn(async move {
+            cancellation_token().cancelled().await;
+            logged.push(format!("0 at {}", begin.elapsed().as_secs()));
+        });
         pool.spawn(async { Err("first".into()) });
         pool.spawn(async {
             sleep(secs(1)).await;
@@ -871,7 +966,7 @@ fn a_failure_below_while_a_higher_depth_closes_changes_no_step() {
         });
         let error = pool.run().await.unwrap_err();
         assert_eq!(failures(error.failures()), ["error: first", "error: second", "panic: third"]);
-        assert_eq!((log.events(), begin.elapsed()), (vec!["2 at 2".to_owned(), "1 at 4".to_owned()], secs(4)));
+        assert_eq!((log.events(), begin.elapsed()), (["2 at 2", "1 at 4", "0 at 4"].map(String::from).into(), secs(4)));
     });
 }
 
@@ -1134,18 +1229,19 @@ fn depths_come_and_go_a_thousand_times_and_are_closed_in_order() {
         let (log, pool) = (Log::default(), Pool::<BoxError>::builder().grace(FOREVER).keep_open(true).build());
         let opened = pool.clone();
         let body = async {
+            let mut well = true;
             for round in 0..1000 {
                 let depth = round % 5 - 2;
                 // The only one at its depth, which is gone with it.
-                opened.build_task().depth(depth).spawn_with_handle(async { Ok(()) }).await?;
+                well &= opened.build_task().depth(depth).spawn_with_handle(async { Ok(()) }).await.is_ok();
             }
             [0, -2, 2, 1, -1].iter().for_each(|&depth| polite_at(&opened, depth, &log));
             opened.cancel();
-            Ok::<_, BoxError>(())
+            well
         };
-        let (ended, done) = tokio::join!(pool.run(), body);
+        let (ended, well) = tokio::join!(pool.run(), body);
         ended.unwrap();
-        done.unwrap();
+        assert!(well);
         assert_eq!(log.events(), ["2", "1", "0", "-1", "-2"]);
     });
 }

@@ -419,8 +419,7 @@ fn a_body_that_waits_for_a_message_is_interrupted() {
             receiver.await?;
             unreachable!("nobody sends");
         });
-        let error = error.await.map(drop::<()>).unwrap_err();
-        assert_eq!(reason(error.first().unwrap()), "elsewhere");
+        assert_eq!(reasons(&error.await.map(drop::<()>).unwrap_err()), ["elsewhere"]);
     });
 }
 
@@ -470,31 +469,40 @@ fn code_after_a_failed_pool_is_not_reached() {
 fn a_body_that_waits_for_a_failing_task_does_not_see_the_failure() {
     on_both(|| async {
         let ((open, gate), (closing, closed)) = (oneshot::channel(), oneshot::channel());
+        let log = Log::default();
+        let seen = log.clone();
         let mut opened = task::spawn(Pool::open(async move |pool: Pool| {
             tell_when_closing(&pool, closing);
             let handle = pool.spawn_with_handle(async move {
                 gate.await?;
                 Err::<(), BoxError>("broken".into())
             });
-            handle.await?;
-            unreachable!("the body is not polled once the pool closes");
+            let answer = handle.await;
+            seen.push(format!("{answer:?}"));
+            Ok(())
         }));
         assert_pending!(opened.poll());
         open.send(()).unwrap();
         closed.await.unwrap();
         assert_eq!(reasons(&opened.await.map(drop::<()>).unwrap_err()), ["broken"]);
+        assert!(log.events().is_empty(), "the body is not polled once the pool closes");
     });
 }
 
 #[test]
 fn a_body_that_goes_on_with_ok_does_not_hide_the_failure() {
     on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
+        let went_on = std::cell::Cell::new(false);
+        // With a grace, in which the body gets to its end.
+        let builder = Pool::builder().grace(Duration::MAX);
+        let error = builder.open(async |pool: Pool| {
             let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
-            let _ = handle.await;
+            assert_eq!(handle.await, Err(TaskStopped::Failed));
+            went_on.set(true);
             Ok(42)
         });
         assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
+        assert!(went_on.get());
     });
 }
 
@@ -977,6 +985,17 @@ fn every_way_of_spawning_records_the_line_it_is_called_in() {
             line!() - 1
         })
         .await;
+    });
+}
+
+#[test]
+fn a_local_task_records_the_line_it_is_spawned_in() {
+    on_both(|| async {
+        let spawns = async |pool: &Pool| {
+            pool.spawn_local(fails());
+            line!() - 1
+        };
+        tokio::task::LocalSet::new().run_until(assert_site(spawns)).await;
     });
 }
 

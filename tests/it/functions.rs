@@ -398,6 +398,47 @@ fn race_that_is_dropped_while_its_losers_end_reports_the_panic_of_the_winner() {
     });
 }
 
+/// Nor does a second cancel hurry it.
+#[test]
+fn race_that_is_cancelled_while_its_losers_end_is_waited_for_by_the_enclosing_pool() {
+    on_both(|| async {
+        let (gate, log) = (LatchEvent::new(), Log::default());
+        let (begun, decided) = (Arc::new(Barrier::new(2)), LatchEvent::new());
+        let mut opened = Box::pin(cleanup_of(async || {
+            let pool = Pool::<BoxError>::current();
+            let loser = {
+                let (gate, log, begun) = (gate.clone(), log.clone(), begun.clone());
+                async move {
+                    leaves_behind(&gate, &log);
+                    begun.wait().await;
+                    pending::<()>().await
+                }
+            };
+            let (meets, decides) = (begun.clone(), decided.clone());
+            let winner = async move {
+                meets.wait().await;
+                decides.set();
+            };
+            let racing = pool.spawn_with_handle(async { Ok(race((loser, winner)).await) });
+            decided.wait_set().await;
+            // The task that races, and what was left behind: the race is decided, and its loser is gone.
+            until(|| Handle::current().metrics().num_alive_tasks() == 2).await;
+            racing.cancel();
+            racing.cancel();
+            assert_eq!(racing.await, Err(TaskStopped::Cancelled));
+            log.push("cancelled");
+        }));
+        while log.events().is_empty() {
+            assert!(poll_once(opened.as_mut()).await.is_pending());
+            tokio::task::yield_now().await;
+        }
+        stays_pending(opened.as_mut()).await;
+        gate.set();
+        assert!(opened.await.is_empty());
+        assert_eq!(log.events(), ["cancelled", "left behind"]);
+    });
+}
+
 #[test]
 fn race_loser_takes_nothing_once_it_has_returned() {
     on_both(|| async {
@@ -1400,6 +1441,11 @@ fn timeout_can_be_without_limit() {
         let gate = LatchEvent::new();
         let mut waiting = pin!(timeout(Duration::MAX, gate.wait_set()));
         stays_pending(waiting.as_mut()).await;
+        if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+            // Most of what is left of the million seconds that a test may take.
+            advance(Duration::from_secs(900_000)).await;
+            stays_pending(waiting.as_mut()).await;
+        }
         gate.set();
         assert_eq!(waiting.await, Ok(()));
     });
@@ -1470,7 +1516,7 @@ fn timeout_has_dropped_what_it_cut_off() {
 }
 
 #[test]
-fn timeout_returns_when_the_tasks_of_what_it_cut_off_have_ended() {
+fn timeout_returns_when_the_tasks_of_what_was_dropped_in_it_have_ended() {
     on_both(|| async {
         let alive = Alive::default();
         let nested = Pool::open(async |pool: Pool| {
@@ -1617,6 +1663,40 @@ fn timeout_resumes_a_panic_and_reports_that_of_the_destructor() {
         .await;
         assert_eq!(cleanup, ["panic: in drop"]);
     });
+}
+
+#[test]
+fn timeout_and_a_dropped_group_name_the_line_of_their_call_in_a_cleanup_failure() {
+    on_both(|| async {
+        let lines = Cell::new([0; 4]);
+        let error = Pool::open(async |_: Pool| {
+            let both = |future| BothPanic { future, _bomb: bomb() };
+            let panicking = || poll_fn(|_| -> Poll<()> { panic!("inside") });
+            let limited = timeout(Duration::MAX, both(panicking()));
+            let first = line!() - 1;
+            assert_eq!(panic_of(limited).await, "inside");
+            let limited = timeout_at(Instant::now(), both(panicking()));
+            let second = line!() - 1;
+            assert_eq!(panic_of(limited).await, "inside");
+            let third = line!() + 1;
+            drop_group(false, |gate| try_all((ready(Err::<(), _>("broken")), opened(gate)))).await;
+            let fourth = line!() + 1;
+            drop_group(false, |gate| wait_all((ready(Err::<(), _>("broken")), opened(gate)))).await;
+            lines.set([first, second, third, fourth]);
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+        let sites = error.cleanup_failures().iter().map(|failed| failed.task().spawned_at());
+        let found: Vec<_> = sites.map(|at| (at.file(), at.line())).collect();
+        assert_eq!(found, lines.get().map(|line| (file!(), line)));
+    });
+}
+
+/// A branch that ends well when the gate opens.
+async fn opened(gate: LatchEvent) -> Result<(), &'static str> {
+    gate.wait_set().await;
+    Ok(())
 }
 
 /// A future with a destructor that runs after the panic of its poll, not while that unwinds.
@@ -1849,11 +1929,13 @@ fn prime_starts_a_timer_at_the_call() {
 /// A timer is bound to the runtime in which it was primed, and not to that in which it is awaited.
 #[test]
 fn prime_of_a_timer_can_be_awaited_on_a_runtime_without_timers() {
-    let with_timers = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
-    let inside = with_timers.enter();
-    let timer = prime(async { sleep(Duration::from_millis(1)).await });
-    drop(inside);
-    Builder::new_current_thread().build().unwrap().block_on(timer);
+    watched(|| {
+        let with_timers = Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let inside = with_timers.enter();
+        let timer = prime(async { sleep(Duration::from_millis(1)).await });
+        drop(inside);
+        Builder::new_current_thread().build().unwrap().block_on(timer);
+    });
 }
 
 #[test]

@@ -172,18 +172,19 @@ fn with_and_without_grace(test: impl AsyncFn(Witness)) {
 #[test]
 fn a_pool_that_ends_by_itself_needs_no_grace() {
     with_and_without_grace(async |w| {
+        let log = Log::default();
         let outcome: Outcome<_> = w
             .builder()
             .open(async |pool| {
-                let one = w.alive.one();
+                let log = log.clone();
                 pool.spawn(async move {
                     yield_now().await;
-                    drop(one);
+                    log.push("ended");
                 });
                 Ok(7)
             })
             .await;
-        assert_eq!((outcome.unwrap(), w.alive.count()), (7, 0));
+        assert_eq!((outcome.unwrap(), log.events().as_slice()), (7, &["ended".to_owned()][..]));
     });
 }
 
@@ -1116,7 +1117,7 @@ fn a_blocking_closure_hears_the_request_in_the_grace() {
 /// Spins until the token is cancelled; `false` if it never is.
 fn hears(token: &CancellationToken) -> bool {
     let begin = std::time::Instant::now();
-    while !token.is_cancelled() && begin.elapsed() < secs(3) {
+    while !token.is_cancelled() && begin.elapsed() < secs(30) {
         thread::yield_now();
     }
     token.is_cancelled()
@@ -1507,6 +1508,46 @@ fn functions_that_are_called_after_the_request_run_as_ever() {
 }
 
 #[test]
+fn functions_that_are_called_after_the_request_are_cut_off_by_the_abort() {
+    on_current_thread(|| async {
+        let (alive, begin) = (Alive::default(), Instant::now());
+        let pool = with_grace(secs(2)).build();
+        let job = |alive: &Alive| {
+            let counted = alive.one();
+            async move {
+                pending::<()>().await;
+                drop(counted);
+                Ok::<_, BoxError>(())
+            }
+        };
+        let all = [0, 1, 2, 3, 4].map(|which| {
+            let alive = alive.clone();
+            async move {
+                asked().await;
+                match which {
+                    0 => drop(race([job(&alive), job(&alive)]).await),
+                    1 => drop(try_all([job(&alive), job(&alive)]).await),
+                    2 => drop(wait_all([job(&alive), job(&alive)]).await),
+                    3 => drop(timeout(Duration::MAX, job(&alive)).await),
+                    _ => drop(Pool::open(async |_: Pool| job(&alive).await).await),
+                }
+            }
+        });
+        all.into_iter().for_each(|task| pool.spawn(task));
+        let counts = alive.clone();
+        let watching = pool.clone();
+        pool.spawn(async move {
+            asked().await;
+            sleep(secs(1)).await;
+            assert_eq!((counts.count(), watching.len()), (8, 6));
+        });
+        pool.cancel_on(yield_now());
+        pool.run().await.unwrap();
+        assert_eq!((alive.count(), begin.elapsed()), (0, secs(2)));
+    });
+}
+
+#[test]
 fn a_user_who_cancels_the_token_closes_the_nested_pools_that_listen_to_it() {
     on_both(|| async {
         let outcome: Outcome<_> = with_grace(Duration::MAX)
@@ -1558,7 +1599,7 @@ async fn ends_by_itself<F: Future>(mut run: Pin<&mut F>, below: &Pool) -> bool {
     let begin = std::time::Instant::now();
     let mut by_itself = true;
     while poll_once(run.as_mut()).await.is_pending() {
-        if !below.is_closed() && begin.elapsed() > secs(3) {
+        if !below.is_closed() && begin.elapsed() > secs(30) {
             by_itself = false;
             below.cancel();
         }

@@ -5,7 +5,7 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use aiodrive::{BoxError, Failure, Pool, TaskHandle, TaskStopped};
 use tokio::sync::{Barrier, oneshot};
@@ -115,7 +115,7 @@ fn a_value_whose_task_panics_in_its_destructor_is_lost() {
         let panics = Panics;
         let handle = pool.spawn_with_handle(std::future::poll_fn(move |_| {
             let _ = &panics;
-            std::task::Poll::Ready(Ok(1))
+            Poll::Ready(Ok(1))
         }));
         let error = pool.run().await.unwrap_err();
         assert!(error.is_panic());
@@ -146,12 +146,12 @@ fn a_handle_is_ready_once_its_task_has_been_dropped() {
             for _ in 0..50 {
                 let alive = Alive::default();
                 let one = alive.one();
-                pool.spawn_with_handle(async move {
-                    let _one = one;
-                    yield_now().await;
-                    Ok(())
-                })
-                .await?;
+                // A future by hand: what an async block holds is dropped in its last poll.
+                let held = std::future::poll_fn(move |_| {
+                    let _one = &one;
+                    Poll::Ready(Ok(()))
+                });
+                pool.spawn_with_handle(held).await?;
                 assert_eq!(alive.count(), 0);
                 let cancelled = waiting(&pool, &alive).await;
                 cancelled.cancel();

@@ -548,7 +548,8 @@ fn shielded_work_far_below_a_cancelled_pool_is_waited_for() {
     on_both(|| async {
         let alive = Alive::default();
         let (release, released) = oneshot::channel::<()>();
-        let below = alive.clone();
+        let (below, log) = (alive.clone(), Log::default());
+        let ends = log.clone();
         let outcome: Outcome = Pool::open(async |pool| {
             let seen = below.clone();
             pool.spawn(async {
@@ -557,6 +558,7 @@ fn shielded_work_far_below_a_cancelled_pool_is_waited_for() {
                         shield(async move {
                             let _alive = below.one();
                             let _ = released.await;
+                            ends.push("finished");
                         })
                         .await;
                     });
@@ -572,7 +574,7 @@ fn shielded_work_far_below_a_cancelled_pool_is_waited_for() {
         })
         .await;
         outcome.unwrap();
-        assert_eq!(alive.count(), 0);
+        assert_eq!((alive.count(), log.events().as_slice()), (0, &["finished".to_owned()][..]));
     });
 }
 
