@@ -243,7 +243,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
     ///
     /// It is for work that cannot be aborted: a blocking closure that never ends, a future that never gets to an
     /// `.await`. What was given up on runs on, and an enclosing pool waits for it, unless it gives up too. This is the
-    /// one way in which something outlives its pool.
+    /// one way in which something outlives its pool. A runtime that is dropped waits for such a closure as well; its
+    /// [`shutdown_timeout`](tokio::runtime::Runtime::shutdown_timeout) gives up on it.
     ///
     /// The time is counted from the abort, after the [`grace`](Self::grace), and each
     /// [depth](crate::TaskBuilder::depth) has it for itself. A task needs a moment to end after its abort, so that a
