@@ -123,7 +123,7 @@ impl<E: Send + 'static> Shared<E> {
         let mut spot = Some(Spot { scope, seat: None });
         let dropped = catch(|| Spot::enter(&mut spot, || drop(task)));
         if let (Err(payload), Some(info), Some(Spot { scope, .. })) = (dropped, info, &spot) {
-            let untold = self.fail_task(TaskError::new(info, Failure::Panic(payload)));
+            let untold = self.fail(TaskError::new(info, Failure::Panic(payload)));
             scope.tell_around(untold);
         }
     }

@@ -19,6 +19,11 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// Unlike cancelling a bare `CancellationToken`, it ends tasks that do not listen.
     ///
+    /// # Panics
+    ///
+    /// With the panic of a waker of somebody who waits for the closing, or of the destructor of a planned task, after the
+    /// pool has been closed.
+    ///
     /// # Examples
     ///
     /// ```
@@ -41,6 +46,10 @@ impl<E: Send + 'static> Pool<E> {
     /// that [`open`](Self::open) may return.
     ///
     /// The first reason stays.
+    ///
+    /// # Panics
+    ///
+    /// As [`cancel`](Self::cancel) does.
     ///
     /// # Examples
     ///

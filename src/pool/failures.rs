@@ -107,7 +107,8 @@ impl<E> Shared<E> {
         untold.into_iter().chain(panicked.and_then(|panicked| self.lose(panicked, OnFailure::Cancel))).collect()
     }
 
-    /// Records a failure, or gives it back; closes the pool, if that is what is done on it.
+    /// Records a failure, or gives it back; closes the pool, if that is what is done on it. A waker that panics as it is
+    /// told of that is a failure more of whoever has failed, who has other things to do than to unwind.
     fn lose(&self, failure: TaskError<E>, decision: OnFailure) -> Option<TaskError> {
         let mut state = self.lock();
         let losses = state.losses.get_or_insert_default();
@@ -115,11 +116,13 @@ impl<E> Shared<E> {
             drop(state);
             return Some(boxed(failure));
         }
+        let info = failure.task().clone();
         losses.failures.push(failure);
-        if matches!(decision, OnFailure::Cancel) {
-            self.begin_closing(state, ClosingReason::Failed);
+        if matches!(decision, OnFailure::Collect) {
+            return None;
         }
-        None
+        let woken = catch(|| self.begin_closing(state, ClosingReason::Failed));
+        self.lose(TaskError::new(info, Failure::Panic(woken.err()?)), OnFailure::Collect)
     }
 
     /// Records what failed below, or gives it back.

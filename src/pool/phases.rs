@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::closing::Closing;
-use super::state::{Phase, Shared, State, WARN_EVERY, drop_plans};
+use super::state::{Phase, Shared, State, WARN_EVERY, drop_plans, go_on};
 use super::trace::Watch;
 use super::tree::tasks_of;
 use crate::closing_reason::ClosingReason;
@@ -80,9 +80,8 @@ impl<E> Shared<E> {
         self.refuse_early(&state);
         let plans = mem::take(&mut state.plans);
         // A waker that panics as it is told keeps no plan from being dropped.
-        let told = catch(|| self.announce_closing(state, reason));
-        drop_plans(plans);
-        told.unwrap_or_else(|payload| payload.resume());
+        let woken = catch(|| self.announce_closing(state, reason)).err();
+        go_on(woken.or(drop_plans(plans)));
     }
 
     /// Takes no tasks from now on in what is to be aborted at once.

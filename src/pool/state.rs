@@ -42,7 +42,7 @@ use super::on_failure::OnFailure;
 use super::stage::Stages;
 use super::trace::Trace;
 use crate::closing_reason::ClosingReason;
-use crate::error::{TaskError, catch};
+use crate::error::{PanicPayload, TaskError, catch};
 use crate::node_state::NodeState;
 use crate::scope::{Census, Place, PoolState, Scope, Seat};
 
@@ -131,15 +131,18 @@ pub(super) enum Phase {
 impl<E> Drop for State<E> {
     /// A pool that never ran still has its plans.
     fn drop(&mut self) {
-        drop_plans(mem::take(&mut self.plans));
+        go_on(drop_plans(mem::take(&mut self.plans)));
     }
 }
 
-/// Drops tasks that will never run, each of them although others panic in their destructors. The first panic goes on,
-/// unless this is called while another does.
-pub(super) fn drop_plans<E>(plans: Vec<Box<dyn Waiting<E>>>) {
-    let dropped = plans.into_iter().map(|task| catch(|| drop(task)).err());
-    if let Some(payload) = dropped.fold(None, Option::or).filter(|_| !thread::panicking()) {
+/// Drops tasks that will never run, each of them although others panic in their destructors. Returns the first panic.
+pub(super) fn drop_plans<E>(plans: Vec<Box<dyn Waiting<E>>>) -> Option<PanicPayload> {
+    plans.into_iter().map(|task| catch(|| drop(task)).err()).fold(None, Option::or)
+}
+
+/// Lets a panic go on, unless another does already.
+pub(super) fn go_on(panic: Option<PanicPayload>) {
+    if let Some(payload) = panic.filter(|_| !thread::panicking()) {
         payload.resume();
     }
 }

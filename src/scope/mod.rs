@@ -167,13 +167,13 @@ impl Scope {
         Self::tell(Some(self), failure);
     }
 
-    /// The same of what this scope cannot take any more.
+    /// Hands failures that this scope cannot take any more to the nearest one further out that will return an error.
     pub(crate) fn tell_around(&self, untold: impl IntoIterator<Item = TaskError>) {
         untold.into_iter().for_each(|failure| Self::tell(self.parent.as_deref(), failure));
     }
 
-    /// The same, where there may be no scope. If nobody takes the failure, it is dropped, and nobody is told of a panic
-    /// of its destructor.
+    /// Hands a failure to the nearest scope that will return an error, if there is one. Otherwise it is dropped, and
+    /// nobody is told of a panic of its destructor.
     pub(crate) fn tell(nearest: Option<&Self>, failure: TaskError) {
         let mut untold = Some(failure);
         for scope in nearest.into_iter().flat_map(Self::outwards) {

@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{
-    Alive, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text, poll_once,
-    quiet_panic, stays_pending, until, watched,
+    Alive, Counted, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text,
+    poll_once, poll_until, quiet_panic, stays_pending, until, watched,
 };
 
 type Outcome<T = ()> = Result<T, PoolError>;
@@ -517,10 +517,7 @@ fn an_error_may_panic_as_it_is_converted_for_a_pool_further_out() {
                 failed.set();
                 pending::<Result<(), _>>().await
             }));
-            while !failed.is_set() {
-                assert!(poll_once(inner.as_mut()).await.is_pending());
-                yield_now().await;
-            }
+            poll_until(inner.as_mut(), || failed.is_set()).await;
             drop(inner);
             Ok(())
         })
@@ -1044,18 +1041,21 @@ fn a_planned_task_may_use_the_pool_when_it_is_dropped() {
     });
 }
 
-/// An error that meddles with its pool when it is converted, and when it is dropped.
-struct Meddlesome(Pool<Self>);
+/// An error that meddles with its pool when it is converted, and when it is dropped, and is counted until then.
+struct Meddlesome {
+    pool: Pool<Self>,
+    _counted: Counted,
+}
 
 impl Drop for Meddlesome {
     fn drop(&mut self) {
-        meddle(&self.0);
+        meddle(&self.pool);
     }
 }
 
 impl From<Meddlesome> for BoxError {
     fn from(error: Meddlesome) -> Self {
-        meddle(&error.0);
+        meddle(&error.pool);
         "meddlesome".into()
     }
 }
@@ -1064,10 +1064,12 @@ impl From<Meddlesome> for BoxError {
 fn an_error_may_use_the_pool_when_it_is_discarded() {
     watched(|| {
         on_both(|| async {
-            let pool = Pool::<Meddlesome>::builder().on_failure(|_| OnFailure::Discard).build();
-            let own = pool.clone();
-            pool.spawn(async { Err(Meddlesome(own)) });
+            let (alive, pool) =
+                (Alive::default(), Pool::<Meddlesome>::builder().on_failure(|_| OnFailure::Discard).build());
+            let error = Meddlesome { pool: pool.clone(), _counted: alive.one() };
+            pool.spawn(async { Err(error) });
             assert!(pool.run().await.is_ok());
+            assert_eq!(alive.count(), 0);
         });
     });
 }
@@ -1076,14 +1078,16 @@ fn an_error_may_use_the_pool_when_it_is_discarded() {
 fn an_error_may_use_the_pool_when_the_panic_of_the_body_takes_it_along() {
     watched(|| {
         on_both(|| async {
+            let alive = Alive::default();
             let builder = Pool::<Meddlesome>::builder().on_failure(|_| OnFailure::Collect);
             let open = builder.open(async |pool: Pool<Meddlesome>| {
-                let own = pool.clone();
-                let task = pool.spawn_with_handle::<(), _>(async { Err(Meddlesome(own)) });
+                let error = Meddlesome { pool: pool.clone(), _counted: alive.one() };
+                let task = pool.spawn_with_handle::<(), _>(async { Err(error) });
                 assert_eq!(task.await, Err(TaskStopped::Failed));
                 if true { quiet_panic("body") } else { Ok(()) }
             });
             assert_eq!(panic_of(open).await, "body");
+            assert_eq!(alive.count(), 0);
         });
     });
 }
@@ -1092,31 +1096,29 @@ fn an_error_may_use_the_pool_when_the_panic_of_the_body_takes_it_along() {
 fn an_error_may_use_the_pool_when_it_is_reported_further_out() {
     watched(|| {
         on_both(|| async {
-            let failed = LatchEvent::new();
+            let (alive, failed) = (Alive::default(), LatchEvent::new());
             let error = Pool::open(async |_: Pool| {
                 let builder = Pool::<Meddlesome>::builder().on_failure(|_| OnFailure::Collect);
                 let mut inner = Box::pin(builder.open(async |inner: Pool<Meddlesome>| {
-                    let own = inner.clone();
-                    let task = inner.spawn_with_handle::<(), _>(async { Err(Meddlesome(own)) });
+                    let error = Meddlesome { pool: inner.clone(), _counted: alive.one() };
+                    let task = inner.spawn_with_handle::<(), _>(async { Err(error) });
                     assert_eq!(task.await, Err(TaskStopped::Failed));
                     failed.set();
                     pending::<Result<(), _>>().await
                 }));
-                while !failed.is_set() {
-                    assert!(poll_once(inner.as_mut()).await.is_pending());
-                    yield_now().await;
-                }
+                poll_until(inner.as_mut(), || failed.is_set()).await;
                 drop(inner);
                 Ok(())
             });
             assert_eq!(failures(error.await.unwrap_err().cleanup_failures()), ["error: meddlesome"]);
+            assert_eq!(alive.count(), 0);
         });
     });
 }
 
 /// An error that uses its pool when it is asked for its cause.
 #[derive(Debug)]
-struct Inquisitive(Pool);
+struct Inquisitive(Pool, Arc<AtomicUsize>);
 
 impl fmt::Display for Inquisitive {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -1127,6 +1129,7 @@ impl fmt::Display for Inquisitive {
 impl Error for Inquisitive {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         meddle(&self.0);
+        self.1.fetch_add(1, Ordering::SeqCst);
         None
     }
 }
@@ -1135,10 +1138,11 @@ impl Error for Inquisitive {
 fn an_error_may_use_the_pool_when_it_is_asked_for_its_cause() {
     watched(|| {
         on_both(|| async {
-            let pool = Pool::<BoxError>::new();
-            let own = pool.clone();
-            pool.spawn(async { Err(Inquisitive(own).into()) });
+            let (asked, pool) = (Arc::new(AtomicUsize::new(0)), Pool::<BoxError>::new());
+            let error = Inquisitive(pool.clone(), Arc::clone(&asked));
+            pool.spawn(async { Err(error.into()) });
             assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: inquisitive"]);
+            assert!(asked.load(Ordering::SeqCst) > 0, "it was not asked, or that has panicked");
         });
     });
 }
@@ -1839,7 +1843,7 @@ fn a_waker_of_the_driver_that_panics_as_tasks_end_loses_nothing() {
         assert!(poll_with_bomb(open.as_mut()).is_pending());
         gate.set();
         until(|| alive.count() == 0).await;
-        assert_eq!(failures(open.await.unwrap_err().failures()), ["error: error"]);
+        assert_eq!(failures(open.await.unwrap_err().failures()), ["error: error", "panic: in a waker"]);
     });
 }
 
@@ -1857,6 +1861,45 @@ fn a_waker_that_panics_does_so_in_who_cancels_and_the_pool_closes_all_the_same()
         assert_eq!(panic_text(|| pool.cancel()), "in a waker");
         run.await.unwrap();
         assert_eq!(alive.count(), 0);
+    });
+}
+
+/// The task that failed used to unwind with it, before it was counted as ended: nobody had its slot.
+#[test]
+fn a_waker_that_panics_as_a_task_closes_the_pool_leaves_the_others_their_turn() {
+    on_both(|| async {
+        let pool = Pool::<BoxError>::builder().limit(1).grace(Duration::MAX).build();
+        let gate = LatchEvent::new();
+        let open = gate.wait_set();
+        let failing = pool.spawn_with_handle::<(), _>(async {
+            open.await;
+            Err("error".into())
+        });
+        let queued = pool.spawn_with_handle(async { Ok(1) });
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        let mut cancelled = pin!(pool.cancelled());
+        assert!(poll_with_bomb(cancelled.as_mut()).is_pending());
+        gate.set();
+        assert_eq!(failures(run.await.unwrap_err().failures()), ["error: error", "panic: in a waker"]);
+        assert_eq!((failing.await, queued.await), (Err(TaskStopped::Failed), Ok(1)));
+    });
+}
+
+/// The second panic used to end the process.
+#[test]
+fn a_waker_that_panics_as_a_planned_pool_closes_leaves_no_plan_behind() {
+    on_both(|| async {
+        let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
+        for _ in 0..2 {
+            let held = (alive.one(), bomb("planned"));
+            pool.spawn(async { drop(held) });
+        }
+        let mut cancelled = pin!(pool.cancelled());
+        assert!(poll_with_bomb(cancelled.as_mut()).is_pending());
+        assert_eq!(panic_text(|| pool.cancel()), "in a waker");
+        assert_eq!(alive.count(), 0);
+        pool.clone().run().await.unwrap();
     });
 }
 
@@ -1904,10 +1947,7 @@ fn a_task_that_never_gets_to_an_await_is_waited_for() {
             failed.set(true);
             Err::<(), BoxError>("error".into())
         }));
-        while !failed.get() {
-            assert!(poll_once(open.as_mut()).await.is_pending());
-            yield_now().await;
-        }
+        poll_until(open.as_mut(), || failed.get()).await;
         stays_pending(open.as_mut()).await;
         assert_eq!(alive.count(), 1);
         stop.store(1, Ordering::SeqCst);

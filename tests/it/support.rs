@@ -132,6 +132,16 @@ pub async fn until(holds: impl Fn() -> bool) {
     }
 }
 
+/// Polls a future, which must not be ready, until something has come about; fails if that takes far too long.
+pub async fn poll_until<F: Future + ?Sized>(mut future: Pin<&mut F>, holds: impl Fn() -> bool) {
+    let started = std::time::Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(50), "it does not come about");
+        assert!(poll_once(future.as_mut()).await.is_pending(), "it is ready too early");
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Runs what might deadlock in a thread of its own, and fails if it has not returned after 30 seconds.
 pub fn watched<T: Send + 'static>(code: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = std::sync::mpsc::channel();
