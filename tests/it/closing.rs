@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok};
 
 use crate::support::{
-    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, poll_once, quiet_panic,
-    stays_pending, until,
+    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, poll_once, poll_until,
+    quiet_panic, stays_pending, until,
 };
 
 type Outcome<T = ()> = Result<T, PoolError>;
@@ -177,10 +177,7 @@ fn a_panic_of_the_body_waits_for_blocking_tasks() {
             panics.set(true);
             quiet_panic("body")
         }));
-        while !panics.get() {
-            assert!(poll_once(open.as_mut()).await.is_pending());
-            yield_now().await;
-        }
+        poll_until(open.as_mut(), || panics.get()).await;
         stays_pending(open.as_mut()).await;
         assert_eq!(alive.count(), 1);
         drop(release);
@@ -690,10 +687,7 @@ fn dropping_the_owner_while_it_closes_loses_nothing() {
                 has_begun.await?;
                 Err::<(), BoxError>("body".into())
             }));
-            while !handle.get().is_some_and(Pool::is_closed) {
-                assert!(poll_once(inner.as_mut()).await.is_pending());
-                yield_now().await;
-            }
+            poll_until(inner.as_mut(), || handle.get().is_some_and(Pool::is_closed)).await;
             drop(inner);
             release.send(()).unwrap();
             Ok(())
@@ -1044,10 +1038,7 @@ fn a_spawn_into_an_empty_pool_is_joined_like_any_other() {
         }));
         stays_pending(open.as_mut()).await;
         go.send(()).unwrap();
-        while alive.count() == 0 {
-            assert!(poll_once(open.as_mut()).await.is_pending());
-            yield_now().await;
-        }
+        poll_until(open.as_mut(), || alive.count() > 0).await;
         stays_pending(open.as_mut()).await;
         drop(open);
         until(|| alive.count() == 0).await;

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep};
 use tokio_test::assert_ready;
 
 use crate::support::{
-    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, panic_of, poll_once, quiet_panic, stays_pending,
-    until,
+    Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, panic_of, poll_once, poll_until, quiet_panic,
+    stays_pending, until,
 };
 
 type Outcome<T = ()> = Result<T, PoolError>;
@@ -247,10 +247,7 @@ fn tasks_of_one_depth_are_aborted_together() {
         assert!(poll_once(run.as_mut()).await.is_pending());
         until(|| begun.load(Ordering::SeqCst) == 2).await;
         pool.cancel();
-        while log.events().len() < 2 {
-            assert!(poll_once(run.as_mut()).await.is_pending());
-            yield_now().await;
-        }
+        poll_until(run.as_mut(), || log.events().len() >= 2).await;
         stays_pending(run.as_mut()).await;
         let mut owners = log.events();
         owners.sort();

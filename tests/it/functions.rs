@@ -21,7 +21,7 @@ use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
 
 use crate::support::{
     Alive, Log, OnDrop, busy, failures, on_both, on_current_thread, on_multi_thread, panic_of, panic_text, poll_once,
-    quiet_panic, stays_pending, until, watched,
+    poll_until, quiet_panic, stays_pending, until, watched,
 };
 
 fn runtime() -> Runtime {
@@ -428,10 +428,7 @@ fn race_that_is_cancelled_while_its_losers_end_is_waited_for_by_the_enclosing_po
             assert_eq!(racing.await, Err(TaskStopped::Cancelled));
             log.push("cancelled");
         }));
-        while log.events().is_empty() {
-            assert!(poll_once(opened.as_mut()).await.is_pending());
-            tokio::task::yield_now().await;
-        }
+        poll_until(opened.as_mut(), || !log.events().is_empty()).await;
         stays_pending(opened.as_mut()).await;
         gate.set();
         assert!(opened.await.is_empty());

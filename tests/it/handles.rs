@@ -13,7 +13,7 @@ use tokio::task::{coop, yield_now};
 use tokio_test::{assert_pending, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, poll_once, stays_pending, until,
+    Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, poll_once, poll_until, stays_pending, until,
 };
 
 type Outcome<T = ()> = Result<T, BoxError>;
@@ -589,10 +589,7 @@ fn a_handle_is_ready_before_what_its_task_leaves_behind_has_ended() {
             told.set(Some((owner.await, alive.count())));
             Ok(())
         }));
-        while told.get().is_none() {
-            assert!(poll_once(opened.as_mut()).await.is_pending());
-            yield_now().await;
-        }
+        poll_until(opened.as_mut(), || told.get().is_some()).await;
         stays_pending(opened.as_mut()).await;
         assert_eq!(alive.count(), 1);
         drop(release);

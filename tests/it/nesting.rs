@@ -12,8 +12,8 @@ use aiodrive::{
 use tokio::sync::oneshot;
 
 use crate::support::{
-    Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, panic_of, poll_once, quiet_panic,
-    stays_pending, until,
+    Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, panic_of, poll_once, poll_until,
+    quiet_panic, stays_pending, until,
 };
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -778,10 +778,7 @@ fn a_pool_is_nested_where_it_is_run_and_not_where_it_was_made() {
         assert!(!made.is_closed());
         // The request reaches it where it runs, and that pool waits for what is in it.
         runner.cancel();
-        while made.closing_reason().is_none() {
-            assert!(poll_once(running.as_mut()).await.is_pending());
-            tokio::task::yield_now().await;
-        }
+        poll_until(running.as_mut(), || made.closing_reason().is_some()).await;
         assert_eq!(made.closing_reason(), Some(ClosingReason::ParentClosing));
         stays_pending(running.as_mut()).await;
         assert_eq!(alive.count(), 1);
