@@ -127,11 +127,16 @@ async fn settle(world: &World, told: bool, base: usize) {
     // A pool whose body has panicked keeps its failures as long as there is a handle.
     world.set_root(None);
     let (began, began_there) = (Instant::now(), tokio::time::Instant::now());
+    // On the paused clock, what waits for nothing but time has it at once.
+    let too_late = || match world.clock() {
+        Clock::Paused => began_there.elapsed() > PATIENCE / 100,
+        Clock::Real | Clock::Turns => began.elapsed() > PATIENCE / 2,
+    };
     let tasks = || metrics.num_alive_tasks();
     // What was told as ended is gone; tokio counts a task for a moment longer.
     let gone = told.then(|| world.alive());
     while (gone.is_none() && world.alive() > 0) || tasks() > base {
-        if began.elapsed() > PATIENCE / 6 || began_there.elapsed() > PATIENCE / 100 {
+        if too_late() {
             world.broken(format!("{} are alive, and {} tasks, of {base}", world.alive(), tasks()));
             return;
         }
