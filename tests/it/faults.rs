@@ -494,6 +494,28 @@ fn a_part_of_an_error_can_be_had_although_the_rest_panics_as_it_is_dropped() {
     });
 }
 
+/// The panic of its destructor used to come out of the drop, and the second ended the process.
+#[test]
+fn an_error_that_nobody_is_left_to_tell_may_panic_in_its_destructor() {
+    on_both(|| async {
+        let begun = Alive::default();
+        let fails = || {
+            let counted = begun.one();
+            async move {
+                drop(counted);
+                Err::<(), _>(Explosive)
+            }
+        };
+        let group = wait_all((fails(), fails(), pending::<Result<(), Explosive>>()));
+        until(|| begun.count() == 0).await;
+        // Outside of a pool.
+        drop(group);
+        let group = try_all((fails(), fails(), pending::<Result<(), Explosive>>()));
+        until(|| begun.count() == 0).await;
+        drop(group);
+    });
+}
+
 /// The first panic of a conversion used to take all failures after it along.
 #[test]
 fn an_error_may_panic_as_it_is_converted_for_a_pool_further_out() {

@@ -836,6 +836,35 @@ fn a_destructor_that_panics_in_a_blocking_task_that_never_ran_is_a_failure() {
 
 // ===== whoever is woken by a handle =====
 
+/// Notes, when it is woken, how many values are alive.
+struct Counts(Alive, Mutex<Vec<usize>>);
+
+impl Wake for Counts {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().unwrap().push(self.0.count());
+    }
+}
+
+/// A value that is lost to a panic in the destructor of its future.
+#[test]
+fn a_lost_value_is_gone_when_its_handle_wakes_somebody() {
+    on_both(|| async {
+        let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
+        let (counts, value) = (Arc::new(Counts(alive.clone(), Mutex::default())), alive.one());
+        let panics = OnDrop::new(|| panic!("captured"));
+        let mut value = Some(value);
+        let mut handle = pool.spawn_with_handle(std::future::poll_fn(move |_| {
+            let _captured = &panics;
+            Poll::Ready(Ok(value.take().unwrap()))
+        }));
+        let waker = Waker::from(Arc::clone(&counts));
+        assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(pool.run().await.unwrap_err().is_panic());
+        assert_eq!(*counts.1.lock().unwrap(), [0]);
+        assert_eq!(handle.await.err(), Some(TaskStopped::Panicked));
+    });
+}
+
 /// Looks at a handle when that wakes it.
 #[derive(Default)]
 struct Looks {
