@@ -5,6 +5,8 @@ use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, MutexGuard};
 
+use tokio::task::coop::consume_budget;
+
 use super::gate::{Kept, Queued, Slot, Ticket, Turn, Waiting};
 use super::stage::{Berth, Launch};
 use super::state::{Phase, Shared, State};
@@ -183,6 +185,7 @@ impl<E: Send + 'static> Shared<E> {
 
     /// Waits until a task that is spawned would run at once, or the pool closes.
     pub(super) async fn ready(&self) {
+        consume_budget().await;
         let Some(options) = self.options.as_ref().filter(|options| options.limit.is_some()) else { return };
         loop {
             let mut freed = pin!(options.freed.notified());

@@ -1,12 +1,13 @@
 //! Polls the body, waits for the tasks, closes the pool; and hands the closing on if its own future is dropped.
 
 use std::panic::Location;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
 use tokio::runtime::Handle;
+use tokio::task::coop::{consume_budget, has_budget_remaining};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::closing::{Closing, Progress};
@@ -45,12 +46,25 @@ where
     /// If polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Projected { mut body, owner } = self.project();
+        let first = matches!(owner.step, Step::Unpolled);
         loop {
             match owner.step {
-                Step::Unpolled => body.as_mut().enter(owner.start()),
+                Step::Unpolled => {
+                    // Here, where nothing is lost yet if the future is dropped meanwhile.
+                    if !has_budget_remaining() {
+                        ready!(pin!(consume_budget()).poll(cx));
+                    }
+                    body.as_mut().enter(owner.start());
+                }
                 Step::Running => ready!(owner.poll_running(body.as_mut(), cx)),
                 Step::Closing(_) => ready!(owner.poll_closing(body.as_mut(), cx)),
-                Step::Over | Step::Closed => return Poll::Ready(owner.finish(body)),
+                Step::Over | Step::Closed => {
+                    if first {
+                        // It has never waited. A loop of such pools would otherwise let nobody else run.
+                        let _ = pin!(consume_budget()).poll(cx);
+                    }
+                    return Poll::Ready(owner.finish(body));
+                }
                 Step::Done => panic!("the future of a pool was polled after it had completed"),
             }
         }

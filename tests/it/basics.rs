@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready_ok, task};
 
-use crate::support::{Alive, Log, on_both, on_current_thread, on_multi_thread, until};
+use crate::support::{Alive, Log, on_both, on_current_thread, on_multi_thread, until, watched};
 
 /// Counts the times that tasks came to some point.
 #[derive(Clone, Default)]
@@ -441,6 +441,24 @@ fn a_task_that_ends_well_disturbs_nobody() {
             Ok(slow.await?)
         });
         assert_eq!(value.await.unwrap(), 9);
+    });
+}
+
+#[test]
+fn pools_in_a_loop_that_never_have_to_wait_let_others_run() {
+    watched(|| {
+        on_both(|| async {
+            tokio::select! {
+                biased;
+                () = async {
+                    loop {
+                        assert_eq!(Pool::<BoxError>::open(async |_| Ok(1)).await.unwrap(), 1);
+                        Pool::<BoxError>::new().run().await.unwrap();
+                    }
+                } => {}
+                () = yield_now() => {}
+            }
+        });
     });
 }
 

@@ -872,6 +872,25 @@ fn ready_returns_when_the_pool_closes() {
     });
 }
 
+#[test]
+fn a_loop_that_is_always_ready_lets_others_run() {
+    watched(|| {
+        on_both(|| async {
+            for pool in [limited(1), Pool::new()] {
+                tokio::select! {
+                    biased;
+                    () = async {
+                        loop {
+                            pool.ready().await;
+                        }
+                    } => {}
+                    () = yield_now() => {}
+                }
+            }
+        });
+    });
+}
+
 /// Nobody has left by then.
 #[test]
 fn ready_returns_when_the_pool_closes_although_its_slots_are_taken() {
