@@ -107,9 +107,14 @@ impl<E> Shared<E> {
         untold.into_iter().chain(panicked.and_then(|panicked| self.lose(panicked, OnFailure::Cancel))).collect()
     }
 
-    /// Records a failure, or gives it back; closes the pool, if that is what is done on it. A waker that panics as it is
-    /// told of that is a failure more of whoever has failed, who has other things to do than to unwind.
-    fn lose(&self, failure: TaskError<E>, decision: OnFailure) -> Option<TaskError> {
+    /// Records a failure, or gives it back; closes the pool, if that is what is done on it.
+    ///
+    /// A waker that panics as the pool closes makes one more failure, by the same name: the task or body that has failed
+    /// must not unwind before it is counted as ended.
+    fn lose(&self, failure: TaskError<E>, decision: OnFailure) -> Option<TaskError>
+    where
+        E: 'static,
+    {
         let mut state = self.lock();
         let losses = state.losses.get_or_insert_default();
         if let Some(boxed) = losses.retired {
@@ -121,8 +126,10 @@ impl<E> Shared<E> {
         if matches!(decision, OnFailure::Collect) {
             return None;
         }
-        let woken = catch(|| self.begin_closing(state, ClosingReason::Failed));
-        self.lose(TaskError::new(info, Failure::Panic(woken.err()?)), OnFailure::Collect)
+        let payload = catch(|| self.begin_closing(state, ClosingReason::Failed)).err()?;
+        let panicked = TaskError::new(info, Failure::Panic(payload));
+        self.trace.failed(&panicked);
+        self.lose(panicked, OnFailure::Collect)
     }
 
     /// Records what failed below, or gives it back.

@@ -131,11 +131,14 @@ pub(super) enum Phase {
 impl<E> Drop for State<E> {
     /// A pool that never ran still has its plans.
     fn drop(&mut self) {
-        go_on(drop_plans(mem::take(&mut self.plans)));
+        if !self.plans.is_empty() {
+            go_on(drop_plans(mem::take(&mut self.plans)));
+        }
     }
 }
 
 /// Drops tasks that will never run, each of them although others panic in their destructors. Returns the first panic.
+#[cold]
 pub(super) fn drop_plans<E>(plans: Vec<Box<dyn Waiting<E>>>) -> Option<PanicPayload> {
     plans.into_iter().map(|task| catch(|| drop(task)).err()).fold(None, Option::or)
 }

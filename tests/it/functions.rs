@@ -867,14 +867,7 @@ fn race_that_is_dropped_reports_the_panic_of_an_output_that_it_has() {
 fn try_all_that_is_dropped_reports_the_panics_of_outputs_that_it_has() {
     for polled in [false, true] {
         on_both(async || {
-            let has_bombs = |gate: LatchEvent| {
-                let value = async || Ok::<_, BoxError>(bomb());
-                let waiting = async move {
-                    gate.wait_set().await;
-                    Ok(())
-                };
-                try_all((value(), value(), waiting))
-            };
+            let has_bombs = |gate| try_all((ready(Ok(bomb())), ready(Ok(bomb())), opened(gate)));
             assert_eq!(cleanup_of_dropped(polled, has_bombs).await, ["panic: in drop"; 2], "polled: {polled}");
             let has_bombs = |gate: LatchEvent| {
                 try_all([true, false].map(|waits| {
@@ -896,14 +889,8 @@ fn try_all_that_is_dropped_reports_the_panics_of_outputs_that_it_has() {
 fn wait_all_that_is_dropped_reports_the_panics_of_outputs_that_it_has() {
     for polled in [false, true] {
         on_both(async || {
-            let has_bombs = |gate: LatchEvent| {
-                let value = async || Ok::<_, BoxError>(bomb());
-                let waiting = async move {
-                    gate.wait_set().await;
-                    Ok::<_, BoxError>(())
-                };
-                wait_all((value(), value(), waiting))
-            };
+            let value = || ready(Ok::<_, BoxError>(bomb()));
+            let has_bombs = |gate| wait_all((value(), value(), opened(gate)));
             assert_eq!(cleanup_of_dropped(polled, has_bombs).await, ["panic: in drop"; 2], "polled: {polled}");
         });
     }
@@ -911,15 +898,11 @@ fn wait_all_that_is_dropped_reports_the_panics_of_outputs_that_it_has() {
 
 #[test]
 fn outputs_that_panic_as_a_function_is_dropped_go_no_further_outside_of_a_pool() {
-    let value = async || Ok::<_, BoxError>(bomb());
-    let waiting = |gate: LatchEvent| async move {
-        gate.wait_set().await;
-        Ok::<_, BoxError>(())
-    };
+    let value = || ready(Ok::<_, &str>(bomb()));
     for polled in [false, true] {
         on_both(async || {
-            drop_group(polled, |gate| try_all((value(), value(), waiting(gate)))).await;
-            drop_group(polled, |gate| wait_all((value(), value(), waiting(gate)))).await;
+            drop_group(polled, |gate| try_all((value(), value(), opened(gate)))).await;
+            drop_group(polled, |gate| wait_all((value(), value(), opened(gate)))).await;
         });
     }
 }

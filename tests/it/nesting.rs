@@ -850,20 +850,28 @@ fn ten_thousand_levels_of_tasks_come_to_their_end() {
     on_both(|| chain(10_000, Box::pin(async {})));
 }
 
+/// Cancels a pool below which there are so many others, the innermost with this leaf.
+async fn cancel_chain(levels: usize, leaf: Leaf) {
+    let alive = Alive::default();
+    let outcome: Outcome = Pool::open(async |pool| {
+        pool.spawn(chain(levels, leaf(alive.clone())));
+        until(|| alive.count() == 1).await;
+        pool.cancel();
+        Ok(())
+    })
+    .await;
+    outcome.unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
 #[test]
 fn ten_thousand_levels_of_tasks_are_cancelled() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let outcome: Outcome = Pool::open(async |pool| {
-            pool.spawn(chain(10_000, yielding(alive.clone())));
-            until(|| alive.count() == 1).await;
-            pool.cancel();
-            Ok(())
-        })
-        .await;
-        outcome.unwrap();
-        assert_eq!(alive.count(), 0);
-    });
+    on_both(|| cancel_chain(10_000, yielding));
+}
+
+#[test]
+fn a_hundred_thousand_levels_of_tasks_are_cancelled() {
+    on_both(|| cancel_chain(100_000, waiting));
 }
 
 #[test]
@@ -875,22 +883,6 @@ fn ten_thousand_levels_of_tasks_end_when_the_outermost_pool_is_dropped() {
         until(|| alive.count() == 1).await;
         drop(outermost);
         until(|| alive.count() == 0).await;
-    });
-}
-
-#[test]
-fn a_hundred_thousand_levels_of_tasks_are_cancelled() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let outcome: Outcome = Pool::open(async |pool| {
-            pool.spawn(chain(100_000, waiting(alive.clone())));
-            until(|| alive.count() == 1).await;
-            pool.cancel();
-            Ok(())
-        })
-        .await;
-        outcome.unwrap();
-        assert_eq!(alive.count(), 0);
     });
 }
 
