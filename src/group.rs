@@ -34,8 +34,8 @@ use tokio::task::JoinHandle;
 use tokio::task::coop::consume_budget;
 
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
-use crate::inside::{Ended, Inside};
-use crate::scope::{Call, Cleanup, Owner, Scope};
+use crate::scope::{Call, Cleanup, Scope, ScopeKind};
+use crate::scope::{Completion, Scoped};
 
 /// How many ended tasks are freed in one turn: some ten microseconds.
 const BATCH: usize = 256;
@@ -104,7 +104,7 @@ impl<I: Send + 'static> Group<I> {
     #[track_caller]
     pub(crate) fn new(function: &'static str, cleanup: Option<Cleanup>, rules: Rules<I>) -> Self {
         let spawned_at = Location::caller();
-        let scope = Scope::enter(Owner::Running(Call::new(function, spawned_at), cleanup));
+        let scope = Scope::enter(ScopeKind::Group(Call::new(function, spawned_at), cleanup));
         Self {
             branches: Vec::new(),
             board: Arc::new(Board { rules, spawned_at, state: Mutex::new(State::new()) }),
@@ -130,7 +130,7 @@ impl<I: Send + 'static> Group<I> {
             panic!("futures were given to be run, at {}, outside of a tokio runtime", self.spawned_at());
         };
         let end = Some(End { index: self.branches.len(), finish, board: Arc::clone(&self.board) });
-        let task = runtime.spawn(Branch { future: Inside::new(Arc::clone(scope), future), end });
+        let task = runtime.spawn(Branch { future: Scoped::new(Arc::clone(scope), future), end });
         if let (Some(call), Some(_)) = (scope.call(), &self.enclosing) {
             call.spawned(task.abort_handle());
         }
@@ -176,7 +176,7 @@ impl<I: Send + 'static> Group<I> {
     pub(crate) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(scope) = self.scope.take() {
             if let Err(scope) = Arc::try_unwrap(scope) {
-                self.settling = Some(Box::pin(scope.settled()));
+                self.settling = Some(Box::pin(scope.wait_empty()));
             }
         }
         if let Some(settling) = &mut self.settling {
@@ -211,7 +211,7 @@ impl<I: Send + 'static> Group<I> {
     /// Passes on what was reported to a group whose future is gone.
     pub(crate) fn pass_on(&self, cleanup: &Cleanup) {
         let failures = cleanup.close().into_iter();
-        failures.for_each(|failure| Scope::tell(self.enclosing.as_deref(), failure));
+        failures.for_each(|failure| Scope::report_to(self.enclosing.as_deref(), failure));
     }
 }
 
@@ -296,7 +296,7 @@ impl<I> Board<I> {
 
     /// Tells a scope of a failure, in the name of the call.
     fn report(&self, scope: Option<&Arc<Scope>>, failure: Failure) {
-        Scope::tell(scope.map(Arc::as_ref), TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
+        Scope::report_to(scope.map(Arc::as_ref), TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
     }
 }
 
@@ -315,14 +315,14 @@ impl<I> State<I> {
 #[pin_project(PinnedDrop)]
 struct Branch<F, M, I> {
     #[pin]
-    future: Inside<F>,
+    future: Scoped<F>,
     /// `None` once it has been told how the future ended.
     end: Option<End<M, I>>,
 }
 
 /// What a branch does at its end.
 struct End<M, I> {
-    /// Its place in the input.
+    /// Its class in the input.
     index: usize,
     /// Makes an item of the output or the panic.
     finish: M,
@@ -338,7 +338,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let Ended { output, dropped } = ready!(this.future.as_mut().poll(cx));
+        let Completion { output, dropped } = ready!(this.future.as_mut().poll(cx));
         let scope = this.future.take_scope();
         if let Some(End { index, finish, board }) = this.end.take() {
             if let Some(payload) = dropped {

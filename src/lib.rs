@@ -8,9 +8,9 @@ mod closing_reason;
 pub mod docs;
 mod error;
 mod group;
-mod inside;
+
 mod latch_event;
-mod node_state;
+
 mod pool;
 mod prime;
 mod race;
@@ -23,15 +23,15 @@ mod then;
 mod timeout;
 mod timeout_at;
 mod try_all;
-mod untold;
+mod unreported;
 mod wait_all;
 mod with_exit;
 
 pub use pool::{OnFailure, Pool, PoolBuilder, Started, TaskBuilder, TaskHandle, TaskOutput};
 
 pub use closing_reason::ClosingReason;
-pub use node_state::NodeState;
 pub use pool::{NodeKind, PoolTree, TreeNode};
+pub use scope::NodeState;
 
 pub use cancellation_token::cancellation_token;
 #[cfg(feature = "signal")]

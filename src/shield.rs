@@ -19,8 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
-use crate::inside::{Ended, Inside};
-use crate::scope::{Call, Owner, Scope};
+use crate::scope::{Call, Scope, ScopeKind};
+use crate::scope::{Completion, Scoped};
 
 /// Runs a future as a task that goes on to its end even if the caller is cancelled.
 ///
@@ -101,7 +101,7 @@ where
 {
     let Ok(runtime) = Handle::try_current() else { panic!("`shield` was called outside of a tokio runtime") };
     let called_at = Location::caller();
-    let scope = Scope::enter(Owner::Shielding(Call::new("shield", called_at)));
+    let scope = Scope::enter(ScopeKind::Shield(Call::new("shield", called_at)));
     Shield::spawn(&runtime, scope, called_at, future, |_| None)
 }
 
@@ -119,7 +119,7 @@ where
 #[must_use = "the work goes on when this is dropped, but its output is lost"]
 pub struct Shield<T> {
     /// Closed without an answer if the runtime of the work shuts down.
-    output: oneshot::Receiver<Ended<T>>,
+    output: oneshot::Receiver<Completion<T>>,
     /// What to do with an output that was sent and not taken.
     orphaned: Orphaned<T>,
     /// Not held: the work waits for nobody, and nobody but the work is to be waited for.
@@ -144,11 +144,11 @@ impl<T> Copy for Orphaned<T> {}
 
 impl<T> Orphaned<T> {
     /// Tells the scope what has failed, the panics of destructors included: of the future, and of the output.
-    fn report(self, scope: Option<&Scope>, ended: Ended<T>) {
+    fn report(self, scope: Option<&Scope>, ended: Completion<T>) {
         let failure = ended.output.and_then(|output| catch(|| (self.failure_of)(output)));
         let failure = failure.unwrap_or_else(|payload| Some(Failure::Panic(payload)));
         for failure in failure.into_iter().chain(ended.dropped.map(Failure::Panic)) {
-            Scope::tell(scope, TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
+            Scope::report_to(scope, TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
         }
     }
 }
@@ -169,7 +169,7 @@ impl<T: Send + 'static> Shield<T> {
         let orphaned = Orphaned { spawned_at, failure_of };
         let enclosing = scope.parent().map(Arc::downgrade).unwrap_or_default();
         let shown = scope.parent().map(|_| Arc::clone(&scope));
-        let work = Work { future: Inside::new(Arc::clone(&scope), future), sender: Some(sender), orphaned, scope };
+        let work = Work { future: Scoped::new(Arc::clone(&scope), future), sender: Some(sender), orphaned, scope };
         let task = runtime.spawn(work).abort_handle();
         if let Some(call) = shown.as_ref().and_then(|scope| scope.call()) {
             call.spawned(task);
@@ -184,7 +184,7 @@ impl<T: Send + 'static> Shield<T> {
     }
 
     /// The output; a panic of the destructor goes to the enclosing pool.
-    fn unwrap_ended(&self, ended: Ended<T>) -> Result<T, PanicPayload> {
+    fn unwrap_ended(&self, ended: Completion<T>) -> Result<T, PanicPayload> {
         if let (Some(payload), Some(scope)) = (ended.dropped, self.enclosing.upgrade()) {
             scope.report(TaskError::new(TaskInfo::unnamed(self.orphaned.spawned_at), Failure::Panic(payload)));
         }
@@ -196,9 +196,9 @@ impl<T: Send + 'static> Shield<T> {
 #[pin_project(PinnedDrop)]
 struct Work<F: Future> {
     #[pin]
-    future: Inside<F>,
+    future: Scoped<F>,
     /// `None` once it has ended.
-    sender: Option<oneshot::Sender<Ended<F::Output>>>,
+    sender: Option<oneshot::Sender<Completion<F::Output>>>,
     orphaned: Orphaned<F::Output>,
     /// Held until the output has been sent or reported.
     scope: Arc<Scope>,

@@ -1,17 +1,17 @@
 //! Where the items of a group are kept until all are there: vectors, arrays, and tuples of up to eight.
 //!
 //! `try_all` and `wait_all` yield their results in the shape of their input. The branches end in any order, so that
-//! each result is put at its place, by its index in a vector or an array. The parts of a tuple differ in type: there an
+//! each result is put at its class, by its index in a vector or an array. The parts of a tuple differ in type: there an
 //! item is a [`Choice`], which says by its variant where it belongs.
 
 use std::convert::Infallible;
 
-/// A place for each item, whatever its index and its type.
+/// A class for each item, whatever its index and its type.
 pub trait Slots {
     /// Any one item.
     type Item: Send + 'static;
 
-    /// Puts an item at its place. A tuple goes by the item itself.
+    /// Puts an item at its class. A tuple goes by the item itself.
     fn put(&mut self, index: usize, item: Self::Item);
 }
 

@@ -1,6 +1,6 @@
 //! A limit on how long a future may take.
 //!
-//! The future runs in a scope of its own, in place. At the limit it is dropped; then comes the wait for that scope,
+//! The future runs in a scope of its own, in class. At the limit it is dropped; then comes the wait for that scope,
 //! which ends when all has ended that the future had begun. The wait is the same if the future was in time, so that the
 //! scope of a call never outlives it.
 
@@ -13,9 +13,9 @@ use tokio::time::error::Elapsed;
 use tokio::time::{self, Instant};
 
 use crate::error::BoxError;
-use crate::inside::{Ended, Inside};
-use crate::scope::{Owner, Scope};
-use crate::untold::Untold;
+use crate::scope::{Completion, Scoped};
+use crate::scope::{Scope, ScopeKind};
+use crate::unreported::Unreported;
 
 /// Runs a future for at most `limit`, and returns when what it cut off has ended.
 ///
@@ -70,26 +70,26 @@ pub(crate) async fn cut_off_at<F: Future>(
     future: F,
     called_at: &'static Location<'static>,
 ) -> Result<F::Output, Elapsed> {
-    let scope = Scope::enter(Owner::Passing);
-    let mut future = pin!(Inside::new(Arc::clone(&scope), future));
+    let scope = Scope::enter(ScopeKind::InPlace);
+    let mut future = pin!(Scoped::new(Arc::clone(&scope), future));
     let ended = match deadline {
         Some(deadline) => time::timeout_at(deadline, future.as_mut()).await,
         None => Ok(future.as_mut().await),
     };
     // A panic is no reason not to wait, and outlives this future if that is dropped meanwhile.
-    let mut untold = Untold::<BoxError>::new(&scope, called_at);
+    let mut unreported = Unreported::<BoxError>::new(&scope, called_at);
     let output = match ended {
-        Ok(Ended { output, dropped }) => {
-            let output = output.map_err(|payload| untold.keep_panic(Some(payload))).ok();
-            untold.keep_panic(dropped);
+        Ok(Completion { output, dropped }) => {
+            let output = output.map_err(|payload| unreported.keep_panic(Some(payload))).ok();
+            unreported.keep_panic(dropped);
             Ok(output)
         }
         Err(elapsed) => {
-            untold.keep_panic(future.as_mut().end());
+            unreported.keep_panic(future.as_mut().end());
             Err(elapsed)
         }
     };
     drop(future.take_scope());
-    scope.settled().await;
-    untold.resume(output).map(|output| output.expect("a future has an output if it did not panic"))
+    scope.wait_empty().await;
+    unreported.resume(output).map(|output| output.expect("a future has an output if it did not panic"))
 }

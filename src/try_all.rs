@@ -125,7 +125,7 @@ mod sealed {
     use crate::group::Group;
     use crate::slots::Slots;
 
-    /// `S` has a place for each value, and is turned into a `T` when all are there.
+    /// `S` has a class for each value, and is turned into a `T` when all are there.
     pub trait Sealed<S: Slots, T, E: Send + 'static> {
         /// Spawns the futures as branches of a group, in order, and makes their places.
         fn spawn(self, group: &mut Group<Result<S::Item, Failure<E>>>) -> S;
@@ -147,7 +147,7 @@ fn item_of<T, E, I>(
     }
 }
 
-/// A value out of its place.
+/// A value out of its class.
 fn present<T>(slot: Option<T>) -> T {
     slot.expect("every future has returned a value")
 }

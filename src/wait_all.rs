@@ -1,6 +1,6 @@
 //! All of several futures, however each of them ends.
 //!
-//! Nothing decides in the [`group`](crate::group): each branch runs to its end. The results have a place for each
+//! Nothing decides in the [`group`](crate::group): each branch runs to its end. The results have a class for each
 //! branch from the beginning, which says that it was cut off; so it is right also about a branch that its runtime drops
 //! without a word.
 
@@ -16,7 +16,7 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// Runs futures at the same time, as tasks, each to its end, and yields for each of them, in order, its value or its
 /// failure.
 ///
-/// A failure stops none of the others. The result has a place for every future, whether it returned, failed or
+/// A failure stops none of the others. The result has a class for every future, whether it returned, failed or
 /// panicked. `wait_all` is ready only when all have ended, with everything below them.
 ///
 /// The futures are spawned when `wait_all` is called, on the runtime that it is called from. They come as a `Vec`, an
@@ -253,7 +253,7 @@ impl<S: Slots<Item = I>, I: Send + 'static> Future for WaitAllFuture<S, I> {
     ///
     /// If polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<S> {
-        // What was cut off by the runtime has a place that says so already.
+        // What was cut off by the runtime has a class that says so already.
         ready!(self.group.poll_ended(cx));
         ready!(self.group.poll_settled(cx));
         let mut results = self.results.take().expect("`wait_all` was polled after it was ready");

@@ -1,6 +1,6 @@
 //! A resource with a goodbye that has to be awaited.
 //!
-//! The body runs in place, and borrows the resource. The handler takes it, and has to run even if there is nobody left
+//! The body runs in class, and borrows the resource. The handler takes it, and has to run even if there is nobody left
 //! to run it in: so it is shielded work, in a scope beside that of the body, and its first step is to wait for the end
 //! of the body's scope. The `Visit` owns the resource in between. However the body ends, the visit ends after it: it is
 //! left with the reason, or dropped, which is the reason itself.
@@ -15,11 +15,11 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::error::{BoxError, ExitError, Failure, PanicPayload, catch};
-use crate::inside::Inside;
-use crate::scope::{Call, Owner, Scope};
+use crate::scope::Scoped;
+use crate::scope::{Call, Scope, ScopeKind};
 use crate::shield::Shield;
 use crate::then::Then;
-use crate::untold::Untold;
+use crate::unreported::Unreported;
 
 /// Runs a body with a resource, then an exit handler that takes the resource: always, also if the body fails, panics,
 /// or is dropped halfway.
@@ -127,21 +127,21 @@ where
         let Ok(runtime) = Handle::try_current() else {
             panic!("`with_exit` (called at {called_at}) was polled outside of a tokio runtime");
         };
-        let scope = Scope::enter(Owner::Passing);
-        let mut untold = Untold::new(&scope, called_at);
+        let scope = Scope::enter(ScopeKind::InPlace);
+        let mut unreported = Unreported::new(&scope, called_at);
         let parts = Parts { resource, exit, scope: Arc::clone(&scope), runtime, called_at };
         let mut visit = Visit { parts: Some(parts) };
         // If this future is dropped here: the body goes first, then the visit, which starts the handler.
-        let ended = Inside::new(scope, visit.stay(body)).await;
-        untold.tell(ended.dropped.map(Failure::Panic));
-        let (how, value) = keep(&mut untold, ended.output);
+        let ended = Scoped::new(scope, visit.stay(body)).await;
+        unreported.report(ended.dropped.map(Failure::Panic));
+        let (how, value) = keep(&mut unreported, ended.output);
         let handler = visit.leave(how);
         // If it is dropped here: the handler goes on, and what has failed in the body is reported.
         let handled = match handler {
             Some(handler) => handler.ended().await,
             None => None,
         };
-        conclude(untold, value, handled)
+        conclude(unreported, value, handled)
     }
 }
 
@@ -221,8 +221,8 @@ where
     /// Starts the handler, in a scope beside the body's, whose end it waits for first.
     fn leave(&mut self, how: Exit) -> Option<Shield<Result<(), E>>> {
         let Parts { resource, exit, scope, runtime, called_at } = self.parts.take()?;
-        let handler_scope = scope.beside(Owner::Shielding(Call::new("with_exit", called_at)));
-        let handler = Then::new(scope.settled(), move || exit(resource, how));
+        let handler_scope = scope.beside(ScopeKind::Shield(Call::new("with_exit", called_at)));
+        let handler = Then::new(scope.wait_empty(), move || exit(resource, how));
         let failure_of = |result: Result<(), E>| result.err().map(|error| Failure::Error(error.into()));
         Some(Shield::spawn(&runtime, handler_scope, called_at, handler, failure_of))
     }
@@ -242,38 +242,41 @@ where
 }
 
 /// Keeps the failure of the body, and says how it ended.
-fn keep<T, E: Into<BoxError>>(untold: &mut Untold<E>, output: Result<Result<T, E>, PanicPayload>) -> (Exit, Option<T>) {
+fn keep<T, E: Into<BoxError>>(
+    unreported: &mut Unreported<E>,
+    output: Result<Result<T, E>, PanicPayload>,
+) -> (Exit, Option<T>) {
     match output {
         Ok(Ok(value)) => (Exit::Finished, Some(value)),
         Ok(Err(error)) => {
-            untold.failure = Some(Failure::Error(error));
+            unreported.failure = Some(Failure::Error(error));
             (Exit::Failed, None)
         }
         Err(payload) => {
-            untold.keep_panic(Some(payload));
+            unreported.keep_panic(Some(payload));
             (Exit::Panicked, None)
         }
     }
 }
 
-/// What the body, whose failure is in `untold`, and the handler have come to; `handled` is `None` if the runtime has
+/// What the body, whose failure is in `unreported`, and the handler have come to; `handled` is `None` if the runtime has
 /// shut down.
 ///
 /// A panic goes on, that of the body before that of the handler. What then cannot be returned is told the enclosing
 /// pool.
 fn conclude<T, E: Into<BoxError>>(
-    mut untold: Untold<E>,
+    mut unreported: Unreported<E>,
     value: Option<T>,
     handled: Option<Result<Result<(), E>, PanicPayload>>,
 ) -> Result<T, ExitError<E>> {
-    if untold.failure.is_none() && matches!(handled, Some(Ok(Ok(())))) {
+    if unreported.failure.is_none() && matches!(handled, Some(Ok(Ok(())))) {
         return Ok(value.expect("a body without a failure has returned a value"));
     }
     // Before a panic goes on: one of a destructor during that would end the process.
-    untold.tell(catch(|| drop(value)).err().map(Failure::Panic));
-    match (untold.failure.take(), handled) {
+    unreported.report(catch(|| drop(value)).err().map(Failure::Panic));
+    match (unreported.failure.take(), handled) {
         (Some(Failure::Panic(payload)), handled) => {
-            untold.tell(match handled {
+            unreported.report(match handled {
                 Some(Ok(result)) => result.err().map(Failure::Error),
                 Some(Err(payload)) => Some(Failure::Panic(payload)),
                 None => None,
@@ -281,12 +284,12 @@ fn conclude<T, E: Into<BoxError>>(
             payload.resume()
         }
         (failure, Some(Err(payload))) => {
-            untold.tell(failure);
+            unreported.report(failure);
             payload.resume()
         }
         (Some(Failure::Error(body)), Some(Ok(Err(exit)))) => Err(ExitError::Both { body, exit }),
         (Some(Failure::Error(body)), _) => Err(ExitError::Body(body)),
         (_, Some(Ok(Err(exit)))) => Err(ExitError::Exit(exit)),
-        _ => panic!("the runtime of an exit handler has shut down (`with_exit` at {})", untold.called_at),
+        _ => panic!("the runtime of an exit handler has shut down (`with_exit` at {})", unreported.called_at),
     }
 }

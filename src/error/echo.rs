@@ -12,7 +12,7 @@ use super::{BoxError, ExitError, PoolError, TaskStopped, catch};
 /// was cancelled, or how a task has stopped. The body of a `with_exit` passes it on as it is.
 ///
 /// An error that panics when it is asked for its cause says more than that.
-pub(crate) fn is_echo<E: 'static>(error: &E) -> bool {
+pub(crate) fn is_cancellation<E: 'static>(error: &E) -> bool {
     let error = error as &dyn Any;
     let told = || match error.downcast_ref() {
         Some(error) => is_boxed_echo(error),
@@ -27,7 +27,7 @@ pub(crate) fn is_echo<E: 'static>(error: &E) -> bool {
 
 /// The same, of an error in a box.
 fn is_boxed_echo(error: &BoxError) -> bool {
-    error.source().is_some_and(|cause| cause.is::<AskedToStop>())
+    error.source().is_some_and(|cause| cause.is::<CancelledError>())
         || error.downcast_ref().is_some_and(tells_only_that_it_stopped)
         || error.downcast_ref().is_some_and(has_only_an_echo)
 }
@@ -45,4 +45,4 @@ fn has_only_an_echo(error: &ExitError<BoxError>) -> bool {
 /// The cause of an error that says only that a pool was cancelled: by this it is known, whatever its type.
 #[derive(Debug, thiserror::Error)]
 #[error("it was asked to stop")]
-pub(super) struct AskedToStop;
+pub(super) struct CancelledError;

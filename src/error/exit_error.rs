@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt::{self, Debug, Display};
 
 use super::BoxError;
-use super::echo::AskedToStop;
+use super::echo::CancelledError;
 use super::text::Parts;
 
 /// What failed in [`with_exit`](crate::with_exit()): the body, the exit handler, or both.
@@ -73,7 +73,7 @@ impl<E: Debug + Display + 'static> Error for ExitError<E> {
         match self {
             Self::Body(body) => cause_of(body),
             // Nobody asks a handler to stop: its failure is never to be taken for an echo of that.
-            Self::Exit(exit) => cause_of(exit).filter(|cause| !cause.is::<AskedToStop>()),
+            Self::Exit(exit) => cause_of(exit).filter(|cause| !cause.is::<CancelledError>()),
             Self::Both { .. } => None,
         }
     }

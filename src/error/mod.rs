@@ -30,6 +30,6 @@ pub use self::task_error::TaskError;
 pub use self::task_info::TaskInfo;
 pub use self::task_stopped::TaskStopped;
 
-pub(crate) use self::echo::is_echo;
+pub(crate) use self::echo::is_cancellation;
 pub(crate) use self::panic_payload::catch;
 pub(crate) use self::pool_error::Report;

@@ -8,7 +8,7 @@ use std::fmt::{self, Debug, Display};
 use std::mem;
 use std::sync::Arc;
 
-use super::echo::AskedToStop;
+use super::echo::CancelledError;
 use super::text::{Parts, write_list};
 use super::{BoxError, Failure, TaskError, TaskInfo, catch};
 use crate::closing_reason::ClosingReason;
@@ -430,7 +430,7 @@ impl<E: Debug + Display + 'static> Error for PoolError<E> {
     /// it was asked to stop.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self.failures() {
-            [] if self.is_cancelled() => Some(&AskedToStop),
+            [] if self.is_cancelled() => Some(&CancelledError),
             [only] => only.source(),
             _ => None,
         }

@@ -29,7 +29,7 @@ pub struct TaskInfo {
     pub(crate) name: Option<Arc<str>>,
     /// For a body, where its pool was opened.
     pub(crate) spawned_at: &'static Location<'static>,
-    /// It is the body, which is polled in place and is no task of the runtime.
+    /// It is the body, which is polled in class and is no task of the runtime.
     pub(crate) body: bool,
 }
 

@@ -7,11 +7,11 @@ use std::sync::{Arc, MutexGuard};
 
 use tokio::task::coop::consume_budget;
 
+use super::depths::{Berth, Launch};
 use super::gate::{Kept, Queued, Slot, Ticket, Turn, Waiting};
-use super::stage::{Berth, Launch};
 use super::state::{Phase, Shared, State};
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
-use crate::scope::{Place, Spot};
+use crate::scope::{Current, TaskClass};
 
 /// Why a task cannot be spawned that cannot leave its thread.
 pub(super) enum NotLocal {
@@ -31,22 +31,22 @@ enum Next<E> {
 
 impl<E: Send + 'static> Shared<E> {
     /// Takes a task in: spawns it, or keeps it until the pool runs or it is its turn, or gives it back.
-    pub(super) fn admit<L: Launch + Send>(self: &Arc<Self>, place: Place, task: L) -> Result<(), L> {
+    pub(super) fn admit<L: Launch + Send>(self: &Arc<Self>, class: TaskClass, task: L) -> Result<(), L> {
         let mut state = self.lock();
         if state.phase == Phase::Planned {
-            state.plans.push(Box::new(Kept { place, task }));
+            state.plans.push(Box::new(Kept { class, task }));
             return Ok(());
         }
-        if !self.is_open(&state, place) {
+        if !self.is_open(&state, class) {
             return Err(task);
         }
-        if let Some(gate) = state.gate.as_mut().filter(|_| !place.daemon) {
+        if let Some(gate) = state.gate.as_mut().filter(|_| !class.daemon) {
             if !gate.enter() {
-                self.enqueue(&mut state, place, Box::new(Kept { place, task }));
+                self.enqueue(&mut state, class, Box::new(Kept { class, task }));
                 return Ok(());
             }
         }
-        let berth = state.stages.reserve(self, place, task.info());
+        let berth = state.depths.reserve(self, class, task.info());
         drop(state);
         self.launch(berth, task);
         Ok(())
@@ -54,23 +54,23 @@ impl<E: Send + 'static> Shared<E> {
 
     /// Whether a depth takes tasks that are spawned at once.
     #[inline]
-    fn is_open(&self, state: &State<E>, place: Place) -> bool {
-        matches!(state.phase, Phase::Running | Phase::Closing) && self.takes(place.depth)
+    fn is_open(&self, state: &State<E>, class: TaskClass) -> bool {
+        matches!(state.phase, Phase::Running | Phase::Closing) && self.takes(class.depth)
     }
 
     /// Has a task wait for its turn.
-    fn enqueue(self: &Arc<Self>, state: &mut State<E>, place: Place, task: Box<dyn Waiting<E>>) {
-        let State { stages, gate: Some(gate), .. } = state else { return };
-        gate.push(Queued { task, scope: stages.scope(self, place) }, self);
+    fn enqueue(self: &Arc<Self>, state: &mut State<E>, class: TaskClass, task: Box<dyn Waiting<E>>) {
+        let State { depths, gate: Some(gate), .. } = state else { return };
+        gate.push(Queued { task, scope: depths.scope(self, class) }, self);
     }
 
     /// Spawns a task, and lets its handle know what to abort it by, if it has one.
     #[inline]
     pub(super) fn launch(&self, berth: Berth, task: impl Launch) {
-        let Berth { seat, scope } = berth;
+        let Berth { key, scope } = berth;
         let control = task.control();
         let runtime = self.runtime.get().expect("a berth is reserved in a pool that runs");
-        let spawned = task.launch(scope, seat, runtime);
+        let spawned = task.launch(scope, key, runtime);
         if let Some(control) = control {
             control.spawned(spawned.abort_handle());
         }
@@ -86,12 +86,12 @@ impl<E: Send + 'static> Shared<E> {
 
     /// What becomes of a planned task now that the pool runs; `None` if it has to wait for its turn.
     fn admit_planned(self: &Arc<Self>, state: &mut State<E>, task: Box<dyn Waiting<E>>) -> Option<Next<E>> {
-        let place = task.place();
-        let scope = state.stages.scope(self, place);
+        let class = task.class();
+        let scope = state.depths.scope(self, class);
         if task.is_cancelled() {
             return Some(Next::Drop(Queued { task, scope }));
         }
-        if let Some(gate) = state.gate.as_mut().filter(|_| !place.daemon) {
+        if let Some(gate) = state.gate.as_mut().filter(|_| !class.daemon) {
             if !gate.enter() {
                 gate.push(Queued { task, scope }, self);
                 return None;
@@ -102,7 +102,7 @@ impl<E: Send + 'static> Shared<E> {
 
     /// Reserves a berth, unless the task is spawned already.
     fn reserve(self: &Arc<Self>, state: &mut State<E>, queued: Queued<E>) -> Next<E> {
-        let berth = queued.task.info().map(|info| state.stages.reserve(self, queued.task.place(), info));
+        let berth = queued.task.info().map(|info| state.depths.reserve(self, queued.task.class(), info));
         Next::Spawn(queued, berth)
     }
 
@@ -122,11 +122,11 @@ impl<E: Send + 'static> Shared<E> {
     pub(super) fn discard(&self, queued: Queued<E>) {
         let Queued { task, scope } = queued;
         let info = task.info();
-        let mut spot = Some(Spot { scope, seat: None });
-        let dropped = catch(|| Spot::enter(&mut spot, || drop(task)));
-        if let (Err(payload), Some(info), Some(Spot { scope, .. })) = (dropped, info, &spot) {
-            let untold = self.fail(TaskError::new(info, Failure::Panic(payload)));
-            scope.tell_around(untold);
+        let mut current = Some(Current { scope, key: None });
+        let dropped = catch(|| Current::enter(&mut current, || drop(task)));
+        if let (Err(payload), Some(info), Some(Current { scope, .. })) = (dropped, info, &current) {
+            let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
+            scope.report_outside(unreported);
         }
     }
 
@@ -176,7 +176,7 @@ impl<E: Send + 'static> Shared<E> {
         gate.draining = queued.is_some();
         let queued = queued?;
         // A depth that is about to be aborted takes none any more.
-        if self.is_open(state, queued.task.place()) && !queued.task.is_cancelled() {
+        if self.is_open(state, queued.task.class()) && !queued.task.is_cancelled() {
             return Some(self.reserve(state, queued));
         }
         state.gate.iter_mut().for_each(|gate| gate.leave());
@@ -202,7 +202,7 @@ impl<E: Send + 'static> Shared<E> {
         let state = self.lock();
         match (state.phase, &state.gate) {
             (Phase::Planned, Some(gate)) => {
-                gate.has_room_for_more_than(state.plans.iter().filter(|task| !task.place().daemon).count())
+                gate.has_room_for_more_than(state.plans.iter().filter(|task| !task.class().daemon).count())
             }
             (Phase::Running, Some(gate)) => gate.is_free(),
             _ => true,
@@ -214,7 +214,7 @@ impl<E: Send + 'static> Shared<E> {
 
 impl<E: Send + 'static> Shared<E> {
     /// Takes in a task of this thread, made of what says when its turn is. If the pool is closed, it is dropped.
-    pub(super) fn admit_local<L, M>(self: &Arc<Self>, place: Place, info: TaskInfo, make: M) -> Result<(), NotLocal>
+    pub(super) fn admit_local<L, M>(self: &Arc<Self>, class: TaskClass, info: TaskInfo, make: M) -> Result<(), NotLocal>
     where
         L: Launch,
         M: FnOnce(Turn) -> L,
@@ -223,19 +223,19 @@ impl<E: Send + 'static> Shared<E> {
         if state.phase == Phase::Planned {
             return Err(NotLocal::Planned);
         }
-        if !self.is_open(&state, place) {
+        if !self.is_open(&state, class) {
             return Ok(());
         }
-        let turn = match state.gate.as_mut().filter(|_| !place.daemon).map(|gate| gate.enter()) {
+        let turn = match state.gate.as_mut().filter(|_| !class.daemon).map(|gate| gate.enter()) {
             None => Turn::Now(None),
             Some(true) => Turn::Now(Some(Slot::new(self))),
             Some(false) => {
-                let (ticket, turn) = Ticket::new(place);
-                self.enqueue(&mut state, place, Box::new(ticket));
+                let (ticket, turn) = Ticket::new(class);
+                self.enqueue(&mut state, class, Box::new(ticket));
                 Turn::Later(turn)
             }
         };
-        let berth = state.stages.reserve(self, place, info);
+        let berth = state.depths.reserve(self, class, info);
         drop(state);
         let task = make(turn);
         catch(|| self.launch(berth, task)).map_err(|_| NotLocal::Outside)

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pool;
-use super::driver::{Body, Drive, Owner};
+use super::driver::{Body, Drive, DriverState};
 use super::on_failure::OnFailure;
 use super::state::{Options, Shared};
 use crate::error::{BoxError, PoolError, TaskError};
@@ -138,14 +138,14 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
     /// Lets at most `tasks` run at a time. The others wait for their turn.
     ///
-    /// [`spawn`](Pool::spawn) never waits; [`ready`](Pool::ready) does, for back-pressure. Tasks that wait are members
+    /// [`spawn`](Pool::spawn) never waits; [`ready`](Pool::ready) does, for back-pressure. Tasks that wait are entries
     /// of the pool and hold it open. They are dropped unpolled when their depth is aborted. Daemons and the body do not
     /// count.
     ///
-    /// A task may spawn into its own full pool. If it also *waits* for what it has spawned, it keeps its place
+    /// A task may spawn into its own full pool. If it also *waits* for what it has spawned, it keeps its class
     /// meanwhile: as many such tasks as the limit allows wait for each other for ever. Open a nested pool instead.
     ///
-    /// Unlike a `Semaphore` whose permit each task takes, it needs nothing in the tasks, and the place is free again
+    /// Unlike a `Semaphore` whose permit each task takes, it needs nothing in the tasks, and the class is free again
     /// also after a panic or an abort.
     ///
     /// # Fairness
@@ -362,8 +362,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
         E: Into<BoxError>,
     {
         let pool = Pool { shared: Shared::new(self.name, self.options, true) };
-        let owner = Owner::new(Arc::clone(&pool.shared), "Pool::open");
-        Drive::new(owner, Body::new(Then::new(std::future::ready(()), move || body(pool))))
+        let state = DriverState::new(Arc::clone(&pool.shared), "Pool::open");
+        Drive::new(state, Body::new(Then::new(std::future::ready(()), move || body(pool))))
     }
 }
 

@@ -126,13 +126,13 @@ impl<E: Send + 'static> Pool<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let pool: Pool = Pool::new();
-    /// let observer = tokio::spawn({
+    /// let sink = tokio::spawn({
     ///     let pool = pool.clone();
     ///     async move { pool.cancelled().await }
     /// });
     /// pool.spawn(async { Err("no such host".into()) });
     /// pool.run().await.unwrap_err();
-    /// observer.await.unwrap();
+    /// sink.await.unwrap();
     /// # }
     /// ```
     pub async fn cancelled(&self) {

@@ -34,7 +34,7 @@ enum Step {
     #[default]
     Next,
     /// The tasks of a depth have been asked to stop.
-    Asked { depth: i32, grace: Deadline },
+    Cancelled { depth: i32, grace: Deadline },
     /// They have been aborted, or had all ended.
     Aborted { depth: i32, patience: Option<Deadline> },
     /// Nothing is left.
@@ -70,12 +70,12 @@ impl Closing {
     pub(super) fn poll<E: Send + 'static>(&mut self, pool: &Shared<E>, cx: &mut Context<'_>) -> Progress {
         loop {
             match &mut self.step {
-                Step::Next => match pool.ask_next() {
-                    Some(depth) => self.step = Step::Asked { depth, grace: Deadline::After(pool.grace()) },
+                Step::Next => match pool.cancel_next_depth() {
+                    Some(depth) => self.step = Step::Cancelled { depth, grace: Deadline::After(pool.grace()) },
                     None => self.step = Step::Over,
                 },
-                Step::Asked { depth, grace } => {
-                    if !pool.wait_settled(cx, *depth) && grace.poll(cx).is_pending() {
+                Step::Cancelled { depth, grace } => {
+                    if !pool.poll_empty(cx, *depth) && grace.poll(cx).is_pending() {
                         pool.watch(&mut self.watch, cx);
                         return Progress::Waiting;
                     }
@@ -84,12 +84,12 @@ impl Closing {
                     return Progress::Aborted;
                 }
                 Step::Aborted { depth, patience } => {
-                    if !pool.wait_settled(cx, *depth) {
+                    if !pool.poll_empty(cx, *depth) {
                         if patience.as_mut().is_none_or(|patience| patience.poll(cx).is_pending()) {
                             pool.watch(&mut self.watch, cx);
                             return Progress::Waiting;
                         }
-                        pool.give_up(*depth);
+                        pool.abandon(*depth);
                     } else {
                         pool.close_depth(*depth);
                     }
@@ -108,13 +108,13 @@ impl Closing {
     }
 
     /// Has the rest done by the runtime, and what fails reported to the enclosing scope, which waits for it.
-    pub(super) fn hand_on<E>(mut self: Box<Self>, pool: Arc<Shared<E>>, enclosing: Option<Arc<Scope>>)
+    pub(super) fn detach<E>(mut self: Box<Self>, pool: Arc<Shared<E>>, enclosing: Option<Arc<Scope>>)
     where
         E: Into<BoxError> + Send + 'static,
     {
         // What has no time to end by itself does not wait for the runtime to take over.
         if let (Step::Next, true) = (&self.step, pool.grace().is_zero()) {
-            if let Some(depth) = pool.ask_next() {
+            if let Some(depth) = pool.cancel_next_depth() {
                 self.abort(&pool, depth);
             }
         }
@@ -176,6 +176,6 @@ impl<E: Into<BoxError> + Send + 'static> Drop for Remains<E> {
         let Report { failures, cleanup_failures, .. } = self.pool.take_report();
         let enclosing = self.enclosing.take();
         let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
-        failures.for_each(|failure| Scope::tell(enclosing.as_deref(), failure));
+        failures.for_each(|failure| Scope::report_to(enclosing.as_deref(), failure));
     }
 }

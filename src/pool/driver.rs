@@ -11,26 +11,26 @@ use tokio::task::coop::{consume_budget, has_budget_remaining};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::closing::{Closing, Progress};
-use super::phases::Look;
+use super::phases::End;
 use super::state::Shared;
 use crate::closing_reason::ClosingReason;
-use crate::error::{BoxError, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch, is_echo};
-use crate::inside::Inside;
+use crate::error::{BoxError, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch, is_cancellation};
 use crate::scope::Scope;
+use crate::scope::Scoped;
 
 /// Runs a pool to its end: the future behind `open` and `run`.
 #[must_use = "a pool does nothing until its future is polled"]
 #[pin_project(project = Projected)]
 pub(super) struct Drive<E: Into<BoxError> + Send + 'static, T, F> {
-    /// Dropped before `owner`, so that a body that is dropped halfway is gone when the closing is handed on.
+    /// Dropped before `state`, so that a body that is dropped halfway is gone when the closing is handed on.
     #[pin]
     body: Body<T, F>,
-    owner: Owner<E>,
+    state: DriverState<E>,
 }
 
 impl<E: Into<BoxError> + Send + 'static, T, F> Drive<E, T, F> {
-    pub(super) fn new(owner: Owner<E>, body: Body<T, F>) -> Self {
-        Self { body, owner }
+    pub(super) fn new(state: DriverState<E>, body: Body<T, F>) -> Self {
+        Self { body, state }
     }
 }
 
@@ -45,25 +45,25 @@ where
     ///
     /// If polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Projected { mut body, owner } = self.project();
-        let first = matches!(owner.step, Step::Unpolled);
+        let Projected { mut body, state } = self.project();
+        let first = matches!(state.step, Step::Unpolled);
         loop {
-            match owner.step {
+            match state.step {
                 Step::Unpolled => {
                     // Here, where nothing is lost yet if the future is dropped meanwhile.
                     if !has_budget_remaining() {
                         ready!(pin!(consume_budget()).poll(cx));
                     }
-                    body.as_mut().enter(owner.start());
+                    body.as_mut().enter(state.start());
                 }
-                Step::Running => ready!(owner.poll_running(body.as_mut(), cx)),
-                Step::Closing(_) => ready!(owner.poll_closing(body.as_mut(), cx)),
+                Step::Running => ready!(state.poll_running(body.as_mut(), cx)),
+                Step::Closing(_) => ready!(state.poll_closing(body.as_mut(), cx)),
                 Step::Over | Step::Closed => {
                     if first {
                         // It has never waited. A loop of such pools would otherwise let nobody else run.
                         let _ = pin!(consume_budget()).poll(cx);
                     }
-                    return Poll::Ready(owner.finish(body));
+                    return Poll::Ready(state.finish(body));
                 }
                 Step::Done => panic!("the future of a pool was polled after it had completed"),
             }
@@ -72,20 +72,20 @@ where
 }
 
 /// The side of the pool that must see it to its end.
-pub(super) struct Owner<E: Into<BoxError> + Send + 'static> {
+pub(super) struct DriverState<E: Into<BoxError> + Send + 'static> {
     pool: Arc<Shared<E>>,
     /// Where failures go if the future is dropped; held, so that it waits until they have been told.
     enclosing: Option<Arc<Scope>>,
-    /// The name and the place of the call that made it.
+    /// The name and the class of the call that made it.
     call: (&'static str, &'static Location<'static>),
     step: Step,
     /// What the body panicked with, to be resumed when all has ended.
     panic: Option<PanicPayload>,
-    /// Ready when the enclosing task is asked to stop, if this has to listen to that.
-    asked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Ready when the enclosing task is outer_cancelled to stop, if this has to listen to that.
+    outer_cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
-/// How far the owner has come.
+/// How far the state has come.
 enum Step {
     /// Not polled yet.
     Unpolled,
@@ -101,18 +101,25 @@ enum Step {
     Done,
 }
 
-impl<E: Into<BoxError> + Send + 'static> Owner<E> {
-    /// The owner of a pool that was made to have one.
+impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
+    /// The state of a pool that was made to have one.
     #[track_caller]
     pub(super) fn new(pool: Arc<Shared<E>>, call: &'static str) -> Self {
-        Self { pool, enclosing: None, call: (call, Location::caller()), step: Step::Unpolled, panic: None, asked: None }
+        Self {
+            pool,
+            enclosing: None,
+            call: (call, Location::caller()),
+            step: Step::Unpolled,
+            panic: None,
+            outer_cancelled: None,
+        }
     }
 
-    /// The owner of a planned pool.
+    /// The state of a planned pool.
     ///
     /// # Panics
     ///
-    /// If the pool has an owner already, or had one.
+    /// If the pool has an state already, or had one.
     #[track_caller]
     pub(super) fn claim(pool: Arc<Shared<E>>, call: &'static str) -> Self {
         assert!(pool.claim(), "`{call}` was called on a pool that already ran");
@@ -131,7 +138,7 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
         };
         let enclosing = Scope::current();
         // Before the first task begins: a request that comes after this is for this pool too.
-        self.asked = enclosing.as_ref().and_then(|scope| scope.token_to_heed()).and_then(listen);
+        self.outer_cancelled = enclosing.as_ref().and_then(|scope| scope.token_to_obey()).and_then(listen);
         let scope = self.pool.start(runtime, enclosing.clone());
         self.enclosing = enclosing;
         self.step = Step::Running;
@@ -143,17 +150,17 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     where
         F: Future<Output = Result<T, E>>,
     {
-        if self.asked.as_mut().is_some_and(|asked| asked.as_mut().poll(cx).is_ready()) {
-            self.asked = None;
+        if self.outer_cancelled.as_mut().is_some_and(|outer_cancelled| outer_cancelled.as_mut().poll(cx).is_ready()) {
+            self.outer_cancelled = None;
             self.pool.close(ClosingReason::ParentClosing);
         }
         if !self.pool.is_closed() {
             body.as_mut().poll(self, cx);
         }
-        self.step = match self.pool.look(cx) {
-            Look::Waiting => return Poll::Pending,
-            Look::Close(closing) => Step::Closing(closing),
-            Look::Over => Step::Over,
+        self.step = match self.pool.poll_state(cx) {
+            End::Waiting => return Poll::Pending,
+            End::Close(closing) => Step::Closing(closing),
+            End::Over => Step::Over,
         };
         Poll::Ready(())
     }
@@ -185,7 +192,7 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     /// What the pool has come to.
     ///
     /// A panic of the body outranks everything, as in `std::thread::scope`: the caller expects to unwind, and an error
-    /// in its place would hide the bug. That is the one case in which failures are not returned.
+    /// in its class would hide the bug. That is the one case in which failures are not returned.
     fn finish<T, F>(&mut self, body: Pin<&mut Body<T, F>>) -> Result<T, PoolError<E>> {
         let well = matches!(std::mem::replace(&mut self.step, Step::Done), Step::Over);
         if let Some(payload) = self.panic.take() {
@@ -203,8 +210,8 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     /// Records how the body failed, if it has.
     fn body_failed(&self, failure: Option<Failure<E>>) {
         if let Some(failure) = failure {
-            let untold = self.pool.fail(TaskError::new(self.body_info(), failure));
-            debug_assert!(untold.is_none(), "the pool has not returned");
+            let unreported = self.pool.fail(TaskError::new(self.body_info(), failure));
+            debug_assert!(unreported.is_none(), "the pool has not returned");
         }
     }
 
@@ -213,7 +220,7 @@ impl<E: Into<BoxError> + Send + 'static> Owner<E> {
     }
 }
 
-impl<E: Into<BoxError> + Send + 'static> Drop for Owner<E> {
+impl<E: Into<BoxError> + Send + 'static> Drop for DriverState<E> {
     /// The future was dropped halfway, the body with it. The tasks get the same closing as ever, carried on by the
     /// runtime; the enclosing scope waits for it, since it holds this pool's scope.
     fn drop(&mut self) {
@@ -226,7 +233,7 @@ impl<E: Into<BoxError> + Send + 'static> Drop for Owner<E> {
         self.pool.hand_over();
         let panic = self.panic.take();
         self.body_failed(panic.map(Failure::Panic));
-        closing.hand_on(Arc::clone(&self.pool), self.enclosing.take());
+        closing.detach(Arc::clone(&self.pool), self.enclosing.take());
     }
 }
 
@@ -239,19 +246,19 @@ fn listen(token: CancellationToken) -> Option<Pin<Box<WaitForCancellationFutureO
 #[pin_project]
 pub(super) struct Body<T, F> {
     #[pin]
-    future: Inside<F>,
+    future: Scoped<F>,
     /// What it has returned.
     value: Option<T>,
 }
 
 impl<T, F> Body<T, F> {
     pub(super) fn new(future: F) -> Self {
-        Self { future: Inside::outside(future), value: None }
+        Self { future: Scoped::outside(future), value: None }
     }
 
     /// A body that has returned already, for a pool that is run without one.
     pub(super) fn returned(value: T) -> Self {
-        Self { future: Inside::ended(), value: Some(value) }
+        Self { future: Scoped::ended(), value: Some(value) }
     }
 
     fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
@@ -271,19 +278,19 @@ impl<T, F> Body<T, F> {
     }
 
     /// Drops the body if it has not ended; a panic of its destructors is a failure.
-    fn cut_short<E: Into<BoxError> + Send + 'static>(self: Pin<&mut Self>, owner: &Owner<E>) {
+    fn cut_short<E: Into<BoxError> + Send + 'static>(self: Pin<&mut Self>, state: &DriverState<E>) {
         let mut future = self.project().future;
         if !future.has_ended() {
             let dropped = future.as_mut().end();
             drop(future.take_scope());
-            owner.body_failed(dropped.map(Failure::Panic));
+            state.body_failed(dropped.map(Failure::Panic));
         }
     }
 }
 
 impl<T, F: Future> Body<T, F> {
     /// Polls the body, unless it has ended, and records how it ends.
-    fn poll<E>(self: Pin<&mut Self>, owner: &mut Owner<E>, cx: &mut Context<'_>)
+    fn poll<E>(self: Pin<&mut Self>, state: &mut DriverState<E>, cx: &mut Context<'_>)
     where
         E: Into<BoxError> + Send + 'static,
         F: Future<Output = Result<T, E>>,
@@ -297,15 +304,15 @@ impl<T, F: Future> Body<T, F> {
         match ended.output {
             Ok(Ok(value)) => *this.value = Some(value),
             // It only says that something in it has heard the request to stop, or that a task has ended.
-            Ok(Err(error)) if is_echo(&error) && owner.pool.knows(0) => {
-                owner.body_failed(catch(|| drop(error)).err().map(Failure::Panic));
+            Ok(Err(error)) if is_cancellation(&error) && state.pool.expects_cancellation(0) => {
+                state.body_failed(catch(|| drop(error)).err().map(Failure::Panic));
             }
-            Ok(Err(error)) => owner.body_failed(Some(Failure::Error(error))),
+            Ok(Err(error)) => state.body_failed(Some(Failure::Error(error))),
             Err(payload) => {
-                owner.panic = Some(payload);
-                owner.pool.close(ClosingReason::Failed);
+                state.panic = Some(payload);
+                state.pool.close(ClosingReason::Failed);
             }
         }
-        owner.body_failed(ended.dropped.map(Failure::Panic));
+        state.body_failed(ended.dropped.map(Failure::Panic));
     }
 }

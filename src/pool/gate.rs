@@ -12,21 +12,21 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::handle::Control;
+use super::depths::{Berth, Launch};
+use super::handle::HandleInner;
 use super::output::Local;
-use super::stage::{Berth, Launch};
 use super::state::Shared;
 use crate::error::TaskInfo;
-use crate::node_state::NodeState;
-use crate::scope::{Place, PoolState, Resident, Scope};
+use crate::scope::NodeState;
+use crate::scope::{ErasedPool, Scope, TaskClass, TaskSnapshot};
 
 /// A task that waits for its pool to run, or for its turn.
 pub(super) trait Waiting<E>: Send {
     /// Its depth, and whether it is a daemon.
-    fn place(&self) -> Place;
+    fn class(&self) -> TaskClass;
 
     /// What its handle cancels it by, if it has one.
-    fn control(&self) -> Option<Arc<Control>> {
+    fn control(&self) -> Option<Arc<HandleInner>> {
         None
     }
 
@@ -42,8 +42,8 @@ pub(super) trait Waiting<E>: Send {
     fn info(&self) -> Option<TaskInfo>;
 
     /// What there is to be seen of it; a task that is spawned is seen among the others.
-    fn resident(&self, state: NodeState) -> Option<Resident> {
-        Some(Resident { info: self.info()?, place: self.place(), seat: None, state })
+    fn to_snapshot(&self, state: NodeState) -> Option<TaskSnapshot> {
+        Some(TaskSnapshot { info: self.info()?, class: self.class(), key: None, state })
     }
 
     /// Whether its handle has cancelled it.
@@ -52,18 +52,18 @@ pub(super) trait Waiting<E>: Send {
     }
 }
 
-/// A task with its place.
+/// A task with its class.
 pub(super) struct Kept<L> {
-    pub(super) place: Place,
+    pub(super) class: TaskClass,
     pub(super) task: L,
 }
 
 impl<E: Send + 'static, L: Launch + Send> Waiting<E> for Kept<L> {
-    fn place(&self) -> Place {
-        self.place
+    fn class(&self) -> TaskClass {
+        self.class
     }
 
-    fn control(&self) -> Option<Arc<Control>> {
+    fn control(&self) -> Option<Arc<HandleInner>> {
         self.task.control()
     }
 
@@ -92,7 +92,7 @@ pub(super) struct Gate<E> {
     pub(super) draining: bool,
 }
 
-/// A task that waits for its turn. It is a member of its pool already, and so holds its scope.
+/// A task that waits for its turn. It is a entry of its pool already, and so holds its scope.
 pub(super) struct Queued<E> {
     pub(super) task: Box<dyn Waiting<E>>,
     /// That of its depth.
@@ -106,8 +106,8 @@ impl<E> Gate<E> {
     }
 
     /// The tasks that wait, but for those that are spawned.
-    pub(super) fn residents(&self) -> impl Iterator<Item = Resident> {
-        self.queue.values().filter_map(|queued| queued.task.resident(NodeState::Queued))
+    pub(super) fn snapshots(&self) -> impl Iterator<Item = TaskSnapshot> {
+        self.queue.values().filter_map(|queued| queued.task.to_snapshot(NodeState::Queued))
     }
 
     /// Whether a task that comes now need not wait.
@@ -162,7 +162,7 @@ impl<E> Gate<E> {
     /// Takes out all tasks from a depth on up, which will not run any more.
     pub(super) fn remove_from(&mut self, depth: i32) -> BTreeMap<u64, Queued<E>> {
         let (removed, kept) =
-            std::mem::take(&mut self.queue).into_iter().partition(|(_, queued)| queued.task.place().depth >= depth);
+            std::mem::take(&mut self.queue).into_iter().partition(|(_, queued)| queued.task.class().depth >= depth);
         self.queue = kept;
         removed
     }
@@ -197,12 +197,12 @@ impl Turn {
 }
 
 /// A slot of a task that gives it back itself, by dropping it.
-pub(super) struct Slot(Arc<dyn PoolState>);
+pub(super) struct Slot(Arc<dyn ErasedPool>);
 
 impl Slot {
     /// One that was taken from the gate before.
-    pub(super) fn new(pool: &Arc<impl PoolState>) -> Self {
-        Self(Arc::clone(pool) as Arc<dyn PoolState>)
+    pub(super) fn new(pool: &Arc<impl ErasedPool>) -> Self {
+        Self(Arc::clone(pool) as Arc<dyn ErasedPool>)
     }
 }
 
@@ -214,22 +214,22 @@ impl Drop for Slot {
 
 /// What stands in the queue for a task that has been spawned.
 pub(super) struct Ticket {
-    place: Place,
+    class: TaskClass,
     /// Where the task waits for its slot.
     turn: oneshot::Sender<Slot>,
 }
 
 impl Ticket {
     /// A ticket, and where its slot arrives.
-    pub(super) fn new(place: Place) -> (Self, oneshot::Receiver<Slot>) {
+    pub(super) fn new(class: TaskClass) -> (Self, oneshot::Receiver<Slot>) {
         let (turn, receiver) = oneshot::channel();
-        (Self { place, turn }, receiver)
+        (Self { class, turn }, receiver)
     }
 }
 
 impl<E: Send + 'static> Waiting<E> for Ticket {
-    fn place(&self) -> Place {
-        self.place
+    fn class(&self) -> TaskClass {
+        self.class
     }
 
     fn is_spawned(&self) -> bool {

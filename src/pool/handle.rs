@@ -1,6 +1,6 @@
 //! A task's value, and the means to cancel it.
 //!
-//! A task with a handle has two more things than one without: a channel for its value, and a `Control` that both share.
+//! A task with a handle has two more things than one without: a channel for its value, and a `HandleInner` that both share.
 //! A task can be cancelled before it is spawned, while it waits in a queue, while it is just being spawned, and when it
 //! runs. So cancelling first leaves a mark, and then aborts the task if it is there; and whoever spawns the task first
 //! puts its abort handle there, and then looks at the mark. Whichever comes second sees the other.
@@ -14,9 +14,9 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 use tokio::task::{self, AbortHandle};
 
-use super::task::Observer;
+use super::task::OutputSink;
 use crate::error::TaskStopped;
-use crate::scope::PoolState;
+use crate::scope::ErasedPool;
 
 /// A task that was spawned with [`Pool::spawn_with_handle`](crate::Pool::spawn_with_handle): a future of its value.
 ///
@@ -82,12 +82,12 @@ use crate::scope::PoolState;
 pub struct TaskHandle<T> {
     /// Closed without an answer by a task that never ran.
     value: oneshot::Receiver<Result<T, TaskStopped>>,
-    control: Arc<Control>,
+    control: Arc<HandleInner>,
 }
 
 /// What a handle and its task share.
 #[derive(Default)]
-pub(super) struct Control {
+pub(super) struct HandleInner {
     /// The handle has asked for the task's end.
     cancelled: AtomicBool,
     /// The task has ended, or will never begin.
@@ -95,15 +95,15 @@ pub(super) struct Control {
     /// Set when the task is spawned; until then it is planned, or was refused.
     abort: OnceLock<AbortHandle>,
     /// The pool in whose queue the task waits, or has waited, for its turn, and its key there.
-    queue: OnceLock<(Weak<dyn PoolState>, u64)>,
+    queue: OnceLock<(Weak<dyn ErasedPool>, u64)>,
 }
 
 impl<T> TaskHandle<T> {
     /// A handle, and what its task answers to.
     pub(super) fn new() -> (Self, Reply<T>) {
         let (sender, receiver) = oneshot::channel();
-        let control = Arc::new(Control::default());
-        let reply = Reply { value: None, sender, control: Ended(Arc::clone(&control)) };
+        let control = Arc::new(HandleInner::default());
+        let reply = Reply { value: None, sender, control: MarkEnded(Arc::clone(&control)) };
         (Self { value: receiver, control }, reply)
     }
 
@@ -196,7 +196,7 @@ impl<T> fmt::Debug for TaskHandle<T> {
     }
 }
 
-impl Control {
+impl HandleInner {
     /// The task has been spawned, maybe after it was cancelled.
     pub(super) fn spawned(&self, abort: AbortHandle) {
         let abort = self.abort.get_or_init(|| abort);
@@ -211,8 +211,8 @@ impl Control {
     }
 
     /// The task is about to wait in a queue.
-    pub(super) fn queued(&self, pool: &Arc<impl PoolState>, key: u64) {
-        self.queue.get_or_init(|| (Arc::downgrade(pool) as Weak<dyn PoolState>, key));
+    pub(super) fn queued(&self, pool: &Arc<impl ErasedPool>, key: u64) {
+        self.queue.get_or_init(|| (Arc::downgrade(pool) as Weak<dyn ErasedPool>, key));
     }
 
     /// Marks the task, and ends it, wherever it is by now.
@@ -234,10 +234,10 @@ pub(super) struct Reply<T> {
     /// What the task has returned, until its end has been recorded.
     value: Option<T>,
     sender: oneshot::Sender<Result<T, TaskStopped>>,
-    control: Ended,
+    control: MarkEnded,
 }
 
-impl<T: Send + 'static, E> Observer<Result<T, E>, E> for Reply<T> {
+impl<T: Send + 'static, E> OutputSink<Result<T, E>, E> for Reply<T> {
     fn output(&mut self, output: Result<T, E>) -> Result<(), E> {
         self.value = Some(output?);
         Ok(())
@@ -256,7 +256,7 @@ impl<T: Send + 'static, E> Observer<Result<T, E>, E> for Reply<T> {
         drop(unwanted);
     }
 
-    fn control(&self) -> Option<Arc<Control>> {
+    fn control(&self) -> Option<Arc<HandleInner>> {
         Some(Arc::clone(&self.control.0))
     }
 
@@ -266,9 +266,9 @@ impl<T: Send + 'static, E> Observer<Result<T, E>, E> for Reply<T> {
 }
 
 /// Marks the task as ended when it is dropped, once the handle is ready.
-struct Ended(Arc<Control>);
+struct MarkEnded(Arc<HandleInner>);
 
-impl Drop for Ended {
+impl Drop for MarkEnded {
     fn drop(&mut self) {
         self.0.ended.store(true, Ordering::Release);
     }

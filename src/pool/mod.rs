@@ -17,9 +17,9 @@
 //! other methods are in [`spawn`], [`cancel`] and [`queries`], and its settings in [`builder`].
 //!
 //! [`state`] is what handles, tasks and driver share, under one lock; its head has the invariants. [`admission`] takes
-//! a task in: it reserves a seat among those of its depth, in the [`stage`], and spawns the [`task`], which records its
-//! own failure in [`failures`] and then leaves its seat. A failure begins the closing, one of the [`phases`]. The
-//! [`driver`] polls the body until the depth of that is aborted, and has [`closing`] go through the stages: ask, wait
+//! a task in: it reserves a key among those of its depth, in the [`stage`], and spawns the [`task`], which records its
+//! own failure in [`failures`] and then leaves its key. A failure begins the closing, one of the [`phases`]. The
+//! [`driver`] polls the body until the depth of that is aborted, and has [`closing`] go through the depths: ask, wait
 //! for the grace, abort, wait. If it is dropped itself, it hands that on. The [`gate`] holds back what exceeds a limit,
 //! and [`start`] tells when a task is ready. Who looks at a pool from outside gets a [`tree`].
 //!
@@ -41,6 +41,7 @@ mod queries;
 mod admission;
 mod builder;
 mod closing;
+mod depths;
 mod driver;
 mod failures;
 mod gate;
@@ -48,8 +49,7 @@ mod handle;
 mod on_failure;
 mod output;
 mod phases;
-mod roster;
-mod stage;
+mod slab;
 mod start;
 mod state;
 mod task;
@@ -82,10 +82,10 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///   [`shield`](crate::shield()) and [`with_exit`](crate::with_exit()) have spawned, also if their owner was aborted or
 ///   dropped halfway.
 /// - **Nothing is lost.** Every error and every panic of every task is in the returned [`PoolError`](crate::PoolError),
-///   in order of occurrence, with the task's name, the place where it was spawned and, for a panic, its payload.
+///   in order of occurrence, with the task's name, the class where it was spawned and, for a panic, its payload.
 ///
 /// `Pool` itself is a handle, cheap to clone and to send. Tasks spawn further tasks with it, from any thread. It never
-/// holds the pool open. Inside a task, [`Pool::current`] gets one.
+/// holds the pool open. Scoped a task, [`Pool::current`] gets one.
 ///
 /// # How a pool closes
 ///

@@ -3,7 +3,7 @@
 //! To open a pool and to run a planned one is the same: both yield a [`Drive`], the one with the body that it was
 //! given, the other with a body that has returned already.
 
-use super::driver::{Body, Drive, Owner};
+use super::driver::{Body, Drive, DriverState};
 use super::{Pool, PoolBuilder};
 use crate::error::{BoxError, PoolError};
 use crate::scope::Scope;
@@ -59,7 +59,7 @@ impl<E: Send + 'static> Pool<E> {
     /// # Errors
     ///
     /// - If a task or the body failed: with all failures.
-    /// - If something failed below that had lost its owner: with [cleanup failures](PoolError::cleanup_failures).
+    /// - If something failed below that had lost its state: with [cleanup failures](PoolError::cleanup_failures).
     /// - If the pool was [cancelled](Self::cancel) before the body had returned: with
     ///   [`is_cancelled`](PoolError::is_cancelled).
     /// - If it gave up on tasks, under [`abandon_after`](PoolBuilder::abandon_after): with those that are
@@ -142,14 +142,14 @@ impl<E: Send + 'static> Pool<E> {
     where
         E: Into<BoxError>,
     {
-        let owner = Owner::claim(self.shared, "Pool::run");
-        Drive::new(owner, Body::<(), std::future::Pending<Result<(), E>>>::returned(()))
+        let state = DriverState::claim(self.shared, "Pool::run");
+        Drive::new(state, Body::<(), std::future::Pending<Result<(), E>>>::returned(()))
     }
 
     /// The innermost pool with this error type that the calling task, body or destructor is in.
     ///
     /// A function that spawns need not be given the pool then. Unlike [`tokio::spawn`], which also works without being
-    /// given anything, what it spawns has an owner that waits for it. A library should rather take a `&Pool`, or open a
+    /// given anything, what it spawns has an state that waits for it. A library should rather take a `&Pool`, or open a
     /// pool of its own: so its callers see that it leaves tasks behind.
     ///
     /// What runs inside of [`race`](crate::race()), [`shield`](crate::shield()) and the other functions is in the pool

@@ -2,7 +2,7 @@
 //!
 //! A trait says so, and not a bound on `Into`, for the sake of inference: with one `impl` for a `Result`, an async
 //! block that ends with `Ok(())` or with an error that has to be converted has the pool's error type, and needs no
-//! annotation. It is also what tells the pool of a task's end if nobody else wants to know, in [`Unobserved`].
+//! annotation. It is also what tells the pool of a task's end if nobody else wants to know, in [`NoHandle`].
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use super::gate::Slot;
-use super::task::Observer;
+use super::task::OutputSink;
 use crate::error::TaskStopped;
 
 /// What a task of a `Pool<E>` may return: `()`, `!`, [`Infallible`], or `Result<(), E>`.
@@ -107,9 +107,9 @@ impl<T> sealed::Returns for fn() -> T {
 }
 
 /// Nobody but the pool wants to know.
-pub(super) struct Unobserved;
+pub(super) struct NoHandle;
 
-impl<O: TaskOutput<E>, E> Observer<O, E> for Unobserved {
+impl<O: TaskOutput<E>, E> OutputSink<O, E> for NoHandle {
     fn output(&mut self, output: O) -> Result<(), E> {
         output.into_result()
     }
@@ -119,7 +119,7 @@ impl<O: TaskOutput<E>, E> Observer<O, E> for Unobserved {
 
 /// The same, for a task that cannot leave its thread. It holds its slot itself until its end has been recorded, if it
 /// needs one and has got it.
-pub(super) struct LocalObserver(Arc<Local>);
+pub(super) struct LocalSink(Arc<Local>);
 
 /// What is known of such a task where it is spawned, and in it.
 #[derive(Default)]
@@ -142,7 +142,7 @@ impl Local {
     }
 }
 
-impl LocalObserver {
+impl LocalSink {
     /// For a task that was not spawned yet.
     pub(super) fn new() -> Self {
         Self(Arc::default())
@@ -154,7 +154,7 @@ impl LocalObserver {
     }
 }
 
-impl<O: TaskOutput<E>, E: 'static> Observer<O, E> for LocalObserver {
+impl<O: TaskOutput<E>, E: 'static> OutputSink<O, E> for LocalSink {
     const COUNTED: bool = false;
 
     fn output(&mut self, output: O) -> Result<(), E> {

@@ -20,11 +20,11 @@ use super::trace::Watch;
 use super::tree::tasks_of;
 use crate::closing_reason::ClosingReason;
 use crate::error::catch;
-use crate::node_state::NodeState;
-use crate::scope::{Census, PoolState, Scope};
+use crate::scope::NodeState;
+use crate::scope::{ErasedPool, Scope, Snapshot};
 
 /// What the driver sees when it looks.
-pub(super) enum Look {
+pub(super) enum End {
     /// Something is left; the driver is woken when it is time to look again.
     Waiting,
     /// The pool closes, or all but daemons have ended.
@@ -41,7 +41,7 @@ impl<E: Send + 'static> Shared<E> {
         // A pool is started by its one owner.
         drop(self.runtime.set(runtime));
         let mut state = self.lock();
-        let scope = state.stages.enter(self, enclosing);
+        let scope = state.depths.enter(self, enclosing);
         if state.phase == Phase::Planned {
             state.phase = Phase::Running;
         } else {
@@ -86,9 +86,9 @@ impl<E> Shared<E> {
 
     /// Takes no tasks from now on in what is to be aborted at once.
     fn refuse_early(&self, state: &State<E>) {
-        let stages = &state.stages;
-        if self.grace().is_zero() || stages.is_over() {
-            let highest = stages.highest().filter(|_| !stages.is_single());
+        let depths = &state.depths;
+        if self.grace().is_zero() || depths.is_over() {
+            let highest = depths.highest().filter(|_| !depths.is_single());
             self.refuse_from(highest.map_or(i64::MIN, i64::from));
         }
     }
@@ -117,12 +117,12 @@ impl<E> Shared<E> {
 
     /// Whether an error that tells nothing new is no failure at this depth: the pool closes for a failure that it has,
     /// or those who are there have been asked to stop.
-    pub(super) fn knows(&self, depth: i32) -> bool {
+    pub(super) fn expects_cancellation(&self, depth: i32) -> bool {
         let mut state = self.lock();
         match state.phase {
             Phase::Planned | Phase::Running => false,
             Phase::Closing | Phase::Closed => {
-                state.has_failed() || state.stages.get_mut(depth).is_none_or(|stage| stage.is_asked())
+                state.has_failed() || state.depths.get_mut(depth).is_none_or(|stage| stage.is_cancelled())
             }
         }
     }
@@ -131,29 +131,29 @@ impl<E> Shared<E> {
 // What the driver does.
 impl<E: Send + 'static> Shared<E> {
     /// Begins to close, or ends, if it is time for that.
-    pub(super) fn look(&self, cx: &Context<'_>) -> Look {
+    pub(super) fn poll_state(&self, cx: &Context<'_>) -> End {
         let waker = (!self.scope_ended.load(Ordering::Relaxed)).then(|| cx.waker().clone());
         let mut state = self.lock();
         let running = state.phase == Phase::Running;
-        if running && (self.keep_open() || !state.stages.is_settled()) {
+        if running && (self.keep_open() || !state.depths.is_empty()) {
             let Some(waker) = waker else {
                 drop(state);
                 self.scope_ended.store(false, Ordering::Relaxed);
-                return self.look(cx);
+                return self.poll_state(cx);
             };
             let replaced = state.driver.replace(waker);
             drop(state);
             drop(replaced);
-            return Look::Waiting;
+            return End::Waiting;
         }
         // What most pools come to. The steps are there for the others.
-        if running && !state.has_failed() && state.stages.is_over() {
-            let tokens = state.stages.ask();
+        if running && !state.has_failed() && state.depths.is_over() {
+            let tokens = state.depths.cancel();
             self.over(state);
             tokens.iter().for_each(CancellationToken::cancel);
-            return Look::Over;
+            return End::Over;
         }
-        Look::Close(self.take_over(state, ClosingReason::Completed))
+        End::Close(self.take_over(state, ClosingReason::Completed))
     }
 
     /// Ends a pool in which everything has ended well.
@@ -184,18 +184,18 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// The highest depth that is left, after its tasks have been asked to stop; `None` at the end.
-    pub(super) fn ask_next(&self) -> Option<i32> {
+    pub(super) fn cancel_next_depth(&self) -> Option<i32> {
         let mut state = self.lock();
         if state.phase != Phase::Closing {
             return None;
         }
-        let Some((depth, stage)) = state.stages.highest_mut() else {
+        let Some((depth, stage)) = state.depths.highest_mut() else {
             let held = state.end();
             drop(state);
             drop(held);
             return None;
         };
-        let token = stage.ask();
+        let token = stage.cancel();
         // What is above has had its turn.
         self.refuse_from(i64::from(depth) + 1);
         drop(state);
@@ -204,10 +204,10 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// Whether nothing is left of a depth that closes; if not, the driver is woken when that may have changed.
-    pub(super) fn wait_settled(&self, cx: &Context<'_>, depth: i32) -> bool {
+    pub(super) fn poll_empty(&self, cx: &Context<'_>, depth: i32) -> bool {
         let waker = cx.waker().clone();
         let mut state = self.lock();
-        if state.stages.get_mut(depth).is_none_or(|stage| stage.is_settled()) {
+        if state.depths.get_mut(depth).is_none_or(|stage| stage.is_empty()) {
             return true;
         }
         let replaced = state.driver.replace(waker);
@@ -221,7 +221,7 @@ impl<E: Send + 'static> Shared<E> {
         let mut state = self.lock();
         self.refuse_from(depth.into());
         let queued = state.gate.as_mut().map(|gate| gate.remove_from(depth));
-        let scopes = state.stages.get_mut(depth).map(|stage| stage.abort());
+        let scopes = state.depths.get_mut(depth).map(|stage| stage.abort());
         drop(state);
         drop(scopes);
         self.wake_tasks(depth);
@@ -234,9 +234,9 @@ impl<E: Send + 'static> Shared<E> {
         let mut batch: Vec<Waker> = Vec::new();
         for daemon in [false, true] {
             let mut next = Some(0);
-            while let Some(seat) = next {
+            while let Some(key) = next {
                 let mut state = self.lock();
-                next = state.stages.get_mut(depth).and_then(|stage| stage.wake_from(daemon, seat, &mut batch));
+                next = state.depths.get_mut(depth).and_then(|stage| stage.wake_from(daemon, key, &mut batch));
                 drop(state);
                 // The waker of a `LocalSet` may be somebody's, and panic: the others are woken all the same.
                 batch.drain(..).for_each(|waker| drop(catch(|| waker.wake())));
@@ -246,27 +246,27 @@ impl<E: Send + 'static> Shared<E> {
 
     /// Lets go of a depth that has closed.
     pub(super) fn close_depth(&self, depth: i32) {
-        let stage = self.lock().stages.take(depth);
+        let stage = self.lock().depths.take(depth);
         drop(stage);
     }
 
     /// Gives up on what does not end of a depth.
-    pub(super) fn give_up(&self, depth: i32) {
-        let mut census = Census::new(NodeState::Closing);
+    pub(super) fn abandon(&self, depth: i32) {
+        let mut snapshot = Snapshot::new(NodeState::Closing);
         let mut state = self.lock();
-        let Some(stage) = state.stages.take(depth) else { return };
-        stage.census(depth, &mut census);
+        let Some(stage) = state.depths.take(depth) else { return };
+        stage.snapshot(depth, &mut snapshot);
         Self::keep_abandoned(&mut state, depth, stage);
         drop(state);
-        let stuck = tasks_of(census);
+        let stuck = tasks_of(snapshot);
         self.trace.abandoned(&stuck);
-        self.give_up_on(stuck);
+        self.add_stuck(stuck);
     }
 
     /// Whether there is nothing left to close.
     pub(super) fn is_over(&self) -> bool {
         let state = self.lock();
-        state.phase != Phase::Closing || state.stages.is_over()
+        state.phase != Phase::Closing || state.depths.is_over()
     }
 
     /// Aborts all that is left, in no order, and lets go of it.
@@ -274,8 +274,8 @@ impl<E: Send + 'static> Shared<E> {
         let mut state = self.lock();
         self.refuse_from(i64::MIN);
         let held = state.end();
-        let tokens = state.stages.ask();
-        let depths = state.stages.depths();
+        let tokens = state.depths.cancel();
+        let depths = state.depths.depths();
         drop(state);
         drop(catch(|| tokens.iter().for_each(CancellationToken::cancel)));
         depths.into_iter().for_each(|depth| self.abort(depth));
@@ -285,6 +285,6 @@ impl<E: Send + 'static> Shared<E> {
     /// The pool waits while it closes: whoever listens is told for whom, from time to time.
     pub(super) fn watch(&self, watch: &mut Watch, cx: &mut Context<'_>) {
         let every = self.options.as_ref().map_or(WARN_EVERY, |options| options.warn_every);
-        watch.poll(cx, every, &self.trace, || tasks_of(self.census()));
+        watch.poll(cx, every, &self.trace, || tasks_of(self.snapshot()));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Pool, PoolTree};
 use crate::closing_reason::ClosingReason;
-use crate::scope::PoolState;
+use crate::scope::ErasedPool;
 
 /// To look at the pool.
 impl<E: Send + 'static> Pool<E> {
@@ -100,7 +100,7 @@ impl<E: Send + 'static> Pool<E> {
         self.len() == 0
     }
 
-    /// Who is alive in the pool and below it, at any level: tasks, with the place where each was spawned, nested pools,
+    /// Who is alive in the pool and below it, at any level: tasks, with the class where each was spawned, nested pools,
     /// and the functions that run tasks of their own. It answers the question who keeps a service from stopping.
     ///
     /// It can be called at any time and from anywhere: in a task, in a destructor, from another thread, on a pool that
@@ -137,7 +137,7 @@ impl<E: Send + 'static> Pool<E> {
     /// ```
     #[must_use]
     pub fn tree(&self) -> PoolTree {
-        let pool: Arc<dyn PoolState> = self.shared.clone();
+        let pool: Arc<dyn ErasedPool> = self.shared.clone();
         PoolTree::new(Arc::clone(&pool), &pool)
     }
 
@@ -164,7 +164,7 @@ impl<E: Send + 'static> Pool<E> {
     /// ```
     #[must_use]
     pub fn root_tree(&self) -> PoolTree {
-        let pool: Arc<dyn PoolState> = self.shared.clone();
+        let pool: Arc<dyn ErasedPool> = self.shared.clone();
         PoolTree::new(self.shared.outermost().unwrap_or_else(|| Arc::clone(&pool)), &pool)
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{Pool, Started, TaskBuilder, TaskHandle, TaskOutput};
 use crate::error::{SpawnError, TaskStopped};
-use crate::scope::Place;
+use crate::scope::TaskClass;
 
 /// To spawn tasks.
 impl<E: Send + 'static> Pool<E> {
@@ -81,7 +81,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        drop(self.spawn_as(Place::default(), None, task));
+        drop(self.spawn_as(TaskClass::default(), None, task));
     }
 
     /// Spawns a task, or gives its future back if the pool is closed.
@@ -119,7 +119,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.spawn_as(Place::default(), None, task)
+        self.spawn_as(TaskClass::default(), None, task)
     }
 
     /// Spawns a task with a handle to the value that it returns.
@@ -168,7 +168,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        self.spawn_with_handle_as(Place::default(), None, task)
+        self.spawn_with_handle_as(TaskClass::default(), None, task)
     }
 
     /// Runs a closure on the runtime's threads for blocking work, as a task of the pool.
@@ -230,7 +230,7 @@ impl<E: Send + 'static> Pool<E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        self.spawn_blocking_as(Place::default(), None, task);
+        self.spawn_blocking_as(TaskClass::default(), None, task);
     }
 
     /// Spawns a task that need not be `Send`, and stays on the thread that it is spawned from.
@@ -265,7 +265,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.spawn_local_as(Place::default(), None, task);
+        self.spawn_local_as(TaskClass::default(), None, task);
     }
 
     /// Spawns a task, and waits until it says that it is ready.
@@ -322,7 +322,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.start_as(Place::default(), None, task)
+        self.start_as(TaskClass::default(), None, task)
     }
 
     /// Sets up a task with a name, a depth, or as a daemon.
@@ -352,17 +352,17 @@ impl<E: Send + 'static> Pool<E> {
     /// pool closes. Without a limit it is ready at once.
     ///
     /// Call it before [`spawn`](Self::spawn) where tasks come faster than they end. Unlike the permit of a `Semaphore`,
-    /// it reserves nothing: what others spawn meanwhile may take the place, and then the task waits for its turn.
+    /// it reserves nothing: what others spawn meanwhile may take the class, and then the task waits for its turn.
     ///
     /// # Fairness
     ///
-    /// All who wait are told of a place that is free, and it is for whoever spawns first. Tasks that wait for their
+    /// All who wait are told of a class that is free, and it is for whoever spawns first. Tasks that wait for their
     /// turn come before them: there is no room as long as one does.
     ///
     /// # Cancel safety
     ///
     /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
-    /// place has been taken.
+    /// class has been taken.
     ///
     /// # Examples
     ///

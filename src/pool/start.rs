@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::output::TaskOutput;
-use super::task::Observer;
+use super::task::OutputSink;
 use crate::error::TaskStopped;
 
 /// With this, a task that was [started](crate::Pool::start) says that it is ready.
@@ -62,10 +62,10 @@ type Reply<V> = oneshot::Sender<Result<V, TaskStopped>>;
 
 impl<V> Started<V> {
     /// A new one, with its task's side and where the answer arrives.
-    pub(super) fn new() -> (Self, Starting<V>, oneshot::Receiver<Result<V, TaskStopped>>) {
+    pub(super) fn new() -> (Self, StartSender<V>, oneshot::Receiver<Result<V, TaskStopped>>) {
         let (reply, receiver) = oneshot::channel();
         let start = Arc::new(Start(Mutex::new(State { reply: Some(reply), busy: 1, dropped: false })));
-        (Self(Arc::clone(&start)), Starting { start, polled: false }, receiver)
+        (Self(Arc::clone(&start)), StartSender { start, polled: false }, receiver)
     }
 
     /// Says that the task is ready, and gives `value` to whoever has started it.
@@ -140,20 +140,20 @@ fn answer<V>(reply: Option<Reply<V>>, answer: Result<V, TaskStopped>) {
 }
 
 /// The task's side. One that is dropped unused belongs to a task that never ran.
-pub(super) struct Starting<V> {
+pub(super) struct StartSender<V> {
     start: Arc<Start<V>>,
     /// Whether the first poll has begun, which is counted as busy from the start.
     polled: bool,
 }
 
-impl<V> Drop for Starting<V> {
+impl<V> Drop for StartSender<V> {
     /// Without an answer by now the task never ran; its `Started` may be kept elsewhere.
     fn drop(&mut self) {
         drop(self.start.take_reply());
     }
 }
 
-impl<O: TaskOutput<E>, V: Send + 'static, E> Observer<O, E> for Starting<V> {
+impl<O: TaskOutput<E>, V: Send + 'static, E> OutputSink<O, E> for StartSender<V> {
     fn enter(&mut self) {
         if std::mem::replace(&mut self.polled, true) {
             self.start.lock().busy += 1;

@@ -12,12 +12,12 @@
 //!    and its destructor may call the pool again. A waker may panic: whoever else is to be told is told all the same.
 //! 2. A phase is only ever followed by one below it in [`Phase`]. `closed` is set under the lock, together with the
 //!    first phase in which the pool closes. A pool that was cancelled before it ran is the exception: it closes all the
-//!    same, at once. From the abort of a depth on, [`Shared::takes`] refuses spawns in it. A task whose seat was
+//!    same, at once. From the abort of a depth on, [`Shared::takes`] refuses spawns in it. A task whose key was
 //!    reserved before that sees the flag of its scope when it is polled. The flag is set under the lock, and a task
 //!    leaves its waker under the lock, after a look at the flag: so either it sees that it is aborted, or it is woken.
 //! 3. A failure is recorded by the task itself, before anybody is told that the task has ended. So failures are in
 //!    order of occurrence, and the body cannot see a failure that closes the pool before that has begun.
-//! 4. The scope of a depth ends when the last task has dropped its future, recorded its end and left its seat, and the
+//! 4. The scope of a depth ends when the last task has dropped its future, recorded its end and left its key, and the
 //!    last of the pools and functions below has ended. tokio publishes the end of a task a moment later; what it has
 //!    left then is the task's empty shell, in which nothing is the user's. So nobody waits for that.
 //! 5. The driver looks whether a scope has ended and leaves its waker under one lock; the scope, when it has ended,
@@ -36,22 +36,22 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::failures::Losses;
+use super::depths::Depths;
+use super::failures::Failures;
 use super::gate::{Gate, Waiting};
 use super::on_failure::OnFailure;
-use super::stage::Stages;
 use super::trace::Trace;
 use crate::closing_reason::ClosingReason;
 use crate::error::{PanicPayload, TaskError, catch};
-use crate::node_state::NodeState;
-use crate::scope::{Census, Place, PoolState, Scope, Seat};
+use crate::scope::NodeState;
+use crate::scope::{ErasedPool, Scope, Snapshot, TaskClass, TaskKey};
 
 pub(super) const WARN_EVERY: Duration = Duration::from_secs(5);
 
 /// The part of a pool that outlives its run: every handle has it.
 pub(crate) struct Shared<E> {
     pub(super) name: Option<Arc<str>>,
-    /// `None` if the builder was asked for nothing but a name.
+    /// `None` if the builder was cancelled for nothing but a name.
     pub(super) options: Option<Box<Options<E>>>,
     /// Where the tasks run; set when the pool does.
     pub(super) runtime: OnceLock<Handle>,
@@ -104,7 +104,7 @@ pub(super) struct State<E> {
     /// The tasks of a planned pool.
     pub(super) plans: Vec<Box<dyn Waiting<E>>>,
     /// The tasks of a pool that runs or closes.
-    pub(super) stages: Stages,
+    pub(super) depths: Depths,
     /// In a pool with a limit.
     pub(super) gate: Option<Box<Gate<E>>>,
     pub(super) driver: Option<Waker>,
@@ -113,7 +113,7 @@ pub(super) struct State<E> {
     /// Cancelled when closing begins; made by the first who waits for that.
     pub(super) closing: Option<CancellationToken>,
     /// What has gone wrong; made by the first thing that has.
-    pub(super) losses: Option<Box<Losses<E>>>,
+    pub(super) failures: Option<Box<Failures<E>>>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -168,12 +168,12 @@ impl<E> Shared<E> {
                 claimed,
                 handed_over: false,
                 plans: Vec::new(),
-                stages: Stages::new(),
+                depths: Depths::new(),
                 gate: limit.map(|limit| Box::new(Gate::new(limit))),
                 driver: None,
                 reason: None,
                 closing: None,
-                losses: None,
+                failures: None,
             }),
         })
     }
@@ -214,7 +214,7 @@ impl<E> Shared<E> {
     /// How many tasks have not ended.
     pub(super) fn len(&self) -> usize {
         let state = self.lock();
-        state.plans.len() + state.stages.len() + state.gate.as_ref().map_or(0, |gate| gate.len())
+        state.plans.len() + state.depths.len() + state.gate.as_ref().map_or(0, |gate| gate.len())
     }
 
     pub(super) fn phase(&self) -> NodeState {
@@ -226,9 +226,9 @@ impl<E> Shared<E> {
     }
 
     /// The outermost pool around this one, if it runs, and there is one.
-    pub(super) fn outermost(&self) -> Option<Arc<dyn PoolState>> {
+    pub(super) fn outermost(&self) -> Option<Arc<dyn ErasedPool>> {
         // Not even for a moment is the enclosing scope held from here: what is in between waits for that.
-        self.lock().stages.enclosing()?.outermost_pool()
+        self.lock().depths.enclosing()?.outermost_pool()
     }
 
     /// Waits until closing has begun.
@@ -256,7 +256,7 @@ impl<E> State<E> {
     #[inline]
     pub(super) fn end(&mut self) -> (Option<Arc<Scope>>, Option<Waker>) {
         self.phase = Phase::Closed;
-        (self.stages.leave(), self.driver.take())
+        (self.depths.leave(), self.driver.take())
     }
 }
 
@@ -271,28 +271,28 @@ impl From<Phase> for NodeState {
     }
 }
 
-impl<E: Send + 'static> PoolState for Shared<E> {
+impl<E: Send + 'static> ErasedPool for Shared<E> {
     fn report(&self, failure: TaskError) -> Option<TaskError> {
-        self.lose_below(failure)
+        self.record_cleanup(failure)
     }
 
-    fn park_task(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool {
+    fn park_task(&self, scope: &Scope, class: TaskClass, key: TaskKey, waker: Waker) -> bool {
         let mut state = self.lock();
         let aborted = scope.is_aborted();
-        let unused = if aborted { Some(waker) } else { state.stages.park(place, seat, waker) };
+        let unused = if aborted { Some(waker) } else { state.depths.park(class, key, waker) };
         drop(state);
         drop(unused);
         !aborted
     }
 
-    fn task_ended(&self, place: Place, seat: Seat) -> bool {
-        let member = {
+    fn task_ended(&self, class: TaskClass, key: TaskKey) -> bool {
+        let entry = {
             let mut state = self.lock();
-            let member = state.stages.members_mut(place).and_then(|members| members.leave(seat));
+            let entry = state.depths.entries_mut(class).and_then(|entries| entries.remove(key));
             // Nobody has given up on anything without having lost it.
-            member.or_else(|| state.losses.as_mut()?.members_mut(place)?.leave(seat))
+            entry.or_else(|| state.failures.as_mut()?.entries_mut(class)?.remove(key))
         };
-        drop(member);
+        drop(entry);
         self.options.as_ref().is_some_and(|options| options.limit.is_some())
     }
 
@@ -310,43 +310,43 @@ impl<E: Send + 'static> PoolState for Shared<E> {
     }
 
     fn token(&self, depth: i32) -> CancellationToken {
-        let (token, asked) = match self.lock().stages.get_mut(depth) {
-            Some(stage) => (stage.token(), stage.is_asked()),
+        let (token, cancelled) = match self.lock().depths.get_mut(depth) {
+            Some(stage) => (stage.token(), stage.is_cancelled()),
             // It has closed.
             None => (CancellationToken::new(), true),
         };
-        if asked {
+        if cancelled {
             token.cancel();
         }
         token
     }
 
-    fn settled(&self, place: Place) {
+    fn on_empty(&self, class: TaskClass) {
         self.scope_ended.store(true, Ordering::Relaxed);
         let mut state = self.lock();
-        state.stages.settled(place);
+        state.depths.scope_ended(class);
         let driver = state.driver.take();
         drop(state);
         driver.into_iter().for_each(Waker::wake);
     }
 
-    fn census(&self) -> Census {
+    fn snapshot(&self) -> Snapshot {
         let state = self.lock();
-        let mut census = Census {
+        let mut snapshot = Snapshot {
             name: self.name.clone(),
             reason: state.reason.clone(),
             handed_over: state.handed_over,
-            ..Census::new(state.phase.into())
+            ..Snapshot::new(state.phase.into())
         };
-        census.tasks.extend(state.plans.iter().filter_map(|task| task.resident(NodeState::Planned)));
-        state.stages.census(&mut census);
+        snapshot.tasks.extend(state.plans.iter().filter_map(|task| task.to_snapshot(NodeState::Planned)));
+        state.depths.snapshot(&mut snapshot);
         if let Some(gate) = &state.gate {
-            census.tasks.extend(gate.residents());
+            snapshot.tasks.extend(gate.snapshots());
         }
-        if let Some(losses) = &state.losses {
-            losses.census(&mut census);
+        if let Some(failures) = &state.failures {
+            failures.snapshot(&mut snapshot);
         }
-        census
+        snapshot
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -13,11 +13,11 @@ use super::Pool;
 use super::admission::NotLocal;
 use super::builder::shared_str;
 use super::handle::TaskHandle;
-use super::output::{LocalObserver, TaskOutput, Unobserved};
+use super::output::{LocalSink, NoHandle, TaskOutput};
 use super::start::Started;
 use super::task::{BlockingSeed, LocalSeed, Seed};
 use crate::error::{BoxError, SpawnError, TaskInfo, TaskStopped};
-use crate::scope::Place;
+use crate::scope::TaskClass;
 use crate::then::Then;
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
@@ -50,12 +50,12 @@ pub struct TaskBuilder<'a, E = BoxError> {
     pool: &'a Pool<E>,
     name: Option<Arc<str>>,
     /// Its depth, and whether it is a daemon.
-    place: Place,
+    class: TaskClass,
 }
 
 impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     pub(super) fn new(pool: &'a Pool<E>) -> Self {
-        Self { pool, name: None, place: Place::default() }
+        Self { pool, name: None, class: TaskClass::default() }
     }
 
     /// Names the task: in the errors of its pool and in the [tree](Pool::tree).
@@ -109,7 +109,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # }
     /// ```
     pub fn depth(mut self, depth: i32) -> Self {
-        self.place.depth = depth;
+        self.class.depth = depth;
         self
     }
 
@@ -143,7 +143,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # }
     /// ```
     pub fn daemon(mut self) -> Self {
-        self.place.daemon = true;
+        self.class.daemon = true;
         self
     }
 
@@ -167,7 +167,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        drop(self.pool.spawn_as(self.place, self.name, task));
+        drop(self.pool.spawn_as(self.class, self.name, task));
     }
 
     /// Spawns the task, or gives its future back; see [`Pool::try_spawn`].
@@ -189,7 +189,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.pool.spawn_as(self.place, self.name, task)
+        self.pool.spawn_as(self.class, self.name, task)
     }
 
     /// Spawns the task with a handle to its value; see [`Pool::spawn_with_handle`].
@@ -211,7 +211,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        self.pool.spawn_with_handle_as(self.place, self.name, task)
+        self.pool.spawn_with_handle_as(self.class, self.name, task)
     }
 
     /// Runs a closure on the runtime's threads for blocking work; see [`Pool::spawn_blocking`].
@@ -236,7 +236,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        self.pool.spawn_blocking_as(self.place, self.name, task);
+        self.pool.spawn_blocking_as(self.class, self.name, task);
     }
 
     /// Spawns a task that cannot leave its thread; see [`Pool::spawn_local`].
@@ -268,7 +268,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.pool.spawn_local_as(self.place, self.name, task);
+        self.pool.spawn_local_as(self.class, self.name, task);
     }
 
     /// Spawns a task and waits until it is ready; see [`Pool::start`].
@@ -306,27 +306,27 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.pool.start_as(self.place, self.name, task)
+        self.pool.start_as(self.class, self.name, task)
     }
 }
 
 // Every task is spawned by one of these.
 impl<E: Send + 'static> Pool<E> {
     #[track_caller]
-    pub(super) fn spawn_as<F>(&self, place: Place, name: Option<Arc<str>>, task: F) -> Result<(), SpawnError<F>>
+    pub(super) fn spawn_as<F>(&self, class: TaskClass, name: Option<Arc<str>>, task: F) -> Result<(), SpawnError<F>>
     where
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
         let info = TaskInfo::of_task(name);
-        match self.shared.admit(place, Seed { future: task, info, observer: Unobserved, error: PhantomData }) {
+        match self.shared.admit(class, Seed { future: task, info, sink: NoHandle, error: PhantomData }) {
             Ok(()) => Ok(()),
             Err(seed) => Err(SpawnError(seed.future)),
         }
     }
 
     #[track_caller]
-    pub(super) fn spawn_with_handle_as<T, F>(&self, place: Place, name: Option<Arc<str>>, task: F) -> TaskHandle<T>
+    pub(super) fn spawn_with_handle_as<T, F>(&self, class: TaskClass, name: Option<Arc<str>>, task: F) -> TaskHandle<T>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
@@ -334,32 +334,32 @@ impl<E: Send + 'static> Pool<E> {
         let (handle, reply) = TaskHandle::new();
         let info = TaskInfo::of_task(name);
         // A refused task is dropped here, and with it what the handle waits for.
-        drop(self.shared.admit(place, Seed { future: task, info, observer: reply, error: PhantomData }));
+        drop(self.shared.admit(class, Seed { future: task, info, sink: reply, error: PhantomData }));
         handle
     }
 
     #[track_caller]
-    pub(super) fn spawn_blocking_as<O, C>(&self, place: Place, name: Option<Arc<str>>, task: C)
+    pub(super) fn spawn_blocking_as<O, C>(&self, class: TaskClass, name: Option<Arc<str>>, task: C)
     where
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
         let info = TaskInfo::of_task(name);
-        drop(self.shared.admit(place, BlockingSeed { closure: task, info, observer: Unobserved, error: PhantomData }));
+        drop(self.shared.admit(class, BlockingSeed { closure: task, info, sink: NoHandle, error: PhantomData }));
     }
 
     #[track_caller]
-    pub(super) fn spawn_local_as<F>(&self, place: Place, name: Option<Arc<str>>, task: F)
+    pub(super) fn spawn_local_as<F>(&self, class: TaskClass, name: Option<Arc<str>>, task: F)
     where
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
-        let observer = LocalObserver::new();
-        let local = observer.local();
+        let sink = LocalSink::new();
+        let local = sink.local();
         let info = TaskInfo::of_task(name);
-        let outcome = self.shared.admit_local(place, info.clone(), |turn| {
+        let outcome = self.shared.admit_local(class, info.clone(), |turn| {
             let future = Then::new(turn.come(local), move || task);
-            LocalSeed(Seed { future, info, observer, error: PhantomData })
+            LocalSeed(Seed { future, info, sink, error: PhantomData })
         });
         match outcome {
             Ok(()) => {}
@@ -371,7 +371,7 @@ impl<E: Send + 'static> Pool<E> {
     #[track_caller]
     pub(super) fn start_as<V, S, F>(
         &self,
-        place: Place,
+        class: TaskClass,
         name: Option<Arc<str>>,
         task: S,
     ) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
@@ -383,7 +383,7 @@ impl<E: Send + 'static> Pool<E> {
     {
         let (started, starting, answer) = Started::new();
         let info = TaskInfo::of_task(name);
-        drop(self.shared.admit(place, Seed { future: task(started), info, observer: starting, error: PhantomData }));
+        drop(self.shared.admit(class, Seed { future: task(started), info, sink: starting, error: PhantomData }));
         async move { answer.await.unwrap_or(Err(TaskStopped::Cancelled)) }
     }
 }
@@ -392,8 +392,8 @@ impl<E> fmt::Debug for TaskBuilder<'_, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TaskBuilder")
             .field("name", &self.name)
-            .field("depth", &self.place.depth)
-            .field("daemon", &self.place.daemon)
+            .field("depth", &self.class.depth)
+            .field("daemon", &self.class.daemon)
             .finish()
     }
 }

@@ -1,7 +1,7 @@
 //! Who encloses whom: the chain of scopes that makes an owner wait for everything below it.
 //!
 //! A scope is made by each [`Pool`](crate::Pool) that runs, and by each call of a function that runs user code. The
-//! thread-local `spot::CURRENT` names the innermost one, in the tasks of a scope as in its body, and the task.
+//! thread-local `current::CURRENT` names the innermost one, in the tasks of a scope as in its body, and the task.
 //!
 //! # Invariants
 //!
@@ -10,19 +10,21 @@
 //! 2. So the end of a scope's last `Arc` means that nothing is left anywhere below it, whoever was aborted or dropped
 //!    on the way, at any depth; and its [`Drop`] tells the owner. That is what `tokio_util`'s `TaskTracker` would be
 //!    asked for, at the price of the reference count that a task needs anyway.
-//! 3. No user code runs while `spot::CURRENT` is looked at: its value is taken out and put back.
+//! 3. No user code runs while `current::CURRENT` is looked at: its value is taken out and put back.
 //! 4. A scope that ends lets go of the enclosing one before it tells its owner. So a pool that has returned, having
-//!    given up on nothing, holds nothing up further out: a `timeout` around it need not wait any more, and cannot lose
+//!    given up on nothing, holds nothing up further out: a `timeout` around it need not wait any more, and cannot record_failure
 //!    what the pool has returned by being dropped as it waits.
 //!
-//! [`spot`] is where code runs, [`below`] what a scope has directly below it, [`pool_state`] what a scope knows of a
+//! [`current`] is where code runs, [`children`] what a scope has directly below it, [`erased_pool`] what a scope knows of a
 //! pool, [`call`] the same of a function, and [`cleanup`] what happens to the failures of those whose owner is gone.
 
-mod below;
 mod call;
+mod children;
 mod cleanup;
-mod pool_state;
-mod spot;
+mod current;
+mod erased_pool;
+mod node_state;
+mod scoped;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -30,102 +32,104 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use self::below::Below;
+use self::children::Children;
 use crate::error::{TaskError, catch};
 
-pub(crate) use self::below::{Child, ChildOwner};
 pub(crate) use self::call::Call;
+pub(crate) use self::children::{Child, ChildKind};
 pub(crate) use self::cleanup::Cleanup;
-pub(crate) use self::pool_state::{Census, Place, PoolState, Resident, Seat};
-pub(crate) use self::spot::Spot;
+pub(crate) use self::current::Current;
+pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskSnapshot};
+pub use self::node_state::NodeState;
+pub(crate) use self::scoped::{Completion, Scoped};
 
 /// One level of the tree of owners.
 pub(crate) struct Scope {
-    owner: Owner,
+    kind: ScopeKind,
     /// The enclosing scope, which cannot end before this one: invariant 1. The outermost has none.
     parent: Option<Arc<Scope>>,
     /// Whether its tasks are to end at once. Written under the lock of their pool.
     aborted: AtomicBool,
-    /// Dropped with the scope, which wakes [`Scope::settled`].
+    /// Dropped with the scope, which wakes [`Scope::wait_empty`].
     waiter: OnceLock<oneshot::Sender<()>>,
     /// What is directly below; made by the first of it.
-    below: OnceLock<Box<Mutex<Below>>>,
+    children: OnceLock<Box<Mutex<Children>>>,
 }
 
 /// Who made a scope, and is told what fails in it when nobody else is left to tell.
-pub(crate) enum Owner {
+pub(crate) enum ScopeKind {
     /// A pool, which can be looked up from inside, and which of its tasks are in the scope.
-    Pool(Arc<dyn PoolState>, Place),
+    Pool(Arc<dyn ErasedPool>, TaskClass),
     /// A function that runs futures as tasks, with where its error has cleanup failures, if it has.
-    Running(Box<Call>, Option<Cleanup>),
-    /// A function that runs a future in place. It passes cleanup failures on, outwards, as those below do.
-    Passing,
+    Group(Box<Call>, Option<Cleanup>),
+    /// A function that runs a future in class. It passes cleanup failures on, outwards, as those below do.
+    InPlace,
     /// Work that nobody asks to stop.
-    Shielding(Box<Call>),
+    Shield(Box<Call>),
     /// A closure that cannot be aborted.
     Blocking,
 }
 
 impl Scope {
     /// A new scope inside another, or inside none.
-    pub(crate) fn within(parent: Option<Arc<Self>>, owner: Owner) -> Arc<Self> {
+    pub(crate) fn within(parent: Option<Arc<Self>>, kind: ScopeKind) -> Arc<Self> {
         let scope = Arc::new(Self {
-            owner,
+            kind,
             parent,
             aborted: AtomicBool::new(false),
             waiter: OnceLock::new(),
-            below: OnceLock::new(),
+            children: OnceLock::new(),
         });
         if let (Some(parent), Some(_)) = (&scope.parent, scope.call()) {
-            parent.adopt(ChildOwner::Call(Arc::downgrade(&scope)));
+            parent.add_child(ChildKind::Call(Arc::downgrade(&scope)));
         }
         scope
     }
 
     /// A new scope inside the one that this is called from.
-    pub(crate) fn enter(owner: Owner) -> Arc<Self> {
-        Self::within(Self::current(), owner)
+    pub(crate) fn enter(kind: ScopeKind) -> Arc<Self> {
+        Self::within(Self::current(), kind)
     }
 
     /// A new scope inside the one that encloses this.
-    pub(crate) fn beside(&self, owner: Owner) -> Arc<Self> {
-        Self::within(self.parent.clone(), owner)
+    pub(crate) fn beside(&self, kind: ScopeKind) -> Arc<Self> {
+        Self::within(self.parent.clone(), kind)
     }
 
     /// Tells the enclosing scope that this one has ended, and lets go of it.
     fn leave_parent(&mut self) -> Option<Arc<Self>> {
         let parent = self.parent.take()?;
-        if self.is_shown() {
+        if self.is_visible() {
             parent.child_ended();
         }
         Some(parent)
     }
 
     /// The nearest scope, here or further out, that is shown by itself.
-    fn shown(&self) -> Option<&Self> {
-        self.outwards().find(|scope| scope.is_shown())
+    fn visible(&self) -> Option<&Self> {
+        self.outwards().find(|scope| scope.is_visible())
     }
 
     /// Whether it has a node of its own in a tree, or is but a part of what encloses it.
-    fn is_shown(&self) -> bool {
-        !matches!(self.owner, Owner::Passing | Owner::Blocking)
+    fn is_visible(&self) -> bool {
+        !matches!(self.kind, ScopeKind::InPlace | ScopeKind::Blocking)
     }
 
     /// The call that the scope was made by, if it has tasks.
     pub(crate) fn call(&self) -> Option<&Call> {
-        match &self.owner {
-            Owner::Running(call, _) | Owner::Shielding(call) => Some(call),
-            Owner::Pool(..) | Owner::Passing | Owner::Blocking => None,
+        match &self.kind {
+            ScopeKind::Group(call, _) | ScopeKind::Shield(call) => Some(call),
+            ScopeKind::Pool(..) | ScopeKind::InPlace | ScopeKind::Blocking => None,
         }
     }
 
     /// The scope that this is called from.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        Spot::current().map(|here| here.scope)
+        Current::current().map(|here| here.scope)
     }
 
     /// Waits until nothing is left below, once the caller has let go of the scope.
-    pub(crate) async fn settled(self: Arc<Self>) {
+    pub(crate) async fn wait_empty(self: Arc<Self>) {
         // In one step: somebody who draws a tree may be about to hold it for a moment.
         let Err(scope) = Arc::try_unwrap(self) else { return };
         let (sender, receiver) = oneshot::channel();
@@ -137,25 +141,25 @@ impl Scope {
     }
 
     /// The state of the pool that owns this scope, if it is an `S`.
-    pub(crate) fn pool<S: PoolState>(&self) -> Option<&S> {
-        match &self.owner {
-            Owner::Pool(pool, _) => pool.as_any().downcast_ref(),
+    pub(crate) fn pool<S: ErasedPool>(&self) -> Option<&S> {
+        match &self.kind {
+            ScopeKind::Pool(pool, _) => pool.as_any().downcast_ref(),
             _ => None,
         }
     }
 
     /// The state of the innermost pool that is an `S`, here or further out.
-    pub(crate) fn nearest_pool<S: PoolState>(&self) -> Option<Arc<S>> {
-        self.outwards().find_map(|scope| match &scope.owner {
-            Owner::Pool(pool, _) => Arc::clone(pool).into_any().downcast().ok(),
+    pub(crate) fn nearest_pool<S: ErasedPool>(&self) -> Option<Arc<S>> {
+        self.outwards().find_map(|scope| match &scope.kind {
+            ScopeKind::Pool(pool, _) => Arc::clone(pool).into_any().downcast().ok(),
             _ => None,
         })
     }
 
     /// The outermost pool around, if there is one.
-    pub(crate) fn outermost_pool(&self) -> Option<Arc<dyn PoolState>> {
-        let pool_of = |scope: &Self| match &scope.owner {
-            Owner::Pool(pool, _) => Some(Arc::clone(pool)),
+    pub(crate) fn outermost_pool(&self) -> Option<Arc<dyn ErasedPool>> {
+        let pool_of = |scope: &Self| match &scope.kind {
+            ScopeKind::Pool(pool, _) => Some(Arc::clone(pool)),
             _ => None,
         };
         self.outwards().filter_map(pool_of).last()
@@ -164,46 +168,46 @@ impl Scope {
     /// Hands a failure that has no owner any more to the nearest scope, here or further out, that will return an
     /// error.
     pub(crate) fn report(&self, failure: TaskError) {
-        Self::tell(Some(self), failure);
+        Self::report_to(Some(self), failure);
     }
 
     /// Hands failures that this scope cannot take any more to the nearest one further out that will return an error.
-    pub(crate) fn tell_around(&self, untold: impl IntoIterator<Item = TaskError>) {
-        untold.into_iter().for_each(|failure| Self::tell(self.parent.as_deref(), failure));
+    pub(crate) fn report_outside(&self, unreported: impl IntoIterator<Item = TaskError>) {
+        unreported.into_iter().for_each(|failure| Self::report_to(self.parent.as_deref(), failure));
     }
 
     /// Hands a failure to the nearest scope that will return an error, if there is one. Otherwise it is dropped, and
     /// nobody is told of a panic of its destructor.
-    pub(crate) fn tell(nearest: Option<&Self>, failure: TaskError) {
-        let mut untold = Some(failure);
+    pub(crate) fn report_to(nearest: Option<&Self>, failure: TaskError) {
+        let mut unreported = Some(failure);
         for scope in nearest.into_iter().flat_map(Self::outwards) {
-            untold = match (&scope.owner, untold.take()) {
-                (Owner::Pool(pool, _), Some(failure)) => pool.report(failure),
-                (Owner::Running(_, Some(cleanup)), Some(failure)) => cleanup.push(failure),
-                (_, untold) => untold,
+            unreported = match (&scope.kind, unreported.take()) {
+                (ScopeKind::Pool(pool, _), Some(failure)) => pool.report(failure),
+                (ScopeKind::Group(_, Some(cleanup)), Some(failure)) => cleanup.push(failure),
+                (_, unreported) => unreported,
             };
         }
-        drop(catch(|| drop(untold)));
+        drop(catch(|| drop(unreported)));
     }
 
     /// Which tasks of its pool are in this scope.
-    pub(crate) fn place(&self) -> Place {
-        match self.owner {
-            Owner::Pool(_, place) => place,
-            _ => Place::default(),
+    pub(crate) fn class(&self) -> TaskClass {
+        match self.kind {
+            ScopeKind::Pool(_, class) => class,
+            _ => TaskClass::default(),
         }
     }
 
     /// The token that asks the enclosing task to stop; `None` outside of a pool, and in shielded work.
     pub(crate) fn token(&self) -> Option<CancellationToken> {
-        self.asked_by().map(|(pool, place, _)| pool.token(place.depth))
+        self.cancellation_source().map(|(pool, class, _)| pool.token(class.depth))
     }
 
     /// The same, if it is of any use to a pool that is opened here: without a grace the abort comes with the request,
     /// unless it is a blocking closure that is asked.
-    pub(crate) fn token_to_heed(&self) -> Option<CancellationToken> {
-        let (pool, place, blocking) = self.asked_by()?;
-        (blocking || pool.has_grace()).then(|| pool.token(place.depth))
+    pub(crate) fn token_to_obey(&self) -> Option<CancellationToken> {
+        let (pool, class, blocking) = self.cancellation_source()?;
+        (blocking || pool.has_grace()).then(|| pool.token(class.depth))
     }
 
     /// Has the tasks end that are polled from now on.
@@ -218,14 +222,14 @@ impl Scope {
     }
 
     /// The pool that asks what is in here to stop, its tasks that are asked, and whether it is a blocking closure.
-    fn asked_by(&self) -> Option<(&Arc<dyn PoolState>, Place, bool)> {
+    fn cancellation_source(&self) -> Option<(&Arc<dyn ErasedPool>, TaskClass, bool)> {
         let mut blocking = false;
         for scope in self.outwards() {
-            match &scope.owner {
-                Owner::Pool(pool, place) => return Some((pool, *place, blocking)),
-                Owner::Shielding(_) => return None,
-                Owner::Blocking => blocking = true,
-                Owner::Running(..) | Owner::Passing => {}
+            match &scope.kind {
+                ScopeKind::Pool(pool, class) => return Some((pool, *class, blocking)),
+                ScopeKind::Shield(_) => return None,
+                ScopeKind::Blocking => blocking = true,
+                ScopeKind::Group(..) | ScopeKind::InPlace => {}
             }
         }
         None
@@ -247,8 +251,8 @@ impl Drop for Scope {
     /// ends next, and so on: a chain of many would otherwise be dropped by recursion.
     fn drop(&mut self) {
         let mut ending = self.leave_parent().and_then(Arc::into_inner);
-        if let Owner::Pool(pool, place) = &self.owner {
-            pool.settled(*place);
+        if let ScopeKind::Pool(pool, class) = &self.kind {
+            pool.on_empty(*class);
         }
         while let Some(mut scope) = ending {
             ending = scope.leave_parent().and_then(Arc::into_inner);

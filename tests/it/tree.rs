@@ -610,7 +610,7 @@ fn what_a_nested_pool_gave_up_on_is_still_shown_above_it() {
 // ===== root_tree =====
 
 #[test]
-fn the_tree_from_the_top_marks_the_pool_that_was_asked() {
+fn the_tree_from_the_top_marks_its_origin() {
     on_both(|| async {
         in_pool(async |pool| {
             let (asked, tree) = (LatchEvent::new(), Arc::new(Mutex::new(None)));
@@ -626,10 +626,10 @@ fn the_tree_from_the_top_marks_the_pool_that_was_asked() {
             });
             asked.wait_set().await;
             let (from_the_top, own) = tree.lock().unwrap().take().unwrap();
-            let expected = ["pool (running, 1 task)", "└── owner", "    └── <pool> (running, 0 tasks)  ← asked"];
+            let expected = ["pool (running, 1 task)", "└── owner", "    └── <pool> (running, 0 tasks)  ← origin"];
             assert_eq!(drawn(&from_the_top), expected);
             assert_eq!(drawn(&own), ["<pool> (running, 0 tasks)"]);
-            assert_eq!(from_the_top.asked().level(), 2);
+            assert_eq!(from_the_top.origin().level(), 2);
             assert_eq!(drawn(&pool.root_tree()), drawn(&pool.tree()));
         })
         .await;
@@ -643,7 +643,7 @@ fn the_tree_from_the_top_begins_at_the_outermost_pool_also_through_functions() {
         let look = || {
             race([Pool::open(async |inner: Pool| {
                 let tree = inner.root_tree();
-                Ok::<_, BoxError>((drawn(&tree)[0].clone(), tree.asked().level()))
+                Ok::<_, BoxError>((drawn(&tree)[0].clone(), tree.origin().level()))
             })])
         };
         assert_eq!(look().await.1.unwrap(), ("<pool> (running, 0 tasks)".to_owned(), 0));

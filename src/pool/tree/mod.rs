@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use self::snapshot::{Seen, walk};
 use crate::closing_reason::ClosingReason;
-use crate::node_state::NodeState;
-use crate::scope::{Call, Census, Place, PoolState, Resident};
+use crate::scope::NodeState;
+use crate::scope::{Call, ErasedPool, Snapshot, TaskClass, TaskSnapshot};
 
 pub use self::node::{NodeKind, TreeNode};
 
@@ -79,20 +79,20 @@ struct Node {
     /// How many it has, as a pool or a call.
     tasks: usize,
     /// Of a task.
-    place: Place,
+    class: TaskClass,
     /// Of a pool or a call whose future is gone.
     handed_over: bool,
-    /// It is the pool that was asked.
-    asked: bool,
+    /// It is the pool that was origin.
+    origin: bool,
 }
 
 impl PoolTree {
-    /// The tree below `top`, in which `asked` is marked.
-    pub(super) fn new(top: Arc<dyn PoolState>, asked: &Arc<dyn PoolState>) -> Self {
+    /// The tree below `top`, in which `origin` is marked.
+    pub(super) fn new(top: Arc<dyn ErasedPool>, origin: &Arc<dyn ErasedPool>) -> Self {
         let mut nodes = Vec::new();
         walk(top, |level, seen| {
             let node = match seen {
-                Seen::Pool(pool, census) => Node::of_pool(census, Arc::ptr_eq(pool, asked)),
+                Seen::Pool(pool, snapshot) => Node::of_pool(snapshot, Arc::ptr_eq(pool, origin)),
                 Seen::Task(task) => Node::of_task(task),
                 Seen::Call(call) => Node::of_call(call),
             };
@@ -114,7 +114,7 @@ impl PoolTree {
         self.node(0)
     }
 
-    /// The pool that was asked for the tree. With [`root_tree`](crate::Pool::root_tree) it need not be the
+    /// The pool from which the tree was taken. With [`root_tree`](crate::Pool::root_tree) it need not be the
     /// [`root`](Self::root).
     ///
     /// # Examples
@@ -126,15 +126,15 @@ impl PoolTree {
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
     /// Pool::builder().name("service").open(async |_: Pool| {
     ///     let request = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
-    ///     assert_eq!(request.await?.asked().name(), Some("request"));
+    ///     assert_eq!(request.await?.origin().name(), Some("request"));
     ///     Ok(())
     /// })
     /// .await
     /// # }
     /// ```
     #[must_use]
-    pub fn asked(&self) -> TreeNode<'_> {
-        self.nodes().find(|node| node.get().asked).unwrap_or_else(|| self.root())
+    pub fn origin(&self) -> TreeNode<'_> {
+        self.nodes().find(|node| node.get().origin).unwrap_or_else(|| self.root())
     }
 
     /// Everything in the tree, each node before those below it.
@@ -192,30 +192,30 @@ impl Node {
             state,
             reason: None,
             tasks: 0,
-            place: Place::default(),
+            class: TaskClass::default(),
             handed_over: false,
-            asked: false,
+            origin: false,
         }
     }
 
     /// A pool, as it was found.
-    fn of_pool(census: &Census, asked: bool) -> Self {
+    fn of_pool(snapshot: &Snapshot, origin: bool) -> Self {
         Self {
-            name: census.name.clone(),
-            reason: census.reason.clone(),
-            tasks: census.tasks.len(),
-            handed_over: census.handed_over,
-            asked,
-            ..Self::new(NodeKind::Pool, census.state)
+            name: snapshot.name.clone(),
+            reason: snapshot.reason.clone(),
+            tasks: snapshot.tasks.len(),
+            handed_over: snapshot.handed_over,
+            origin,
+            ..Self::new(NodeKind::Pool, snapshot.state)
         }
     }
 
     /// A task, running or not yet.
-    fn of_task(task: &Resident) -> Self {
+    fn of_task(task: &TaskSnapshot) -> Self {
         Self {
             name: task.info.name.clone(),
             location: Some(task.info.spawned_at),
-            place: task.place,
+            class: task.class,
             ..Self::new(NodeKind::Task, task.state)
         }
     }

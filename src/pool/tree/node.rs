@@ -5,7 +5,7 @@ use std::panic::Location;
 
 use super::{Node, PoolTree};
 use crate::closing_reason::ClosingReason;
-use crate::node_state::NodeState;
+use crate::scope::NodeState;
 
 /// One pool, task or function in a [`PoolTree`].
 ///
@@ -25,7 +25,7 @@ use crate::node_state::NodeState;
 #[derive(Clone, Copy)]
 pub struct TreeNode<'a> {
     tree: &'a PoolTree,
-    /// Its place in the list of the tree.
+    /// Its class in the list of the tree.
     index: usize,
 }
 
@@ -178,7 +178,7 @@ impl<'a> TreeNode<'a> {
     /// ```
     #[must_use]
     pub fn depth(&self) -> i32 {
-        self.get().place.depth
+        self.get().class.depth
     }
 
     /// Whether the task is a [daemon](crate::TaskBuilder::daemon).
@@ -192,7 +192,7 @@ impl<'a> TreeNode<'a> {
     /// ```
     #[must_use]
     pub fn is_daemon(&self) -> bool {
-        self.get().place.daemon
+        self.get().class.daemon
     }
 
     /// Whether the future of the pool or function was dropped, and its closing goes on without it. If the task in which
@@ -277,12 +277,12 @@ impl fmt::Display for TreeNode<'_> {
         if let Some(location) = node.location {
             write!(f, "  {location}")?;
         }
-        if node.place.depth != 0 {
-            write!(f, "  depth {}", node.place.depth)?;
+        if node.class.depth != 0 {
+            write!(f, "  depth {}", node.class.depth)?;
         }
-        f.write_str(if node.place.daemon { "  daemon" } else { "" })?;
+        f.write_str(if node.class.daemon { "  daemon" } else { "" })?;
         f.write_str(if node.state == NodeState::Queued { "  queued" } else { "" })?;
-        f.write_str(if node.asked && node.level > 0 { "  ← asked" } else { "" })
+        f.write_str(if node.origin && node.level > 0 { "  ← origin" } else { "" })
     }
 }
 

@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::error::TaskInfo;
-use crate::scope::{Call, Census, Child, ChildOwner, PoolState, Resident, Scope};
+use crate::scope::{Call, Child, ChildKind, ErasedPool, Scope, Snapshot, TaskSnapshot};
 
-/// The tasks that are alive in what `census` has found, each followed by those below it.
-pub(in crate::pool) fn tasks_of(census: Census) -> Vec<TaskInfo> {
+/// The tasks that are alive in what `snapshot` has found, each followed by those below it.
+pub(in crate::pool) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
     let mut tasks = Vec::new();
-    walk_parts(parts_of(census), |_, seen| match seen {
+    walk_parts(parts_of(snapshot), |_, seen| match seen {
         Seen::Pool(..) => {}
         Seen::Task(task) => tasks.push(task.info.clone()),
         Seen::Call(call) => tasks.extend(std::iter::repeat_n(TaskInfo::unnamed(call.called_at), call.alive())),
@@ -24,21 +24,21 @@ pub(in crate::pool) fn tasks_of(census: Census) -> Vec<TaskInfo> {
 
 /// Something that can be seen. No lock is held while one is, nor while it is dropped.
 enum Part {
-    Pool(Arc<dyn PoolState>),
+    Pool(Arc<dyn ErasedPool>),
     /// With what is below it.
-    Task(Resident, Vec<Part>),
+    Task(TaskSnapshot, Vec<Part>),
     Call(Arc<Scope>),
 }
 
 /// The same, while it is visited.
 pub(super) enum Seen<'a> {
-    Pool(&'a Arc<dyn PoolState>, &'a Census),
-    Task(&'a Resident),
+    Pool(&'a Arc<dyn ErasedPool>, &'a Snapshot),
+    Task(&'a TaskSnapshot),
     Call(&'a Call),
 }
 
 /// Visits a pool and all that is below it.
-pub(super) fn walk(top: Arc<dyn PoolState>, visit: impl FnMut(usize, Seen<'_>)) {
+pub(super) fn walk(top: Arc<dyn ErasedPool>, visit: impl FnMut(usize, Seen<'_>)) {
     walk_parts(vec![Part::Pool(top)], visit);
 }
 
@@ -49,12 +49,12 @@ fn walk_parts(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
     while let Some((level, part)) = stack.pop() {
         let below = match part {
             Part::Pool(pool) => {
-                let census = pool.census();
-                if level > 0 && census.is_over() {
+                let snapshot = pool.snapshot();
+                if level > 0 && snapshot.is_over() {
                     continue;
                 }
-                visit(level, Seen::Pool(&pool, &census));
-                parts_of(census)
+                visit(level, Seen::Pool(&pool, &snapshot));
+                parts_of(snapshot)
             }
             Part::Task(task, below) => {
                 visit(level, Seen::Task(&task));
@@ -72,32 +72,32 @@ fn walk_parts(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
 }
 
 /// The tasks of a pool as they close, each with what began in it; then what began in none of them that is alive.
-fn parts_of(mut census: Census) -> Vec<Part> {
+fn parts_of(mut snapshot: Snapshot) -> Vec<Part> {
     // Stable, so that those that were not spawned stay in the order in which they will be.
-    let order = |task: &Resident| {
-        (Reverse(task.place.depth), task.place.daemon, task.seat.map_or(u32::MAX, |seat| seat.turn.get()))
+    let order = |task: &TaskSnapshot| {
+        (Reverse(task.class.depth), task.class.daemon, task.key.map_or(u32::MAX, |key| key.generation.get()))
     };
-    census.tasks.sort_by_key(order);
+    snapshot.tasks.sort_by_key(order);
     let mut below: HashMap<_, Vec<Part>> =
-        census.tasks.iter().filter_map(|task| Some(((task.place, task.seat?), Vec::new()))).collect();
+        snapshot.tasks.iter().filter_map(|task| Some(((task.class, task.key?), Vec::new()))).collect();
     let mut others = Vec::new();
-    for (place, child) in
-        census.scopes.iter().flat_map(|(place, scope)| scope.children().into_iter().map(|child| (*place, child)))
+    for (class, child) in
+        snapshot.scopes.iter().flat_map(|(class, scope)| scope.children().into_iter().map(|child| (*class, child)))
     {
-        let home = child.seat.and_then(|seat| below.get_mut(&(place, seat))).unwrap_or(&mut others);
+        let home = child.key.and_then(|key| below.get_mut(&(class, key))).unwrap_or(&mut others);
         home.extend(part_of(&child));
     }
-    let take = |task: Resident| {
-        let below = task.seat.and_then(|seat| below.remove(&(task.place, seat))).unwrap_or_default();
+    let take = |task: TaskSnapshot| {
+        let below = task.key.and_then(|key| below.remove(&(task.class, key))).unwrap_or_default();
         Part::Task(task, below)
     };
-    census.tasks.into_iter().map(take).chain(others).collect()
+    snapshot.tasks.into_iter().map(take).chain(others).collect()
 }
 
 /// What began in a scope, if anything of it is left.
 fn part_of(child: &Child) -> Option<Part> {
     match &child.owner {
-        ChildOwner::Pool(pool) => pool.upgrade().map(Part::Pool),
-        ChildOwner::Call(scope) => scope.upgrade().map(Part::Call),
+        ChildKind::Pool(pool) => pool.upgrade().map(Part::Pool),
+        ChildKind::Call(scope) => scope.upgrade().map(Part::Call),
     }
 }

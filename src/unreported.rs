@@ -10,7 +10,7 @@ use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo, catch};
 use crate::scope::Scope;
 
 /// At most one failure to return. If its function is dropped before, the enclosing scope is told.
-pub(crate) struct Untold<E: Into<BoxError> = BoxError> {
+pub(crate) struct Unreported<E: Into<BoxError> = BoxError> {
     /// The one to return or to resume.
     pub(crate) failure: Option<Failure<E>>,
     /// The scope around the function, which is told of all others.
@@ -19,7 +19,7 @@ pub(crate) struct Untold<E: Into<BoxError> = BoxError> {
     pub(crate) called_at: &'static Location<'static>,
 }
 
-impl<E: Into<BoxError>> Untold<E> {
+impl<E: Into<BoxError>> Unreported<E> {
     /// For a function that has made `scope`.
     pub(crate) fn new(scope: &Scope, called_at: &'static Location<'static>) -> Self {
         Self { failure: None, enclosing: scope.parent().cloned(), called_at }
@@ -28,7 +28,7 @@ impl<E: Into<BoxError>> Untold<E> {
     /// Keeps a panic to resume; the enclosing scope is told of any but the first.
     pub(crate) fn keep_panic(&mut self, payload: Option<PanicPayload>) {
         let panic = payload.map(Failure::Panic);
-        if self.failure.is_some() { self.tell(panic) } else { self.failure = panic }
+        if self.failure.is_some() { self.report(panic) } else { self.failure = panic }
     }
 
     /// Lets the panic that was kept go on, if one was. The output, which nobody gets then, is dropped before: a
@@ -36,7 +36,7 @@ impl<E: Into<BoxError>> Untold<E> {
     pub(crate) fn resume<T>(&mut self, output: T) -> T {
         match self.failure.take() {
             Some(Failure::Panic(payload)) => {
-                self.tell(catch(|| drop(output)).err().map(Failure::Panic));
+                self.report(catch(|| drop(output)).err().map(Failure::Panic));
                 payload.resume()
             }
             other => self.failure = other,
@@ -45,17 +45,17 @@ impl<E: Into<BoxError>> Untold<E> {
     }
 
     /// Tells the enclosing scope.
-    pub(crate) fn tell(&self, failure: Option<Failure<E>>) {
+    pub(crate) fn report(&self, failure: Option<Failure<E>>) {
         if let Some(failure) = failure {
             let failed = TaskError::new(TaskInfo::unnamed(self.called_at), failure.boxed());
-            Scope::tell(self.enclosing.as_deref(), failed);
+            Scope::report_to(self.enclosing.as_deref(), failed);
         }
     }
 }
 
-impl<E: Into<BoxError>> Drop for Untold<E> {
+impl<E: Into<BoxError>> Drop for Unreported<E> {
     fn drop(&mut self) {
         let failure = self.failure.take();
-        self.tell(failure);
+        self.report(failure);
     }
 }

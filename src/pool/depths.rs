@@ -18,39 +18,39 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::handle::Control;
-use super::roster::Roster;
+use super::handle::HandleInner;
+use super::slab::Slab;
 use crate::error::TaskInfo;
-use crate::node_state::NodeState;
-use crate::scope::{Census, ChildOwner, Owner, Place, PoolState, Resident, Scope, Seat};
+use crate::scope::NodeState;
+use crate::scope::{ChildKind, ErasedPool, Scope, ScopeKind, Snapshot, TaskClass, TaskKey, TaskSnapshot};
 
 /// How many seats are looked at, in search of who is to be woken, before others get at the lock.
 const BATCH: u32 = 256;
 
 /// The tasks of all depths.
-pub(super) struct Stages {
+pub(super) struct Depths {
     /// The scope around the pool, which waits for it; let go of when the pool has closed.
     enclosing: Option<Arc<Scope>>,
     /// Depth 0, to which most belong; `None` once it has closed.
-    zero: Option<Stage>,
+    zero: Option<Depth>,
     /// The other depths, each from its first task on.
     #[expect(clippy::box_collection, reason = "most pools have one depth, and pay for a pointer only")]
-    others: Option<Box<BTreeMap<i32, Stage>>>,
+    others: Option<Box<BTreeMap<i32, Depth>>>,
 }
 
 /// The tasks of one depth.
-pub(super) struct Stage {
-    crew: Crew,
-    daemons: Option<Box<Crew>>,
+pub(super) struct Depth {
+    tasks: Tasks,
+    daemons: Option<Box<Tasks>>,
     /// What asks the tasks to stop, once somebody wants to know.
     token: Option<CancellationToken>,
-    /// Whether they have been asked.
-    asked: bool,
+    /// Whether they have been cancelled.
+    cancelled: bool,
 }
 
 /// Tasks that are waited for together.
-struct Crew {
-    members: Roster<Member>,
+struct Tasks {
+    entries: Slab<TaskEntry>,
     /// Held by the tasks and the body, not from here. When it has ended, the next task makes a new one.
     scope: Weak<Scope>,
     /// How many scopes have not told of their end, which is what the driver waits for.
@@ -59,7 +59,7 @@ struct Crew {
 
 /// A task, as its pool knows it. What it has to say it says itself, as it ends: its output is `()`, and nobody joins
 /// it.
-pub(super) struct Member {
+pub(super) struct TaskEntry {
     /// What wakes it if it is aborted; `None` until it waits for the first time.
     waker: Option<Waker>,
     name: Option<Arc<str>>,
@@ -68,36 +68,36 @@ pub(super) struct Member {
 
 /// What is reserved for a task that is about to be spawned. The task that is made of it gives it up as it ends.
 pub(super) struct Berth {
-    pub(super) seat: Seat,
+    pub(super) key: TaskKey,
     pub(super) scope: Arc<Scope>,
 }
 
 /// Something that can be spawned.
 pub(super) trait Launch: 'static {
     /// What its handle cancels it by, if it has one.
-    fn control(&self) -> Option<Arc<Control>> {
+    fn control(&self) -> Option<Arc<HandleInner>> {
         None
     }
 
     fn info(&self) -> TaskInfo;
 
-    /// Spawns it in its scope, and on its seat; no lock is held.
-    fn launch(self, scope: Arc<Scope>, seat: Seat, runtime: &Handle) -> JoinHandle<()>;
+    /// Spawns it in its scope, and on its key; no lock is held.
+    fn launch(self, scope: Arc<Scope>, key: TaskKey, runtime: &Handle) -> JoinHandle<()>;
 }
 
-impl Stages {
+impl Depths {
     pub(super) const fn new() -> Self {
-        Self { enclosing: None, zero: Some(Stage::new()), others: None }
+        Self { enclosing: None, zero: Some(Depth::new()), others: None }
     }
 
     /// Puts the pool into what encloses it. Returns the scope of depth 0.
     #[inline]
-    pub(super) fn enter(&mut self, pool: &Arc<impl PoolState>, enclosing: Option<Arc<Scope>>) -> Arc<Scope> {
+    pub(super) fn enter(&mut self, pool: &Arc<impl ErasedPool>, enclosing: Option<Arc<Scope>>) -> Arc<Scope> {
         if let Some(enclosing) = &enclosing {
-            enclosing.adopt(ChildOwner::Pool(Arc::downgrade(pool) as Weak<dyn PoolState>));
+            enclosing.add_child(ChildKind::Pool(Arc::downgrade(pool) as Weak<dyn ErasedPool>));
         }
         self.enclosing = enclosing;
-        self.scope(pool, Place::default())
+        self.scope(pool, TaskClass::default())
     }
 
     /// The scope around the pool, as long as that has not closed.
@@ -112,56 +112,56 @@ impl Stages {
 
     /// Takes a task in, in a depth that takes it.
     #[inline]
-    pub(super) fn reserve(&mut self, pool: &Arc<impl PoolState>, place: Place, info: TaskInfo) -> Berth {
-        let (crew, enclosing) = self.crew_at(place);
-        let scope = crew.scope(pool, place, enclosing);
+    pub(super) fn reserve(&mut self, pool: &Arc<impl ErasedPool>, class: TaskClass, info: TaskInfo) -> Berth {
+        let (tasks, enclosing) = self.tasks_at(class);
+        let scope = tasks.scope(pool, class, enclosing);
         let TaskInfo { name, spawned_at, .. } = info;
-        let seat = crew.members.enter(Member { waker: None, name, spawned_at });
-        Berth { seat, scope }
+        let key = tasks.entries.insert(TaskEntry { waker: None, name, spawned_at });
+        Berth { key, scope }
     }
 
     /// Notes what wakes a task that waits. Gives back what is not needed.
     #[inline]
-    pub(super) fn park(&mut self, place: Place, seat: Seat, waker: Waker) -> Option<Waker> {
-        match self.members_mut(place).and_then(|members| members.get_mut(seat)) {
-            Some(member) => member.waker.replace(waker),
-            // Not in practice: it has a seat while it is polled.
+    pub(super) fn park(&mut self, class: TaskClass, key: TaskKey, waker: Waker) -> Option<Waker> {
+        match self.entries_mut(class).and_then(|entries| entries.get_mut(key)) {
+            Some(entry) => entry.waker.replace(waker),
+            // Not in practice: it has a key while it is polled.
             None => Some(waker),
         }
     }
 
-    /// The scope of a place, for somebody who holds it from now on. The last to let go of a scope takes the pool's
+    /// The scope of a class, for somebody who holds it from now on. The last to let go of a scope takes the pool's
     /// lock.
-    pub(super) fn scope(&mut self, pool: &Arc<impl PoolState>, place: Place) -> Arc<Scope> {
-        let (crew, enclosing) = self.crew_at(place);
-        crew.scope(pool, place, enclosing)
+    pub(super) fn scope(&mut self, pool: &Arc<impl ErasedPool>, class: TaskClass) -> Arc<Scope> {
+        let (tasks, enclosing) = self.tasks_at(class);
+        tasks.scope(pool, class, enclosing)
     }
 
     /// A scope has ended. Of a depth that was given up on, nobody wants to know.
-    pub(super) fn settled(&mut self, place: Place) {
-        if let Some(crew) = self.get_mut(place.depth).and_then(|stage| stage.crew_mut(place.daemon)) {
-            crew.scopes -= 1;
+    pub(super) fn scope_ended(&mut self, class: TaskClass) {
+        if let Some(tasks) = self.get_mut(class.depth).and_then(|stage| stage.tasks_mut(class.daemon)) {
+            tasks.scopes -= 1;
         }
     }
 
-    /// The tasks of a place, with what it takes to make their scope.
+    /// The tasks of a class, with what it takes to make their scope.
     #[inline(always)]
-    fn crew_at(&mut self, place: Place) -> (&mut Crew, Option<&Arc<Scope>>) {
+    fn tasks_at(&mut self, class: TaskClass) -> (&mut Tasks, Option<&Arc<Scope>>) {
         let Self { enclosing, zero, others } = self;
         let stage = match zero {
-            Some(zero) if place.depth == 0 => zero,
-            _ => others.get_or_insert_default().entry(place.depth).or_insert_with(Stage::new),
+            Some(zero) if class.depth == 0 => zero,
+            _ => others.get_or_insert_default().entry(class.depth).or_insert_with(Depth::new),
         };
-        let crew = match place.daemon {
-            false => &mut stage.crew,
-            true => stage.daemons.get_or_insert_with(|| Box::new(Crew::new())),
+        let tasks = match class.daemon {
+            false => &mut stage.tasks,
+            true => stage.daemons.get_or_insert_with(|| Box::new(Tasks::new())),
         };
-        (crew, enclosing.as_ref())
+        (tasks, enclosing.as_ref())
     }
 
     #[inline]
-    pub(super) fn members_mut(&mut self, place: Place) -> Option<&mut Roster<Member>> {
-        self.get_mut(place.depth)?.members_mut(place.daemon)
+    pub(super) fn entries_mut(&mut self, class: TaskClass) -> Option<&mut Slab<TaskEntry>> {
+        self.get_mut(class.depth)?.entries_mut(class.daemon)
     }
 
     /// The highest depth that is left.
@@ -171,18 +171,18 @@ impl Stages {
     }
 
     /// The highest depth that is left, and its tasks.
-    pub(super) fn highest_mut(&mut self) -> Option<(i32, &mut Stage)> {
+    pub(super) fn highest_mut(&mut self) -> Option<(i32, &mut Depth)> {
         let depth = self.highest()?;
         Some((depth, self.get_mut(depth)?))
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, depth: i32) -> Option<&mut Stage> {
+    pub(super) fn get_mut(&mut self, depth: i32) -> Option<&mut Depth> {
         if depth == 0 { self.zero.as_mut() } else { self.others.as_mut()?.get_mut(&depth) }
     }
 
     /// Lets go of a depth. It takes no tasks any more.
-    pub(super) fn take(&mut self, depth: i32) -> Option<Stage> {
+    pub(super) fn take(&mut self, depth: i32) -> Option<Depth> {
         if depth == 0 { self.zero.take() } else { self.others.as_mut()?.remove(&depth) }
     }
 
@@ -193,139 +193,139 @@ impl Stages {
 
     /// Whether there is nothing left but daemons.
     #[inline]
-    pub(super) fn is_settled(&self) -> bool {
-        self.all(|stage| stage.crew.is_settled())
+    pub(super) fn is_empty(&self) -> bool {
+        self.all(|stage| stage.tasks.is_empty())
     }
 
     /// Whether there is nothing left at all.
     #[inline]
     pub(super) fn is_over(&self) -> bool {
-        self.all(Stage::is_settled)
+        self.all(Depth::is_empty)
     }
 
     /// Whether something holds for all depths that are left.
     #[inline]
-    fn all(&self, holds: impl Fn(&Stage) -> bool) -> bool {
+    fn all(&self, holds: impl Fn(&Depth) -> bool) -> bool {
         self.zero.as_ref().is_none_or(&holds) && self.others.as_ref().is_none_or(|others| others.values().all(holds))
     }
 
-    /// Notes that all tasks are asked to stop, and says by which tokens.
+    /// Notes that all tasks are cancelled to stop, and says by which tokens.
     #[inline]
-    pub(super) fn ask(&mut self) -> Vec<CancellationToken> {
+    pub(super) fn cancel(&mut self) -> Vec<CancellationToken> {
         let mut tokens = Vec::new();
-        if let Some(token) = self.zero.as_mut().and_then(Stage::ask) {
+        if let Some(token) = self.zero.as_mut().and_then(Depth::cancel) {
             tokens.push(token);
         }
         if let Some(others) = &mut self.others {
-            tokens.extend(others.values_mut().filter_map(Stage::ask));
+            tokens.extend(others.values_mut().filter_map(Depth::cancel));
         }
         tokens
     }
 
     /// The depths that are left.
     pub(super) fn depths(&self) -> Vec<i32> {
-        self.stages().map(|(depth, _)| depth).collect()
+        self.iter().map(|(depth, _)| depth).collect()
     }
 
     /// How many tasks have not ended.
     pub(super) fn len(&self) -> usize {
-        self.stages().flat_map(|(_, stage)| stage.crews()).map(|crew| crew.members.len()).sum()
+        self.iter().flat_map(|(_, stage)| stage.groups()).map(|tasks| tasks.entries.len()).sum()
     }
 
     /// Adds what there is to be seen, in no order.
-    pub(super) fn census(&self, census: &mut Census) {
-        self.stages().for_each(|(depth, stage)| stage.census(depth, census));
+    pub(super) fn snapshot(&self, snapshot: &mut Snapshot) {
+        self.iter().for_each(|(depth, stage)| stage.snapshot(depth, snapshot));
     }
 
     /// All depths that are left, in no order.
-    fn stages(&self) -> impl Iterator<Item = (i32, &Stage)> {
+    fn iter(&self) -> impl Iterator<Item = (i32, &Depth)> {
         let others = self.others.iter().flat_map(|others| others.iter());
         self.zero.iter().map(|stage| (0, stage)).chain(others.map(|(depth, stage)| (*depth, stage)))
     }
 }
 
-impl Stage {
+impl Depth {
     const fn new() -> Self {
-        Self { crew: Crew::new(), daemons: None, token: None, asked: false }
+        Self { tasks: Tasks::new(), daemons: None, token: None, cancelled: false }
     }
 
     #[inline]
-    pub(super) fn members_mut(&mut self, daemon: bool) -> Option<&mut Roster<Member>> {
-        Some(&mut self.crew_mut(daemon)?.members)
+    pub(super) fn entries_mut(&mut self, daemon: bool) -> Option<&mut Slab<TaskEntry>> {
+        Some(&mut self.tasks_mut(daemon)?.entries)
     }
 
     #[inline]
-    fn crew_mut(&mut self, daemon: bool) -> Option<&mut Crew> {
-        if daemon { self.daemons.as_deref_mut() } else { Some(&mut self.crew) }
+    fn tasks_mut(&mut self, daemon: bool) -> Option<&mut Tasks> {
+        if daemon { self.daemons.as_deref_mut() } else { Some(&mut self.tasks) }
     }
 
     /// The tasks, then the daemons, if there are any.
-    fn crews(&self) -> impl Iterator<Item = &Crew> {
-        std::iter::once(&self.crew).chain(self.daemons.as_deref())
+    fn groups(&self) -> impl Iterator<Item = &Tasks> {
+        std::iter::once(&self.tasks).chain(self.daemons.as_deref())
     }
 
     /// The token of this depth.
     ///
-    /// Whoever makes it sees whether the tasks have been asked; whoever asks them sees it.
+    /// Whoever makes it sees whether the tasks have been cancelled; whoever asks them sees it.
     pub(super) fn token(&mut self) -> CancellationToken {
         let token = self.token.get_or_insert_with(CancellationToken::new);
         token.clone()
     }
 
-    /// Notes that the tasks are asked to stop, and says by which token, if there is one; it has waiters to wake.
+    /// Notes that the tasks are cancelled to stop, and says by which token, if there is one; it has waiters to wake.
     #[inline]
-    pub(super) fn ask(&mut self) -> Option<CancellationToken> {
-        self.asked = true;
+    pub(super) fn cancel(&mut self) -> Option<CancellationToken> {
+        self.cancelled = true;
         self.token.clone()
     }
 
-    /// Whether the tasks have been asked to stop.
-    pub(super) fn is_asked(&self) -> bool {
-        self.asked
+    /// Whether the tasks have been cancelled to stop.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled
     }
 
     /// Whether nothing is left of the tasks, the daemons and what is below them.
     #[inline]
-    pub(super) fn is_settled(&self) -> bool {
-        self.crews().all(Crew::is_settled)
+    pub(super) fn is_empty(&self) -> bool {
+        self.groups().all(Tasks::is_empty)
     }
 
     /// Has all tasks end that are polled from now on. Returns their scopes, to be let go of without the lock.
     pub(super) fn abort(&self) -> [Option<Arc<Scope>>; 2] {
-        let scopes = [Some(&self.crew), self.daemons.as_deref()].map(|crew| crew?.scope.upgrade());
+        let scopes = [Some(&self.tasks), self.daemons.as_deref()].map(|tasks| tasks?.scope.upgrade());
         scopes.iter().flatten().for_each(|scope| scope.abort());
         scopes
     }
 
     /// Takes the wakers of a batch of seats, from an index on. Returns where the next batch begins, if there is one.
     pub(super) fn wake_from(&mut self, daemon: bool, index: u32, wakers: &mut Vec<Waker>) -> Option<u32> {
-        let members = self.members_mut(daemon)?;
-        wakers.extend(members.range(index, BATCH).filter_map(|member| member.waker.take()));
-        index.checked_add(BATCH).filter(|next| *next < members.chairs())
+        let entries = self.entries_mut(daemon)?;
+        wakers.extend(entries.range(index, BATCH).filter_map(|entry| entry.waker.take()));
+        index.checked_add(BATCH).filter(|next| *next < entries.capacity())
     }
 
     /// Adds what there is to be seen of this depth.
-    pub(super) fn census(&self, depth: i32, census: &mut Census) {
-        for (crew, daemon) in self.crews().zip([false, true]) {
-            let place = Place { depth, daemon };
-            census.scopes.extend(crew.scope.upgrade().map(|scope| (place, scope)));
-            census.tasks.extend(crew.members.iter().map(|(seat, member)| member.resident(place, seat)));
+    pub(super) fn snapshot(&self, depth: i32, snapshot: &mut Snapshot) {
+        for (tasks, daemon) in self.groups().zip([false, true]) {
+            let class = TaskClass { depth, daemon };
+            snapshot.scopes.extend(tasks.scope.upgrade().map(|scope| (class, scope)));
+            snapshot.tasks.extend(tasks.entries.iter().map(|(key, entry)| entry.to_snapshot(class, key)));
         }
     }
 }
 
-impl Crew {
+impl Tasks {
     const fn new() -> Self {
-        Self { members: Roster::new(), scope: Weak::new(), scopes: 0 }
+        Self { entries: Slab::new(), scope: Weak::new(), scopes: 0 }
     }
 
     /// The scope of the tasks, or a new one if the last has ended.
     #[inline]
-    fn scope(&mut self, pool: &Arc<impl PoolState>, place: Place, enclosing: Option<&Arc<Scope>>) -> Arc<Scope> {
+    fn scope(&mut self, pool: &Arc<impl ErasedPool>, class: TaskClass, enclosing: Option<&Arc<Scope>>) -> Arc<Scope> {
         if let Some(scope) = self.scope.upgrade() {
             return scope;
         }
-        let scope = Scope::within(enclosing.cloned(), Owner::Pool(Arc::clone(pool) as Arc<dyn PoolState>, place));
+        let scope = Scope::within(enclosing.cloned(), ScopeKind::Pool(Arc::clone(pool) as Arc<dyn ErasedPool>, class));
         self.scope = Arc::downgrade(&scope);
         self.scopes += 1;
         scope
@@ -333,15 +333,15 @@ impl Crew {
 
     /// Whether nothing is left of the tasks, nor below them.
     #[inline]
-    fn is_settled(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.scopes == 0
     }
 }
 
-impl Member {
+impl TaskEntry {
     /// The task as a snapshot shows it.
-    fn resident(&self, place: Place, seat: Seat) -> Resident {
-        Resident { info: self.info(), place, seat: Some(seat), state: NodeState::Running }
+    fn to_snapshot(&self, class: TaskClass, key: TaskKey) -> TaskSnapshot {
+        TaskSnapshot { info: self.info(), class, key: Some(key), state: NodeState::Running }
     }
 
     /// Which task it is.

@@ -7,11 +7,11 @@
 use std::ptr;
 use std::sync::Weak;
 
-use super::{PoolState, Scope, Seat, Spot, lock};
+use super::{Current, ErasedPool, Scope, TaskKey, lock};
 
 /// What is directly below a scope.
 #[derive(Default)]
-pub(super) struct Below {
+pub(super) struct Children {
     /// In the order in which they began. Some have ended.
     children: Vec<Child>,
     /// How many have ended, since those were last thrown out.
@@ -22,31 +22,31 @@ pub(super) struct Below {
 #[derive(Clone)]
 pub(crate) struct Child {
     /// That of the task in which it began; `None` if it was none of the scope's, as in a body.
-    pub(crate) seat: Option<Seat>,
-    pub(crate) owner: ChildOwner,
+    pub(crate) key: Option<TaskKey>,
+    pub(crate) owner: ChildKind,
 }
 
 /// Whose tasks they are.
 #[derive(Clone)]
-pub(crate) enum ChildOwner {
-    Pool(Weak<dyn PoolState>),
+pub(crate) enum ChildKind {
+    Pool(Weak<dyn ErasedPool>),
     /// The scope of the call, which tells what was called.
     Call(Weak<Scope>),
 }
 
 impl Scope {
     /// Notes what begins in here, for those who look from above.
-    pub(crate) fn adopt(&self, owner: ChildOwner) {
-        let Some(scope) = self.shown() else { return };
+    pub(crate) fn add_child(&self, owner: ChildKind) {
+        let Some(scope) = self.visible() else { return };
         // What begins in a task of somebody else's, as in a bare `tokio::spawn`, is in none of these.
-        let here = Spot::current().filter(|here| here.scope.shown().is_some_and(|shown| ptr::eq(shown, scope)));
-        let child = Child { seat: here.and_then(|here| here.seat), owner };
-        lock(scope.below.get_or_init(Box::default)).children.push(child);
+        let here = Current::current().filter(|here| here.scope.visible().is_some_and(|shown| ptr::eq(shown, scope)));
+        let child = Child { key: here.and_then(|here| here.key), owner };
+        lock(scope.children.get_or_init(Box::default)).children.push(child);
     }
 
     /// Something in here has ended, or some of it. Throws out what has, when that is half of what is there.
     pub(super) fn child_ended(&self) {
-        let Some(below) = self.shown().and_then(|scope| scope.below.get()) else { return };
+        let Some(below) = self.visible().and_then(|scope| scope.children.get()) else { return };
         let mut below = lock(below);
         below.ended += 1;
         if 2 * below.ended > below.children.len() + 32 {
@@ -59,7 +59,7 @@ impl Scope {
 
     /// What is directly below, in the order in which it began.
     pub(crate) fn children(&self) -> Vec<Child> {
-        self.below.get().map(|below| lock(below).children.clone()).unwrap_or_default()
+        self.children.get().map(|below| lock(below).children.clone()).unwrap_or_default()
     }
 }
 
@@ -67,8 +67,8 @@ impl Child {
     /// Whether anything of it is left.
     fn is_alive(&self) -> bool {
         match &self.owner {
-            ChildOwner::Pool(pool) => pool.strong_count() > 0,
-            ChildOwner::Call(scope) => scope.strong_count() > 0,
+            ChildKind::Pool(pool) => pool.strong_count() > 0,
+            ChildKind::Call(scope) => scope.strong_count() > 0,
         }
     }
 }
@@ -79,10 +79,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::scope::{Call, Owner};
+    use crate::scope::{Call, ScopeKind};
 
     fn scope(parent: Option<&Arc<Scope>>) -> Arc<Scope> {
-        Scope::within(parent.cloned(), Owner::Shielding(Call::new("test", Location::caller())))
+        Scope::within(parent.cloned(), ScopeKind::Shield(Call::new("test", Location::caller())))
     }
 
     /// A scope that is held by those below it only is not dropped by itself.
@@ -92,7 +92,7 @@ mod tests {
         for _ in 0..1_000 {
             drop(scope(Some(&scope(Some(&top)))));
         }
-        let below = lock(top.below.get().expect("it has had children"));
+        let below = lock(top.children.get().expect("it has had children"));
         assert!(below.children.capacity() < 100, "{}", below.children.capacity());
     }
 
@@ -103,7 +103,7 @@ mod tests {
         for _ in 0..1_000 {
             drop((0..100).map(|_| scope(Some(&top))).collect::<Vec<_>>());
         }
-        let below = lock(top.below.get().expect("it has had children"));
+        let below = lock(top.children.get().expect("it has had children"));
         assert!(below.children.capacity() < 100, "{}", below.children.capacity());
         assert_eq!(below.children.iter().filter(|child| child.is_alive()).count(), long_lived.len());
     }

@@ -1,36 +1,36 @@
 //! Where code runs: in which scope, and in which task of it.
 //!
-//! Each future that belongs to a scope keeps its [`Spot`], and changes places with [`CURRENT`] for as long as it is
+//! Each future that belongs to a scope keeps its [`Current`], and changes places with [`CURRENT`] for as long as it is
 //! polled or dropped. So entering costs a swap and no reference count, and a nested future puts back what it found.
 
 use std::cell::Cell;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Owner, Scope, Seat};
+use super::{Scope, ScopeKind, TaskKey};
 
 thread_local! {
     /// Set while a future of the scope is polled or dropped, as tokio's own task-locals are. It is none of them since
     /// a task needs its scope once more when its future has ended, and they do not give it back for nothing.
-    static CURRENT: Cell<Option<Spot>> = const { Cell::new(None) };
+    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
 }
 
 /// Where code runs.
 #[derive(Clone)]
-pub(crate) struct Spot {
+pub(crate) struct Current {
     pub(crate) scope: Arc<Scope>,
     /// That of the pool's task that it is part of; `None` in a body, and in a task of a function.
-    pub(crate) seat: Option<Seat>,
+    pub(crate) key: Option<TaskKey>,
 }
 
-impl Spot {
-    /// A spot in a scope, and in the task that this is called from if the scope is but a part of what that does.
+impl Current {
+    /// A current in a scope, and in the task that this is called from if the scope is but a part of what that does.
     pub(crate) fn new(scope: Arc<Scope>) -> Self {
-        let seat = if scope.is_shown() { None } else { Self::current().and_then(|here| here.seat) };
-        Self { scope, seat }
+        let key = if scope.is_visible() { None } else { Self::current().and_then(|here| here.key) };
+        Self { scope, key }
     }
 
-    /// The spot that this is called from.
+    /// The current that this is called from.
     pub(crate) fn current() -> Option<Self> {
         let current = CURRENT.try_with(|current| {
             let here = current.take();
@@ -42,20 +42,20 @@ impl Spot {
 
     /// Tells the pool how to wake its task here, which is about to wait. Says whether it may.
     pub(crate) fn park_task(&self, waker: &Waker) -> bool {
-        let (Owner::Pool(pool, place), Some(seat)) = (&self.scope.owner, self.seat) else { return true };
-        pool.park_task(&self.scope, *place, seat, waker.clone())
+        let (ScopeKind::Pool(pool, class), Some(key)) = (&self.scope.kind, self.key) else { return true };
+        pool.park_task(&self.scope, *class, key, waker.clone())
     }
 
     /// Tells the pool that its task here is about to let go; `counted` says whether it may count towards a limit.
     pub(crate) fn task_ended(&self, counted: bool) {
-        let (Owner::Pool(pool, place), Some(seat)) = (&self.scope.owner, self.seat) else { return };
-        let limited = pool.task_ended(*place, seat);
-        if limited && counted && !place.daemon {
+        let (ScopeKind::Pool(pool, class), Some(key)) = (&self.scope.kind, self.key) else { return };
+        let limited = pool.task_ended(*class, key);
+        if limited && counted && !class.daemon {
             Arc::clone(pool).slot_freed();
         }
     }
 
-    /// Runs code with the spot in `slot` as the current one. It is back in the slot afterwards, also on a panic.
+    /// Runs code with the current in `slot` as the current one. It is back in the slot afterwards, also on a panic.
     #[inline]
     pub(crate) fn enter<R>(slot: &mut Option<Self>, code: impl FnOnce() -> R) -> R {
         let mut swapped = Swapped(slot);
@@ -64,14 +64,14 @@ impl Spot {
     }
 }
 
-/// Has changed places with the spot that was current before.
-struct Swapped<'a>(&'a mut Option<Spot>);
+/// Has changed places with the current that was current before.
+struct Swapped<'a>(&'a mut Option<Current>);
 
 impl Swapped<'_> {
     /// Changes places once more.
     #[inline]
     fn swap(&mut self) {
-        // A thread that is ending has no current spot any more; its futures do without.
+        // A thread that is ending has no current current any more; its futures do without.
         let _ = CURRENT.try_with(|current| *self.0 = current.replace(self.0.take()));
     }
 }

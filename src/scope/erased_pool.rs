@@ -1,7 +1,7 @@
 //! A pool, as everything else sees it: without its error type.
 //!
 //! A scope knows the pool that owns it by this trait only, since pools with different errors are in one tree. What is
-//! shown of a pool is its [`Census`]; which of its tasks is meant is said by a [`Place`] and a [`Seat`] in it.
+//! shown of a pool is its [`Snapshot`]; which of its tasks is meant is said by a [`TaskClass`] and a [`TaskKey`] in it.
 
 use std::any::Any;
 use std::num::NonZeroU32;
@@ -13,25 +13,25 @@ use tokio_util::sync::CancellationToken;
 use super::Scope;
 use crate::closing_reason::ClosingReason;
 use crate::error::{TaskError, TaskInfo};
-use crate::node_state::NodeState;
+use crate::scope::NodeState;
 
 /// The state of a pool, whatever its error type.
-pub(crate) trait PoolState: Any + Send + Sync {
+pub(crate) trait ErasedPool: Any + Send + Sync {
     /// Takes a cleanup failure, or gives it back if the pool has returned already.
     fn report(&self, failure: TaskError) -> Option<TaskError>;
 
     /// A task is about to wait for the first time: this wakes it if it is aborted. Says whether it may wait; if not, it
     /// has been aborted.
-    fn park_task(&self, scope: &Scope, place: Place, seat: Seat, waker: Waker) -> bool;
+    fn park_task(&self, scope: &Scope, class: TaskClass, key: TaskKey, waker: Waker) -> bool;
 
     /// A task is about to let go of its scope, having said all that it has to say. Says whether there is a limit to how
     /// many run.
-    fn task_ended(&self, place: Place, seat: Seat) -> bool;
+    fn task_ended(&self, class: TaskClass, key: TaskKey) -> bool;
 
     /// One that counted towards the limit has ended.
     fn slot_freed(self: Arc<Self>);
 
-    /// Drops a task that was cancelled while it waited for its turn, if it still does.
+    /// Drops a task that was cancelled while it waited for its generation, if it still does.
     fn drop_queued(&self, key: u64);
 
     /// Whether tasks have time to end by themselves before they are aborted.
@@ -41,10 +41,10 @@ pub(crate) trait PoolState: Any + Send + Sync {
     fn token(&self, depth: i32) -> CancellationToken;
 
     /// A scope of these tasks has ended, and let go of the enclosing one.
-    fn settled(&self, place: Place);
+    fn on_empty(&self, class: TaskClass);
 
     /// What there is to be seen of it.
-    fn census(&self) -> Census;
+    fn snapshot(&self) -> Snapshot;
 
     /// To ask whether it is a pool with a certain error type.
     fn as_any(&self) -> &dyn Any;
@@ -55,34 +55,34 @@ pub(crate) trait PoolState: Any + Send + Sync {
 
 /// Which of a pool's tasks.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct TaskClass {
     /// Closed from the highest to the lowest.
     pub(crate) depth: i32,
     /// Does not hold the pool open.
     pub(crate) daemon: bool,
 }
 
-/// Which of the tasks of one place.
+/// Which of the tasks of one class.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub(crate) struct Seat {
+pub(crate) struct TaskKey {
     pub(crate) index: u32,
-    /// Counts all who have taken a seat, so that a task is not mistaken for one that had the seat before.
-    pub(crate) turn: NonZeroU32,
+    /// Counts all who have taken a key, so that a task is not mistaken for one that had the key before.
+    pub(crate) generation: NonZeroU32,
 }
 
 /// What a pool has to show.
-pub(crate) struct Census {
+pub(crate) struct Snapshot {
     pub(crate) name: Option<Arc<str>>,
     pub(crate) state: NodeState,
     pub(crate) reason: Option<ClosingReason>,
     /// Whether its future is gone, and the runtime closes it.
     pub(crate) handed_over: bool,
-    pub(crate) tasks: Vec<Resident>,
+    pub(crate) tasks: Vec<TaskSnapshot>,
     /// Held for the moment, to look at what is below them. They are let go of when no lock is held.
-    pub(crate) scopes: Vec<(Place, Arc<Scope>)>,
+    pub(crate) scopes: Vec<(TaskClass, Arc<Scope>)>,
 }
 
-impl Census {
+impl Snapshot {
     /// Nothing seen yet, of a pool that stands like this.
     pub(crate) fn new(state: NodeState) -> Self {
         Self { name: None, state, reason: None, handed_over: false, tasks: Vec::new(), scopes: Vec::new() }
@@ -95,10 +95,10 @@ impl Census {
 }
 
 /// A task of a pool.
-pub(crate) struct Resident {
+pub(crate) struct TaskSnapshot {
     pub(crate) info: TaskInfo,
-    pub(crate) place: Place,
+    pub(crate) class: TaskClass,
     /// `None` if it was not spawned yet.
-    pub(crate) seat: Option<Seat>,
+    pub(crate) key: Option<TaskKey>,
     pub(crate) state: NodeState,
 }
