@@ -1,243 +1,209 @@
-//! How tasks come into a pool: at once, when the pool runs, or when it is their turn.
+//! How a task is spawned: at the call, when its pool begins to run, or when the turn of a closure comes.
 
-use std::collections::BTreeMap;
-use std::mem;
+use std::future::poll_fn;
+use std::marker::PhantomData;
 use std::pin::pin;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
+use std::task::{Context, Waker};
 
-use tokio::task::coop::consume_budget;
+use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, JoinSet};
 
-use super::depths::{Berth, Launch};
-use super::gate::{Kept, Queued, Slot, Ticket, Turn, Waiting};
-use super::state::{Phase, Shared, State};
-use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
-use crate::scope::{Current, TaskClass};
+use super::handle_inner::HandleInner;
+use super::limit::Turn;
+use super::output::OutputSink;
+use super::shared::{Admission, Place, Planned, Shared};
+use super::task::{Task, pool_of};
+use crate::error::{TaskInfo, catch};
+use crate::scope::{Current, Scope, ScopeKind, TaskClass};
 
-/// Why a task cannot be spawned that cannot leave its thread.
-pub(super) enum NotLocal {
-    /// The pool does not run yet, maybe not on this thread.
-    Planned,
-    /// There is no `LocalSet`.
-    Outside,
+/// A way to spawn a task. Each is `#[track_caller]`, as is every function on the way here, so that tokio learns the
+/// user's line.
+pub(super) trait Spawn<T> {
+    /// Whether the task takes up a thread, for which it must not wait for its turn.
+    const BLOCKS: bool = false;
+
+    #[track_caller]
+    fn spawn(task: T, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle;
 }
 
-/// A task that was planned, or had to wait, and what becomes of it after unlocking.
-enum Next<E> {
-    /// It is spawned. It has no berth if it is spawned already, and only waits to be told.
-    Spawn(Queued<E>, Option<Berth>),
-    /// It was cancelled, or its depth takes no tasks any more.
-    Drop(Queued<E>),
+/// Spawns on the pool's runtime.
+pub(super) struct OnRuntime;
+
+/// Spawns on the thread of the call.
+pub(super) struct OnThisThread;
+
+/// Spawns on a thread of its own.
+pub(super) struct OnBlockingThread;
+
+impl<T: Future<Output = ()> + Send + 'static> Spawn<T> for OnRuntime {
+    #[track_caller]
+    fn spawn(task: T, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle {
+        set.spawn_on(task, runtime)
+    }
+}
+
+impl<T: Future<Output = ()> + 'static> Spawn<T> for OnThisThread {
+    #[track_caller]
+    fn spawn(task: T, set: &mut JoinSet<()>, _: &Handle) -> AbortHandle {
+        set.spawn_local(task)
+    }
+}
+
+impl<T: Future<Output = ()> + Send + 'static> Spawn<T> for OnBlockingThread {
+    const BLOCKS: bool = true;
+
+    #[track_caller]
+    fn spawn(task: T, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle {
+        set.spawn_blocking_on(move || poll_once(task), runtime)
+    }
+}
+
+/// Runs a closure's task, which its only poll ends.
+fn poll_once(task: impl Future<Output = ()>) {
+    let ended = pin!(task).poll(&mut Context::from_waker(Waker::noop()));
+    debug_assert!(ended.is_ready(), "a closure's turn has come before it has a thread");
+}
+
+/// A closure as the future of a task. It runs in a scope of its own, so that the pools that are opened in it know that
+/// no abort reaches them.
+pub(super) async fn run_closure<O>(closure: impl FnOnce() -> O) -> O {
+    let Some(Current { scope, key }) = Current::current() else { return closure() };
+    let scope = Scope::within(Some(scope), ScopeKind::Blocking);
+    Current::enter(&mut Some(Current { scope, key }), closure)
 }
 
 impl<E: Send + 'static> Shared<E> {
-    /// Takes a task in: spawns it, or keeps it until the pool runs or it is its turn, or gives it back.
-    pub(super) fn admit<L: Launch + Send>(self: &Arc<Self>, class: TaskClass, task: L) -> Result<(), L> {
-        let mut state = self.lock();
-        if state.phase == Phase::Planned {
-            state.plans.push(Box::new(Kept { class, task }));
-            return Ok(());
-        }
-        if !self.is_open(&state, class) {
-            return Err(task);
-        }
-        if let Some(gate) = state.gate.as_mut().filter(|_| !class.daemon) {
-            if !gate.enter() {
-                self.enqueue(&mut state, class, Box::new(Kept { class, task }));
+    /// Spawns a task, or keeps it until the pool runs. Gives it back if the pool is closed.
+    #[track_caller]
+    pub(super) fn admit<K, F, S>(
+        self: &Arc<Self>,
+        class: TaskClass,
+        mut task: Task<F, S, E>,
+    ) -> Result<(), Task<F, S, E>>
+    where
+        K: Spawn<Task<F, S, E>> + 'static,
+        F: Future + Send + 'static,
+        S: OutputSink<F::Output, E>,
+    {
+        let (info, turn) = task.for_place();
+        let (current, place) = match self.place(class, info, turn) {
+            Admission::Placed(current, place) => (current, place),
+            Admission::Refused => return Err(task),
+            Admission::Planned => {
+                let plan = Plan { class, task, how: PhantomData::<fn() -> K> };
+                // It comes back if the pool has begun to run meanwhile.
+                self.plan(Box::new(plan)).into_iter().for_each(|plan| plan.admit(self));
                 return Ok(());
             }
+        };
+        task.place(current);
+        let handle = task.handle().cloned();
+        if K::BLOCKS && task.is_waiting() {
+            self.spawn::<OnRuntime, _>(place, wait_then_run(task), handle);
+        } else {
+            self.spawn::<K, _>(place, task, handle);
         }
-        let berth = state.depths.reserve(self, class, task.info());
-        drop(state);
-        self.launch(berth, task);
         Ok(())
     }
 
-    /// Whether a depth takes tasks that are spawned at once.
-    #[inline]
-    fn is_open(&self, state: &State<E>, class: TaskClass) -> bool {
-        matches!(state.phase, Phase::Running | Phase::Closing) && self.takes(class.depth)
-    }
-
-    /// Has a task wait for its turn.
-    fn enqueue(self: &Arc<Self>, state: &mut State<E>, class: TaskClass, task: Box<dyn Waiting<E>>) {
-        let State { depths, gate: Some(gate), .. } = state else { return };
-        gate.push(Queued { task, scope: depths.scope(self, class) }, self);
-    }
-
-    /// Spawns a task, and lets its handle know what to abort it by, if it has one.
-    #[inline]
-    pub(super) fn launch(&self, berth: Berth, task: impl Launch) {
-        let Berth { key, scope } = berth;
-        let control = task.control();
-        let runtime = self.runtime.get().expect("a berth is reserved in a pool that runs");
-        let spawned = task.launch(scope, key, runtime);
-        if let Some(control) = control {
-            control.spawned(spawned.abort_handle());
-        }
-    }
-
-    /// Lets the planned tasks in, in their order.
-    pub(super) fn let_in<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State<E>>) {
-        let plans = mem::take(&mut state.plans);
-        let next: Vec<_> = plans.into_iter().filter_map(|task| self.admit_planned(&mut state, task)).collect();
-        drop(state);
-        next.into_iter().for_each(|next| self.see_to(next));
-    }
-
-    /// What becomes of a planned task now that the pool runs; `None` if it has to wait for its turn.
-    fn admit_planned(self: &Arc<Self>, state: &mut State<E>, task: Box<dyn Waiting<E>>) -> Option<Next<E>> {
-        let class = task.class();
-        let scope = state.depths.scope(self, class);
-        if task.is_cancelled() {
-            return Some(Next::Drop(Queued { task, scope }));
-        }
-        if let Some(gate) = state.gate.as_mut().filter(|_| !class.daemon) {
-            if !gate.enter() {
-                gate.push(Queued { task, scope }, self);
-                return None;
-            }
-        }
-        Some(self.reserve(state, Queued { task, scope }))
-    }
-
-    /// Reserves a berth, unless the task is spawned already.
-    fn reserve(self: &Arc<Self>, state: &mut State<E>, queued: Queued<E>) -> Next<E> {
-        let berth = queued.task.info().map(|info| state.depths.reserve(self, queued.task.class(), info));
-        Next::Spawn(queued, berth)
-    }
-
-    /// Does what was decided under the lock.
-    fn see_to(self: &Arc<Self>, next: Next<E>) {
-        match next {
-            Next::Spawn(Queued { task, scope }, berth) => {
-                task.launch(self, berth);
-                // The last to let go of a scope takes the lock.
-                drop(scope);
-            }
-            Next::Drop(queued) => self.discard(queued),
-        }
-    }
-
-    /// Drops a task that was never spawned, in its scope. A panic of its destructor is a failure.
-    pub(super) fn discard(&self, queued: Queued<E>) {
-        let Queued { task, scope } = queued;
-        let info = task.info();
-        let mut current = Some(Current { scope, key: None });
-        let dropped = catch(|| Current::enter(&mut current, || drop(task)));
-        if let (Err(payload), Some(info), Some(Current { scope, .. })) = (dropped, info, &current) {
-            let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
-            scope.report_outside(unreported);
-        }
-    }
-
-    /// Drops the tasks that will not have their turn any more.
-    pub(super) fn discard_all(&self, queue: BTreeMap<u64, Queued<E>>) {
-        queue.into_values().for_each(|queued| self.discard(queued));
-    }
-}
-
-// ===== a limit =====
-
-impl<E: Send + 'static> Shared<E> {
-    /// A task has ended that counted towards the limit.
-    pub(super) fn free_slot(self: &Arc<Self>) {
-        let mut state = self.lock();
-        let Some(gate) = &mut state.gate else { return };
-        gate.leave();
-        let panicked = match gate.draining {
-            true => None,
-            false => self.drain_queue(state),
-        };
-        if let Some(options) = &self.options {
-            options.freed.notify_waiters();
-        }
-        if let Some(payload) = panicked {
-            payload.resume();
-        }
-    }
-
-    /// Spawns queued tasks as long as there are slots. Only one does this at a time: what the others free meanwhile, as
-    /// a runtime that is shutting down does with every task that is spawned, is seen in the next round. Returns the
-    /// panic of a waker, or of a runtime that had no thread for a closure: the others have their turn all the same.
-    fn drain_queue<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State<E>>) -> Option<PanicPayload> {
-        let mut panicked = None;
-        while let Some(next) = self.admit_queued(&mut state) {
-            drop(state);
-            panicked = panicked.or(catch(|| self.see_to(next)).err());
-            state = self.lock();
-        }
-        panicked
-    }
-
-    /// The next task that has its turn.
-    fn admit_queued(self: &Arc<Self>, state: &mut State<E>) -> Option<Next<E>> {
-        let gate = state.gate.as_mut()?;
-        let queued = gate.pop();
-        gate.draining = queued.is_some();
-        let queued = queued?;
-        // A depth that is about to be aborted takes none any more.
-        if self.is_open(state, queued.task.class()) && !queued.task.is_cancelled() {
-            return Some(self.reserve(state, queued));
-        }
-        state.gate.iter_mut().for_each(|gate| gate.leave());
-        Some(Next::Drop(queued))
-    }
-
-    /// Waits until a task that is spawned would run at once, or the pool closes.
-    pub(super) async fn ready(&self) {
-        consume_budget().await;
-        let Some(options) = self.options.as_ref().filter(|options| options.limit.is_some()) else { return };
-        loop {
-            let mut freed = pin!(options.freed.notified());
-            freed.as_mut().enable();
-            if self.has_room() {
-                return;
-            }
-            freed.await;
-        }
-    }
-
-    /// Whether a task that is spawned now would run at once. A pool that closes keeps nobody waiting.
-    fn has_room(&self) -> bool {
-        let state = self.lock();
-        match (state.phase, &state.gate) {
-            (Phase::Planned, Some(gate)) => {
-                gate.has_room_for_more_than(state.plans.iter().filter(|task| !task.class().daemon).count())
-            }
-            (Phase::Running, Some(gate)) => gate.is_free(),
-            _ => true,
-        }
-    }
-}
-
-// ===== tasks that cannot leave their thread =====
-
-impl<E: Send + 'static> Shared<E> {
-    /// Takes in a task of this thread, made of what says when its turn is. If the pool is closed, it is dropped.
-    pub(super) fn admit_local<L, M>(self: &Arc<Self>, class: TaskClass, info: TaskInfo, make: M) -> Result<(), NotLocal>
+    /// Spawns a task that stays on this thread. If the pool is closed, it is dropped.
+    ///
+    /// # Panics
+    ///
+    /// If the pool does not run yet, or without a `LocalSet`.
+    #[track_caller]
+    pub(super) fn admit_local<F, S>(self: &Arc<Self>, class: TaskClass, mut task: Task<F, S, E>)
     where
-        L: Launch,
-        M: FnOnce(Turn) -> L,
+        F: Future + 'static,
+        S: OutputSink<F::Output, E>,
     {
-        let mut state = self.lock();
-        if state.phase == Phase::Planned {
-            return Err(NotLocal::Planned);
-        }
-        if !self.is_open(&state, class) {
-            return Ok(());
-        }
-        let turn = match state.gate.as_mut().filter(|_| !class.daemon).map(|gate| gate.enter()) {
-            None => Turn::Now(None),
-            Some(true) => Turn::Now(Some(Slot::new(self))),
-            Some(false) => {
-                let (ticket, turn) = Ticket::new(class);
-                self.enqueue(&mut state, class, Box::new(ticket));
-                Turn::Later(turn)
-            }
+        let (info, turn) = task.for_place();
+        let (current, place) = match self.place(class, info, turn) {
+            Admission::Placed(current, place) => (current, place),
+            Admission::Refused => return,
+            Admission::Planned => panic!("`spawn_local` was called on a pool that does not run yet"),
         };
-        let berth = state.depths.reserve(self, class, info);
-        drop(state);
-        let task = make(turn);
-        catch(|| self.launch(berth, task)).map_err(|_| NotLocal::Outside)
+        task.place(current);
+        let handle = task.handle().cloned();
+        if catch(|| self.spawn::<OnThisThread, _>(place, task, handle)).is_err() {
+            panic!("`spawn_local` was called outside of a `LocalSet`");
+        }
+    }
+
+    #[track_caller]
+    fn spawn<K: Spawn<T>, T>(&self, place: Place, task: T, handle: Option<Arc<HandleInner>>) {
+        let runtime = self.runtime.get().expect("a pool that has a place for a task runs");
+        // Goes back also if the task cannot be spawned: a set that is dropped aborts all its tasks.
+        let mut borrowed = Borrowed { pool: self, place: Some(place) };
+        let Some(place) = &mut borrowed.place else { return };
+        let abort = K::spawn(task, &mut place.set, runtime);
+        drop(borrowed);
+        if let Some(handle) = handle {
+            handle.spawned(abort);
+        }
+    }
+}
+
+/// Puts a set back when it is dropped.
+struct Borrowed<'a, E: Send + 'static> {
+    pool: &'a Shared<E>,
+    place: Option<Place>,
+}
+
+impl<E: Send + 'static> Drop for Borrowed<'_, E> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.pool.return_set(place);
+        }
+    }
+}
+
+/// Waits for the turn of a closure, as a task that takes up no thread; a second one, on a thread, then runs it.
+async fn wait_then_run<F, S, E>(mut task: Task<F, S, E>)
+where
+    F: Future + Send + 'static,
+    S: OutputSink<F::Output, E>,
+    E: Send + 'static,
+{
+    poll_fn(|cx| task.poll_turn(cx)).await;
+    let Some(scope) = task.current().map(|current| Arc::clone(&current.scope)) else { return };
+    let (pool, handle) = (pool_of::<E>(&scope), task.handle().cloned());
+    pool.spawn::<OnBlockingThread, _>(pool.place_again(scope.class()), task, handle);
+}
+
+/// A task that waits for its pool to run.
+struct Plan<T, K> {
+    class: TaskClass,
+    task: T,
+    how: PhantomData<fn() -> K>,
+}
+
+impl<F, S, E, K> Planned<E> for Plan<Task<F, S, E>, K>
+where
+    F: Future + Send + 'static,
+    S: OutputSink<F::Output, E>,
+    E: Send + 'static,
+    K: Spawn<Task<F, S, E>> + 'static,
+{
+    fn class(&self) -> TaskClass {
+        self.class
+    }
+
+    fn info(&self) -> &TaskInfo {
+        self.task.info()
+    }
+
+    fn set_turn(&mut self, turn: Turn) {
+        self.task.set_turn(turn);
+    }
+
+    fn admit(self: Box<Self>, pool: &Arc<Shared<E>>) {
+        let Self { class, task, .. } = *self;
+        let is_cancelled = task.handle().is_some_and(|handle| handle.is_cancelled());
+        let refused = if is_cancelled { Some(task) } else { pool.admit::<K, _, _>(class, task).err() };
+        if let Some(mut task) = refused {
+            task.place(Current { scope: pool.scope(class), key: None });
+        }
     }
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use super::Pool;
 use super::driver::{Body, Drive, DriverState};
+use super::limit::Limit;
 use super::on_failure::OnFailure;
-use super::state::{Options, Shared};
+use super::options::Options;
+use super::shared::Shared;
 use crate::error::{BoxError, PoolError, TaskError};
 use crate::then::Then;
 
@@ -60,22 +62,16 @@ use crate::then::Then;
 /// ```
 #[must_use = "a builder does nothing until `build` or `open` is called"]
 pub struct PoolBuilder<E = BoxError> {
-    name: Option<Arc<str>>,
-    /// Made by the first setting that costs its users something.
-    options: Option<Box<Options<E>>>,
+    options: Options<E>,
 }
 
 impl<E: Send + 'static> PoolBuilder<E> {
     /// With the defaults.
     pub(super) fn new() -> Self {
-        Self { name: None, options: None }
+        Self { options: Options::default() }
     }
 
     /// The settings to change.
-    fn options(&mut self) -> &mut Options<E> {
-        self.options.get_or_insert_default()
-    }
-
     /// Names the pool: in its errors, in its [tree](Pool::tree), in `Debug`, and as its span with the feature
     /// `tracing`.
     ///
@@ -92,7 +88,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.name = Some(shared_str(name.into()));
+        self.options.name = Some(shared_str(name.into()));
         self
     }
 
@@ -132,7 +128,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.options().grace = grace;
+        self.options.grace = grace;
         self
     }
 
@@ -177,7 +173,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     #[track_caller]
     pub fn limit(mut self, tasks: usize) -> Self {
         assert!(tasks > 0, "a pool with a limit of 0 would never run a task");
-        self.options().limit = Some(tasks);
+        self.options.limit = Some(Limit::new(tasks));
         self
     }
 
@@ -204,7 +200,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn keep_open(mut self, keep_open: bool) -> Self {
-        self.options().keep_open = keep_open;
+        self.options.keep_open = keep_open;
         self
     }
 
@@ -234,7 +230,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn on_failure(mut self, policy: impl Fn(&TaskError<E>) -> OnFailure + Send + Sync + 'static) -> Self {
-        self.options().on_failure = Some(Box::new(policy));
+        self.options.on_failure = Some(Box::new(policy));
         self
     }
 
@@ -280,7 +276,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn abandon_after(mut self, wait: Duration) -> Self {
-        self.options().abandon_after = Some(wait);
+        self.options.abandon_after = Some(wait);
         self
     }
 
@@ -299,7 +295,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// ```
     #[cfg(feature = "tracing")]
     pub fn warn_every(mut self, interval: Duration) -> Self {
-        self.options().warn_every = interval.max(Duration::from_millis(1));
+        self.options.warn_every = interval.max(Duration::from_millis(1));
         self
     }
 
@@ -319,8 +315,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     #[must_use]
+    #[track_caller]
     pub fn build(self) -> Pool<E> {
-        Pool { shared: Shared::new(self.name, self.options, false) }
+        Pool { shared: Shared::new(self.options, false) }
     }
 
     /// Opens the pool around a body, as [`Pool::open`] does.
@@ -361,7 +358,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
         F: Future<Output = Result<T, E>>,
         E: Into<BoxError>,
     {
-        let pool = Pool { shared: Shared::new(self.name, self.options, true) };
+        let pool = Pool { shared: Shared::new(self.options, true) };
         let state = DriverState::new(Arc::clone(&pool.shared), "Pool::open");
         Drive::new(state, Body::new(Then::new(std::future::ready(()), move || body(pool))))
     }
@@ -369,13 +366,15 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
 impl<E> fmt::Debug for PoolBuilder<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("PoolBuilder");
-        shown.field("name", &self.name);
-        if let Some(Options { grace, keep_open, limit, abandon_after, on_failure, .. }) = self.options.as_deref() {
-            shown.field("grace", grace).field("keep_open", keep_open).field("limit", limit);
-            shown.field("abandon_after", abandon_after).field("has_on_failure", &on_failure.is_some());
-        }
-        shown.finish()
+        let Options { name, grace, keep_open, limit, abandon_after, on_failure, .. } = &self.options;
+        f.debug_struct("PoolBuilder")
+            .field("name", name)
+            .field("grace", grace)
+            .field("keep_open", keep_open)
+            .field("limit", &limit.as_ref().map(|limit| limit.tasks))
+            .field("abandon_after", abandon_after)
+            .field("has_on_failure", &on_failure.is_some())
+            .finish()
     }
 }
 

@@ -1,181 +1,216 @@
-//! The steps by which a pool closes, without its body, so that a dropped owner can hand them on.
-//!
-//! For each depth that is left, from the highest to the lowest: its tasks are asked to stop, have the grace to do so,
-//! are aborted, and are waited for. The steps only say what is next. What they do to the tasks is in
-//! [`phases`](super::phases), under the lock of the pool; and they are polled by whoever has them: the driver, or, when
-//! that was dropped, a task of the runtime that has nothing else to do.
+//! The steps by which a pool closes.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
 
-use super::state::Shared;
-use super::trace::Watch;
-use crate::error::{BoxError, Report, TaskError};
-use crate::scope::Scope;
+use super::shared::{Phase, Shared};
+use super::tasks::{abort_all, poll_join};
+use super::trace::WaitWarning;
+use super::tree::tasks_of;
+use crate::error::{BoxError, Failure, Report, TaskError, TaskInfo, catch};
+use crate::scope::{ErasedPool, NodeState, Scope, Snapshot};
 
-/// Closes one depth after the other, from the highest to the lowest.
-#[derive(Default)]
-pub(super) struct Closing {
-    step: Step,
-    /// Whether it is the turn of depth 0, to which the body belongs, or past that.
-    cuts_body: bool,
-    /// Warns of a closing that takes long.
-    watch: Watch,
-}
+/// The closing of a pool. Who polls it is the driver, or, once that was dropped, the runtime.
+pub(super) type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// How far the closing has come.
-#[derive(Default)]
-enum Step {
-    /// On to the highest depth that is left.
-    #[default]
-    Next,
-    /// The tasks of a depth have been asked to stop.
-    Cancelled { depth: i32, grace: Deadline },
-    /// They have been aborted, or had all ended.
-    Aborted { depth: i32, patience: Option<Deadline> },
-    /// Nothing is left.
-    Over,
-}
-
-/// How long to wait, from the first time that this is polled.
-enum Deadline {
-    /// Not polled yet.
-    After(Duration),
-    At(Pin<Box<Sleep>>),
-    /// Further off than a clock can tell.
-    Never,
-}
-
-/// What has happened.
-pub(super) enum Progress {
-    /// Nothing yet; the driver will be woken.
-    Waiting,
-    /// A depth has been aborted, and what is left of it is to be waited for: poll again.
-    Aborted,
-    /// Everything has ended.
-    Over,
-}
-
-impl Closing {
-    /// Whether the body is to be dropped, if it has not ended. Until then it is polled.
-    pub(super) fn cuts_body(&self) -> bool {
-        self.cuts_body
-    }
-
-    /// Goes as far as it can.
-    pub(super) fn poll<E: Send + 'static>(&mut self, pool: &Shared<E>, cx: &mut Context<'_>) -> Progress {
-        loop {
-            match &mut self.step {
-                Step::Next => match pool.cancel_next_depth() {
-                    Some(depth) => self.step = Step::Cancelled { depth, grace: Deadline::After(pool.grace()) },
-                    None => self.step = Step::Over,
-                },
-                Step::Cancelled { depth, grace } => {
-                    if !pool.poll_empty(cx, *depth) && grace.poll(cx).is_pending() {
-                        pool.watch(&mut self.watch, cx);
-                        return Progress::Waiting;
-                    }
-                    let depth = *depth;
-                    self.abort(pool, depth);
-                    return Progress::Aborted;
-                }
-                Step::Aborted { depth, patience } => {
-                    if !pool.poll_empty(cx, *depth) {
-                        if patience.as_mut().is_none_or(|patience| patience.poll(cx).is_pending()) {
-                            pool.watch(&mut self.watch, cx);
-                            return Progress::Waiting;
-                        }
-                        pool.abandon(*depth);
-                    } else {
-                        pool.close_depth(*depth);
-                    }
-                    self.step = Step::Next;
-                }
-                Step::Over => return Progress::Over,
-            }
-        }
-    }
-
-    /// Aborts a depth that was asked to stop.
-    fn abort<E: Send + 'static>(&mut self, pool: &Shared<E>, depth: i32) {
+/// Signal, grace, abort, join: one depth after the other, from the highest to the lowest.
+///
+/// The body belongs to depth 0: from the abort of that on, who polls this polls the body no more, but drops it.
+pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
+    let _rest = AbortRest(&pool);
+    let mut warning = WaitWarning::default();
+    while let Some(depth) = pool.cancel_next_depth() {
+        within(pool.options.grace, wait_empty(&pool, depth, &mut warning)).await;
         pool.abort(depth);
-        self.cuts_body |= depth <= 0;
-        self.step = Step::Aborted { depth, patience: pool.abandon_after().map(Deadline::After) };
-    }
-
-    /// Has the rest done by the runtime, and what fails reported to the enclosing scope, which waits for it.
-    pub(super) fn detach<E>(mut self: Box<Self>, pool: Arc<Shared<E>>, enclosing: Option<Arc<Scope>>)
-    where
-        E: Into<BoxError> + Send + 'static,
-    {
-        // What has no time to end by itself does not wait for the runtime to take over.
-        if let (Step::Next, true) = (&self.step, pool.grace().is_zero()) {
-            if let Some(depth) = pool.cancel_next_depth() {
-                self.abort(&pool, depth);
-            }
+        let joined = wait_empty(&pool, depth, &mut warning);
+        match pool.options.abandon_after {
+            None => joined.await,
+            Some(limit) if within(limit, joined).await.is_some() => {}
+            Some(_) => pool.add_stuck(tasks_of(pool.abandon(depth))),
         }
-        let over = self.cuts_body && pool.is_over();
-        let mut remains = Remains { closing: self, pool: Arc::clone(&pool), enclosing };
-        if let (Some(runtime), false) = (pool.runtime.get(), over) {
-            drop(runtime.spawn(async move { std::future::poll_fn(|cx| remains.poll(cx)).await }));
-        }
+        pool.remove(depth);
     }
 }
 
-impl Deadline {
-    /// # Panics
-    ///
-    /// In a runtime without timers.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Self::After(duration) = self {
-            *self = match Instant::now().checked_add(*duration) {
-                _ if duration.is_zero() => return Poll::Ready(()),
-                Some(deadline) => Self::At(Box::pin(sleep_until(deadline))),
-                None => Self::Never,
-            };
-        }
-        match self {
-            Self::At(sleep) => sleep.as_mut().poll(cx),
-            _ => Poll::Pending,
-        }
+/// If a runtime that shuts down drops the closing, everything that is left is aborted at once.
+struct AbortRest<'a, E: Send + 'static>(&'a Shared<E>);
+
+impl<E: Send + 'static> Drop for AbortRest<'_, E> {
+    fn drop(&mut self) {
+        self.0.abort_rest();
     }
 }
 
-/// What is left of a pool whose owner was dropped. Its end is reported even if the runtime cuts it off.
-struct Remains<E: Into<BoxError> + Send + 'static> {
-    /// As far as the owner had come.
-    closing: Box<Closing>,
+/// Waits until nothing runs at a depth, and tokio has done with its tasks. Now and then a warning names what is left.
+async fn wait_empty<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &mut WaitWarning) {
+    poll_fn(|cx| {
+        let empty = pool.poll_empty(depth, cx);
+        if empty.is_pending() {
+            warning.poll(cx, pool.options.warn_every, &pool.trace, || tasks_of(pool.snapshot()));
+        }
+        empty
+    })
+    .await;
+    let mut sets = pool.take_sets(depth);
+    poll_fn(|cx| poll_join(&mut sets, cx)).await;
+}
+
+/// What a future returns, if it does so before a time is over. No time is none: the future is then polled once. A
+/// runtime that has shut down has no time either: its timers panic.
+async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    if limit.is_zero() {
+        return poll_fn(|cx| Poll::Ready(value(future.as_mut().poll(cx)))).await;
+    };
+    let Some(deadline) = Instant::now().checked_add(limit) else { return Some(future.await) };
+    let mut timeout = pin!(time::timeout_at(deadline, future));
+    poll_fn(|cx| catch(|| timeout.as_mut().poll(cx).map(Result::ok)).unwrap_or(Poll::Ready(None))).await
+}
+
+fn value<T>(poll: Poll<T>) -> Option<T> {
+    match poll {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+/// Goes on with the closing of a pool whose future was dropped, and reports to the enclosing scope what has failed.
+///
+/// What has no time to end by itself is aborted here, and does not wait for the runtime to take over.
+pub(super) fn detach<E>(mut closing: Closing, pool: Arc<Shared<E>>, enclosing: Option<Arc<Scope>>)
+where
+    E: Into<BoxError> + Send + 'static,
+{
+    let Some(runtime) = pool.runtime.get().cloned() else { return };
+    let report = ReportRest { pool, enclosing };
+    let entered = runtime.enter();
+    let closed = closing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    drop(entered);
+    if closed.is_pending() {
+        // It holds the enclosing scope, and is not in a set of that, whose abort would end it.
+        drop(runtime.spawn(async move {
+            let _report = report;
+            closing.await;
+        }));
+    }
+}
+
+/// What a pool without a caller has to report, when it is closed or cannot be.
+struct ReportRest<E: Into<BoxError> + Send + 'static> {
     pool: Arc<Shared<E>>,
-    /// Waits until it has been told.
     enclosing: Option<Arc<Scope>>,
 }
 
-impl<E: Into<BoxError> + Send + 'static> Remains<E> {
-    /// Goes through the steps that are left.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            match self.closing.poll(&self.pool, cx) {
-                Progress::Waiting => return Poll::Pending,
-                Progress::Aborted => {}
-                Progress::Over => return Poll::Ready(()),
-            }
-        }
+impl<E: Into<BoxError> + Send + 'static> Drop for ReportRest<E> {
+    fn drop(&mut self) {
+        self.pool.abort_rest();
+        // What the pool has stopped waiting for needs no word: the enclosing scope waits for it still.
+        let Report { failures, cleanup_failures, .. } = self.pool.take_report();
+        let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
+        failures.for_each(|failure| Scope::report_to(self.enclosing.as_deref(), failure));
     }
 }
 
-impl<E: Into<BoxError> + Send + 'static> Drop for Remains<E> {
-    /// At the end, or when the runtime shuts down: tells the enclosing scope what has failed, then lets go of it.
-    fn drop(&mut self) {
-        // What the runtime kept from being closed in its turn: all of it is being dropped.
-        self.pool.abort_all();
-        // What was given up on needs no word: the enclosing scope waits for it still.
-        let Report { failures, cleanup_failures, .. } = self.pool.take_report();
-        let enclosing = self.enclosing.take();
-        let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
-        failures.for_each(|failure| Scope::report_to(enclosing.as_deref(), failure));
+// ===== what a step does, under the lock =====
+
+impl<E: 'static> Shared<E> {
+    /// Cancels the token of the highest depth that is left, and says which depth that is. Without one, the pool ends.
+    fn cancel_next_depth(&self) -> Option<i32> {
+        let mut inner = self.lock();
+        if inner.phase != Phase::Closing {
+            return None;
+        }
+        let Some(depth) = inner.depths.highest() else {
+            let held = inner.end();
+            drop(inner);
+            drop(held);
+            return None;
+        };
+        let token = inner.depths.entry(depth).cancel();
+        // What is above has been closed.
+        self.refuse_from(i64::from(depth) + 1);
+        let info = inner.body_info();
+        drop(inner);
+        // Its wakers may be somebody's, and panic: the other steps are taken all the same.
+        if let Err(payload) = catch(|| token.iter().for_each(CancellationToken::cancel)) {
+            let panicked = self.fail(TaskError::new(info, Failure::Panic(payload)));
+            debug_assert!(panicked.is_none(), "a pool that closes has not returned");
+        }
+        Some(depth)
+    }
+
+    /// Ready when nothing runs at a depth. Otherwise the driver will be woken.
+    fn poll_empty(&self, depth: i32, cx: &Context<'_>) -> Poll<()> {
+        let waker = cx.waker().clone();
+        let mut inner = self.lock();
+        if inner.depths.get_mut(depth).is_none_or(|depth| depth.is_empty()) {
+            return Poll::Ready(());
+        }
+        let replaced = inner.driver.replace(waker);
+        drop(inner);
+        drop(replaced);
+        Poll::Pending
+    }
+
+    /// Aborts what is left at a depth, with the body from depth 0 on.
+    fn abort(&self, depth: i32) {
+        let mut inner = self.lock();
+        self.refuse_from(depth.into());
+        self.body_aborted.fetch_or(depth <= 0, Ordering::AcqRel);
+        let sets = inner.depths.get_mut(depth).map(|depth| depth.abort());
+        drop(inner);
+        let mut sets = sets.unwrap_or_default();
+        sets.iter_mut().for_each(abort_all);
+        if let Some(depth) = self.lock().depths.get_mut(depth) {
+            depth.keep_sets(sets);
+        }
+    }
+
+    /// What is left of the sets of a depth at which nothing runs any more.
+    fn take_sets(&self, depth: i32) -> Vec<JoinSet<()>> {
+        self.lock().depths.get_mut(depth).map(|depth| depth.take_sets()).unwrap_or_default()
+    }
+
+    /// Lets go of a depth that is closed.
+    fn remove(&self, depth: i32) {
+        let removed = self.lock().depths.remove(depth);
+        drop(removed);
+    }
+
+    /// Stops waiting for a depth. What is left of it is returned; it still ends when it can.
+    fn abandon(&self, depth: i32) -> Snapshot {
+        let mut left = Snapshot::new(NodeState::Closing);
+        let mut inner = self.lock();
+        inner.depths.abandon(depth, &mut left);
+        inner.failures.get_or_insert_default();
+        left
+    }
+
+    /// Names tasks for which the pool does not wait any more.
+    fn add_stuck(&self, tasks: Vec<TaskInfo>) {
+        self.trace.abandoned(&tasks);
+        self.lock().failures.get_or_insert_default().push_stuck(tasks);
+    }
+
+    /// Aborts everything at once, since nobody goes through the steps any more.
+    fn abort_rest(&self) {
+        let mut inner = self.lock();
+        if inner.phase != Phase::Closing {
+            return;
+        }
+        self.refuse_from(i64::MIN);
+        let (held, tokens, depths) = (inner.end(), inner.depths.cancel_all(), inner.depths.all());
+        drop(inner);
+        tokens.iter().for_each(|token| drop(catch(|| token.cancel())));
+        depths.into_iter().for_each(|depth| self.abort(depth));
+        drop(held);
     }
 }

@@ -1,167 +1,92 @@
-//! The tasks of a running pool, by depth, and the scopes they run in.
-//!
-//! Each depth has a list of its tasks. A task enters it as it is spawned, and leaves it by itself as it ends. The first
-//! time that it has to wait, it also leaves its waker there. So a depth is aborted by a flag in its scope, which every
-//! task looks at before it polls the user's future, and by waking those that wait. That is what tokio's own abort does,
-//! but that nobody has to keep a handle to each task: a task that never waits, as most do not, is noted down once and
-//! struck off once.
-//!
-//! The list is also what [`Pool::tree`](crate::Pool::tree) looks at. A `JoinSet` cannot be looked into, and what it
-//! allocates and locks to tell of the end of each task is of no use here: nobody waits for the end of a single one.
+//! The depths of a pool: what runs at each, and the token by which it is cancelled.
 
 use std::collections::BTreeMap;
-use std::panic::Location;
-use std::sync::{Arc, Weak};
-use std::task::Waker;
 
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::handle::HandleInner;
-use super::slab::Slab;
-use crate::error::TaskInfo;
-use crate::scope::NodeState;
-use crate::scope::{ChildKind, ErasedPool, Scope, ScopeKind, Snapshot, TaskClass, TaskKey, TaskSnapshot};
+use super::tasks::{TaskEntry, Tasks};
+use crate::scope::{Snapshot, TaskClass, TaskKey};
 
-/// How many seats are looked at, in search of who is to be woken, before others get at the lock.
-const BATCH: u32 = 256;
-
-/// The tasks of all depths.
+/// All depths of a pool that are not closed. Those at which nothing is and nobody has a token are let go of, so that a
+/// pool that lives long does not remember each depth it has ever seen.
 pub(super) struct Depths {
-    /// The scope around the pool, which waits for it; let go of when the pool has closed.
-    enclosing: Option<Arc<Scope>>,
-    /// Depth 0, to which most belong; `None` once it has closed.
+    /// Depth 0, which nearly all pools make do with.
     zero: Option<Depth>,
-    /// The other depths, each from its first task on.
-    #[expect(clippy::box_collection, reason = "most pools have one depth, and pay for a pointer only")]
     others: Option<Box<BTreeMap<i32, Depth>>>,
+    /// Those that the pool has stopped waiting for. Their tasks are listed until they end.
+    abandoned: Option<Box<BTreeMap<i32, Depth>>>,
+    /// How many scopes have not ended, of tasks that are no daemons and of daemons; the abandoned are not among them.
+    scopes: [usize; 2],
+    /// How many tasks are listed, but for the abandoned.
+    tasks: usize,
 }
 
-/// The tasks of one depth.
+/// The tasks of a pool that are cancelled together.
 pub(super) struct Depth {
     tasks: Tasks,
     daemons: Option<Box<Tasks>>,
-    /// What asks the tasks to stop, once somebody wants to know.
+    /// Made for the first who asks.
     token: Option<CancellationToken>,
-    /// Whether they have been cancelled.
     cancelled: bool,
-}
-
-/// Tasks that are waited for together.
-struct Tasks {
-    entries: Slab<TaskEntry>,
-    /// Held by the tasks and the body, not from here. When it has ended, the next task makes a new one.
-    scope: Weak<Scope>,
-    /// How many scopes have not told of their end, which is what the driver waits for.
-    scopes: usize,
-}
-
-/// A task, as its pool knows it. What it has to say it says itself, as it ends: its output is `()`, and nobody joins
-/// it.
-pub(super) struct TaskEntry {
-    /// What wakes it if it is aborted; `None` until it waits for the first time.
-    waker: Option<Waker>,
-    name: Option<Arc<str>>,
-    spawned_at: &'static Location<'static>,
-}
-
-/// What is reserved for a task that is about to be spawned. The task that is made of it gives it up as it ends.
-pub(super) struct Berth {
-    pub(super) key: TaskKey,
-    pub(super) scope: Arc<Scope>,
-}
-
-/// Something that can be spawned.
-pub(super) trait Launch: 'static {
-    /// What its handle cancels it by, if it has one.
-    fn control(&self) -> Option<Arc<HandleInner>> {
-        None
-    }
-
-    fn info(&self) -> TaskInfo;
-
-    /// Spawns it in its scope, and on its key; no lock is held.
-    fn launch(self, scope: Arc<Scope>, key: TaskKey, runtime: &Handle) -> JoinHandle<()>;
 }
 
 impl Depths {
     pub(super) const fn new() -> Self {
-        Self { enclosing: None, zero: Some(Depth::new()), others: None }
+        Self { zero: Some(Depth::new()), others: None, abandoned: None, scopes: [0; 2], tasks: 0 }
     }
 
-    /// Puts the pool into what encloses it. Returns the scope of depth 0.
-    #[inline]
-    pub(super) fn enter(&mut self, pool: &Arc<impl ErasedPool>, enclosing: Option<Arc<Scope>>) -> Arc<Scope> {
-        if let Some(enclosing) = &enclosing {
-            enclosing.add_child(ChildKind::Pool(Arc::downgrade(pool) as Weak<dyn ErasedPool>));
-        }
-        self.enclosing = enclosing;
-        self.scope(pool, TaskClass::default())
-    }
-
-    /// The scope around the pool, as long as that has not closed.
-    pub(super) fn enclosing(&self) -> Option<&Arc<Scope>> {
-        self.enclosing.as_ref()
-    }
-
-    /// Lets go of what encloses the pool.
-    pub(super) fn leave(&mut self) -> Option<Arc<Scope>> {
-        self.enclosing.take()
-    }
-
-    /// Takes a task in, in a depth that takes it.
-    #[inline]
-    pub(super) fn reserve(&mut self, pool: &Arc<impl ErasedPool>, class: TaskClass, info: TaskInfo) -> Berth {
-        let (tasks, enclosing) = self.tasks_at(class);
-        let scope = tasks.scope(pool, class, enclosing);
-        let TaskInfo { name, spawned_at, .. } = info;
-        let key = tasks.entries.insert(TaskEntry { waker: None, name, spawned_at });
-        Berth { key, scope }
-    }
-
-    /// Notes what wakes a task that waits. Gives back what is not needed.
-    #[inline]
-    pub(super) fn park(&mut self, class: TaskClass, key: TaskKey, waker: Waker) -> Option<Waker> {
-        match self.entries_mut(class).and_then(|entries| entries.get_mut(key)) {
-            Some(entry) => entry.waker.replace(waker),
-            // Not in practice: it has a key while it is polled.
-            None => Some(waker),
+    /// What there is of a depth, which is made if it is not there.
+    pub(super) fn entry(&mut self, depth: i32) -> &mut Depth {
+        match &mut self.zero {
+            Some(zero) if depth == 0 => zero,
+            _ => self.others.get_or_insert_default().entry(depth).or_insert_with(Depth::new),
         }
     }
 
-    /// The scope of a class, for somebody who holds it from now on. The last to let go of a scope takes the pool's
-    /// lock.
-    pub(super) fn scope(&mut self, pool: &Arc<impl ErasedPool>, class: TaskClass) -> Arc<Scope> {
-        let (tasks, enclosing) = self.tasks_at(class);
-        tasks.scope(pool, class, enclosing)
+    pub(super) fn get_mut(&mut self, depth: i32) -> Option<&mut Depth> {
+        if depth == 0 { self.zero.as_mut() } else { self.others.as_mut()?.get_mut(&depth) }
     }
 
-    /// A scope has ended. Of a depth that was given up on, nobody wants to know.
-    pub(super) fn scope_ended(&mut self, class: TaskClass) {
-        if let Some(tasks) = self.get_mut(class.depth).and_then(|stage| stage.tasks_mut(class.daemon)) {
-            tasks.scopes -= 1;
-        }
-    }
-
-    /// The tasks of a class, with what it takes to make their scope.
-    #[inline(always)]
-    fn tasks_at(&mut self, class: TaskClass) -> (&mut Tasks, Option<&Arc<Scope>>) {
-        let Self { enclosing, zero, others } = self;
-        let stage = match zero {
-            Some(zero) if class.depth == 0 => zero,
-            _ => others.get_or_insert_default().entry(class.depth).or_insert_with(Depth::new),
+    /// The tasks of a class, also if the pool has stopped waiting for them.
+    pub(super) fn tasks_mut(&mut self, class: TaskClass) -> Option<&mut Tasks> {
+        let Self { zero, others, abandoned, .. } = self;
+        let depth = match zero {
+            Some(zero) if class.depth == 0 => Some(zero),
+            _ => others.as_mut().and_then(|others| others.get_mut(&class.depth)),
         };
-        let tasks = match class.daemon {
-            false => &mut stage.tasks,
-            true => stage.daemons.get_or_insert_with(|| Box::new(Tasks::new())),
-        };
-        (tasks, enclosing.as_ref())
+        let depth = depth.or_else(|| abandoned.as_mut()?.get_mut(&class.depth));
+        depth?.tasks_mut(class.daemon)
     }
 
-    #[inline]
-    pub(super) fn entries_mut(&mut self, class: TaskClass) -> Option<&mut Slab<TaskEntry>> {
-        self.get_mut(class.depth)?.entries_mut(class.daemon)
+    /// Lists a task that is about to be spawned.
+    pub(super) fn insert(&mut self, class: TaskClass, entry: TaskEntry) -> (TaskKey, JoinSet<()>) {
+        self.tasks += 1;
+        let tasks = self.entry(class.depth).entry(class.daemon);
+        (tasks.entries.insert(entry), tasks.borrow_set())
+    }
+
+    /// Takes a task that has ended off the list. Gives a set back whose ended tasks are to be freed, without the lock.
+    pub(super) fn task_ended(&mut self, class: TaskClass, key: TaskKey) -> (Option<TaskEntry>, Option<JoinSet<()>>) {
+        let is_left = self.get_mut(class.depth).is_some();
+        let Some(tasks) = self.tasks_mut(class) else { return (None, None) };
+        let (entry, ended) = tasks.task_ended(key);
+        self.tasks -= usize::from(is_left && entry.is_some());
+        (entry, ended)
+    }
+
+    /// Counts a scope that has begun.
+    pub(super) fn scope_began(&mut self, daemon: bool) {
+        self.scopes[usize::from(daemon)] += 1;
+    }
+
+    /// Counts a scope that has ended. Gives the depth back if nobody needs it any more.
+    pub(super) fn scope_ended(&mut self, class: TaskClass) -> Option<Depth> {
+        let depth = self.get_mut(class.depth)?;
+        depth.tasks_mut(class.daemon)?.scope_ended();
+        let unused = class.depth != 0 && depth.is_empty() && depth.token.is_none() && !depth.cancelled;
+        self.scopes[usize::from(class.daemon)] -= 1;
+        if unused { self.others.as_mut()?.remove(&class.depth) } else { None }
     }
 
     /// The highest depth that is left.
@@ -170,77 +95,78 @@ impl Depths {
         other.max(self.zero.as_ref().map(|_| 0))
     }
 
-    /// The highest depth that is left, and its tasks.
-    pub(super) fn highest_mut(&mut self) -> Option<(i32, &mut Depth)> {
-        let depth = self.highest()?;
-        Some((depth, self.get_mut(depth)?))
-    }
-
-    #[inline]
-    pub(super) fn get_mut(&mut self, depth: i32) -> Option<&mut Depth> {
-        if depth == 0 { self.zero.as_mut() } else { self.others.as_mut()?.get_mut(&depth) }
-    }
-
-    /// Lets go of a depth. It takes no tasks any more.
-    pub(super) fn take(&mut self, depth: i32) -> Option<Depth> {
-        if depth == 0 { self.zero.take() } else { self.others.as_mut()?.remove(&depth) }
-    }
-
-    /// Whether depth 0 is the only one.
+    /// Whether only depth 0 is left.
     pub(super) fn is_single(&self) -> bool {
         self.others.as_ref().is_none_or(|others| others.is_empty())
     }
 
-    /// Whether there is nothing left but daemons.
-    #[inline]
+    /// Whether nothing runs but daemons.
+    pub(super) fn has_only_daemons(&self) -> bool {
+        self.scopes[0] == 0
+    }
+
+    /// Whether nothing runs.
     pub(super) fn is_empty(&self) -> bool {
-        self.all(|stage| stage.tasks.is_empty())
+        self.scopes == [0; 2]
     }
 
-    /// Whether there is nothing left at all.
-    #[inline]
-    pub(super) fn is_over(&self) -> bool {
-        self.all(Depth::is_empty)
+    /// How many tasks are listed, but for the abandoned.
+    pub(super) fn len(&self) -> usize {
+        self.tasks
     }
 
-    /// Whether something holds for all depths that are left.
-    #[inline]
-    fn all(&self, holds: impl Fn(&Depth) -> bool) -> bool {
-        self.zero.as_ref().is_none_or(&holds) && self.others.as_ref().is_none_or(|others| others.values().all(holds))
-    }
-
-    /// Notes that all tasks are cancelled to stop, and says by which tokens.
-    #[inline]
-    pub(super) fn cancel(&mut self) -> Vec<CancellationToken> {
-        let mut tokens = Vec::new();
-        if let Some(token) = self.zero.as_mut().and_then(Depth::cancel) {
-            tokens.push(token);
+    /// Takes a depth out that is closed.
+    pub(super) fn remove(&mut self, depth: i32) -> Option<Depth> {
+        let removed = if depth == 0 { self.zero.take() } else { self.others.as_mut()?.remove(&depth) };
+        for (tasks, scopes) in removed.iter().flat_map(Depth::classes).zip(&mut self.scopes) {
+            *scopes -= tasks.scopes();
+            self.tasks -= tasks.len();
         }
-        if let Some(others) = &mut self.others {
-            tokens.extend(others.values_mut().filter_map(Depth::cancel));
+        removed
+    }
+
+    /// Stops waiting for a depth, and adds it to what is seen of the pool.
+    pub(super) fn abandon(&mut self, depth: i32, snapshot: &mut Snapshot) {
+        if let Some(abandoned) = self.remove(depth) {
+            abandoned.snapshot(depth, snapshot);
+            self.abandoned.get_or_insert_default().insert(depth, abandoned);
         }
-        tokens
+    }
+
+    /// Whether something was abandoned.
+    pub(super) fn has_abandoned(&self) -> bool {
+        self.abandoned.is_some()
     }
 
     /// The depths that are left.
-    pub(super) fn depths(&self) -> Vec<i32> {
+    pub(super) fn all(&self) -> Vec<i32> {
         self.iter().map(|(depth, _)| depth).collect()
     }
 
-    /// How many tasks have not ended.
-    pub(super) fn len(&self) -> usize {
-        self.iter().flat_map(|(_, stage)| stage.groups()).map(|tasks| tasks.entries.len()).sum()
+    /// Marks all depths as cancelled; their tokens are to be cancelled without the lock.
+    pub(super) fn cancel_all(&mut self) -> Vec<CancellationToken> {
+        let others = self.others.iter_mut().flat_map(|others| others.values_mut());
+        self.zero.iter_mut().chain(others).filter_map(Depth::cancel).collect()
+    }
+
+    /// Takes out all sets of all depths.
+    pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
+        let others = self.others.iter_mut().flat_map(|others| others.values_mut());
+        self.zero.iter_mut().chain(others).flat_map(Depth::take_sets).collect()
     }
 
     /// Adds what there is to be seen, in no order.
     pub(super) fn snapshot(&self, snapshot: &mut Snapshot) {
-        self.iter().for_each(|(depth, stage)| stage.snapshot(depth, snapshot));
+        let abandoned = self.abandoned.iter().flat_map(|abandoned| abandoned.iter());
+        for (depth, tasks) in self.iter().chain(abandoned.map(|(depth, tasks)| (*depth, tasks))) {
+            tasks.snapshot(depth, snapshot);
+        }
     }
 
     /// All depths that are left, in no order.
     fn iter(&self) -> impl Iterator<Item = (i32, &Depth)> {
         let others = self.others.iter().flat_map(|others| others.iter());
-        self.zero.iter().map(|stage| (0, stage)).chain(others.map(|(depth, stage)| (*depth, stage)))
+        self.zero.iter().map(|depth| (0, depth)).chain(others.map(|(depth, tasks)| (*depth, tasks)))
     }
 }
 
@@ -249,103 +175,65 @@ impl Depth {
         Self { tasks: Tasks::new(), daemons: None, token: None, cancelled: false }
     }
 
-    #[inline]
-    pub(super) fn entries_mut(&mut self, daemon: bool) -> Option<&mut Slab<TaskEntry>> {
-        Some(&mut self.tasks_mut(daemon)?.entries)
+    /// The tasks that are daemons, or those that are not. They are made if they are not there.
+    pub(super) fn entry(&mut self, daemon: bool) -> &mut Tasks {
+        match daemon {
+            false => &mut self.tasks,
+            true => self.daemons.get_or_insert_with(|| Box::new(Tasks::new())),
+        }
     }
 
-    #[inline]
     fn tasks_mut(&mut self, daemon: bool) -> Option<&mut Tasks> {
         if daemon { self.daemons.as_deref_mut() } else { Some(&mut self.tasks) }
     }
 
-    /// The tasks, then the daemons, if there are any.
-    fn groups(&self) -> impl Iterator<Item = &Tasks> {
+    /// The tasks that are no daemons, then the daemons.
+    fn classes(&self) -> impl Iterator<Item = &Tasks> {
         std::iter::once(&self.tasks).chain(self.daemons.as_deref())
     }
 
-    /// The token of this depth.
-    ///
-    /// Whoever makes it sees whether the tasks have been cancelled; whoever asks them sees it.
-    pub(super) fn token(&mut self) -> CancellationToken {
-        let token = self.token.get_or_insert_with(CancellationToken::new);
-        token.clone()
+    fn classes_mut(&mut self) -> impl Iterator<Item = &mut Tasks> {
+        std::iter::once(&mut self.tasks).chain(self.daemons.as_deref_mut())
     }
 
-    /// Notes that the tasks are cancelled to stop, and says by which token, if there is one; it has waiters to wake.
-    #[inline]
+    /// Whether nothing runs here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.classes().all(|tasks| tasks.scopes() == 0)
+    }
+
+    /// What its tasks are cancelled by.
+    pub(super) fn token(&mut self) -> CancellationToken {
+        self.token.get_or_insert_with(CancellationToken::new).clone()
+    }
+
+    /// Marks the depth as cancelled. Its token, if anybody has one, is to be cancelled without the lock.
     pub(super) fn cancel(&mut self) -> Option<CancellationToken> {
         self.cancelled = true;
         self.token.clone()
     }
 
-    /// Whether the tasks have been cancelled to stop.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled
     }
 
-    /// Whether nothing is left of the tasks, the daemons and what is below them.
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.groups().all(Tasks::is_empty)
+    /// Takes out the sets that are to be aborted, without the lock.
+    pub(super) fn abort(&mut self) -> Vec<JoinSet<()>> {
+        self.classes_mut().flat_map(Tasks::abort).collect()
     }
 
-    /// Has all tasks end that are polled from now on. Returns their scopes, to be let go of without the lock.
-    pub(super) fn abort(&self) -> [Option<Arc<Scope>>; 2] {
-        let scopes = [Some(&self.tasks), self.daemons.as_deref()].map(|tasks| tasks?.scope.upgrade());
-        scopes.iter().flatten().for_each(|scope| scope.abort());
-        scopes
+    /// Takes sets back that were aborted.
+    pub(super) fn keep_sets(&mut self, sets: Vec<JoinSet<()>>) {
+        self.tasks.keep_sets(sets);
     }
 
-    /// Takes the wakers of a batch of seats, from an index on. Returns where the next batch begins, if there is one.
-    pub(super) fn wake_from(&mut self, daemon: bool, index: u32, wakers: &mut Vec<Waker>) -> Option<u32> {
-        let entries = self.entries_mut(daemon)?;
-        wakers.extend(entries.range(index, BATCH).filter_map(|entry| entry.waker.take()));
-        index.checked_add(BATCH).filter(|next| *next < entries.capacity())
+    /// Takes out all sets, to wait for them.
+    pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
+        self.classes_mut().flat_map(Tasks::take_sets).collect()
     }
 
-    /// Adds what there is to be seen of this depth.
-    pub(super) fn snapshot(&self, depth: i32, snapshot: &mut Snapshot) {
-        for (tasks, daemon) in self.groups().zip([false, true]) {
-            let class = TaskClass { depth, daemon };
-            snapshot.scopes.extend(tasks.scope.upgrade().map(|scope| (class, scope)));
-            snapshot.tasks.extend(tasks.entries.iter().map(|(key, entry)| entry.to_snapshot(class, key)));
+    fn snapshot(&self, depth: i32, snapshot: &mut Snapshot) {
+        for (tasks, daemon) in self.classes().zip([false, true]) {
+            tasks.snapshot(TaskClass { depth, daemon }, snapshot);
         }
-    }
-}
-
-impl Tasks {
-    const fn new() -> Self {
-        Self { entries: Slab::new(), scope: Weak::new(), scopes: 0 }
-    }
-
-    /// The scope of the tasks, or a new one if the last has ended.
-    #[inline]
-    fn scope(&mut self, pool: &Arc<impl ErasedPool>, class: TaskClass, enclosing: Option<&Arc<Scope>>) -> Arc<Scope> {
-        if let Some(scope) = self.scope.upgrade() {
-            return scope;
-        }
-        let scope = Scope::within(enclosing.cloned(), ScopeKind::Pool(Arc::clone(pool) as Arc<dyn ErasedPool>, class));
-        self.scope = Arc::downgrade(&scope);
-        self.scopes += 1;
-        scope
-    }
-
-    /// Whether nothing is left of the tasks, nor below them.
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.scopes == 0
-    }
-}
-
-impl TaskEntry {
-    /// The task as a snapshot shows it.
-    fn to_snapshot(&self, class: TaskClass, key: TaskKey) -> TaskSnapshot {
-        TaskSnapshot { info: self.info(), class, key: Some(key), state: NodeState::Running }
-    }
-
-    /// Which task it is.
-    pub(super) fn info(&self) -> TaskInfo {
-        TaskInfo { name: self.name.clone(), spawned_at: self.spawned_at, body: false }
     }
 }

@@ -4,15 +4,18 @@ use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pin_project::pin_project;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::task::coop::{consume_budget, has_budget_remaining};
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::closing::{Closing, Progress};
-use super::phases::End;
-use super::state::Shared;
+use super::closing::{Closing, close, detach};
+use super::shared::{End, Shared};
+use super::tasks::poll_join;
 use crate::closing_reason::ClosingReason;
 use crate::error::{BoxError, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch, is_cancellation};
 use crate::scope::Scope;
@@ -58,6 +61,10 @@ where
                 }
                 Step::Running => ready!(state.poll_running(body.as_mut(), cx)),
                 Step::Closing(_) => ready!(state.poll_closing(body.as_mut(), cx)),
+                Step::Joining(ref mut sets) => {
+                    ready!(poll_join(sets, cx));
+                    state.step = Step::Over;
+                }
                 Step::Over | Step::Closed => {
                     if first {
                         // It has never waited. A loop of such pools would otherwise let nobody else run.
@@ -92,7 +99,9 @@ enum Step {
     /// The pool runs.
     Running,
     /// The pool closes, by these steps.
-    Closing(Box<Closing>),
+    Closing(Closing),
+    /// Everything has ended well, which tokio is about to know.
+    Joining(Vec<JoinSet<()>>),
     /// Everything has ended well.
     Over,
     /// Everything has ended, by these steps.
@@ -136,10 +145,18 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         let Ok(runtime) = Handle::try_current() else {
             panic!("`{call}` (called at {site}) was polled outside of a tokio runtime");
         };
+        if let Some(setting) = self.pool.options.needs_timers() {
+            let has_timers = catch(|| drop(sleep(Duration::ZERO))).is_ok();
+            assert!(
+                has_timers,
+                "the `{setting}` of a pool (`{call}` at {site}) takes a runtime with timers: call `enable_time`, or \
+                 `enable_all`, on the builder of the runtime",
+            );
+        }
         let enclosing = Scope::current();
         // Before the first task begins: a request that comes after this is for this pool too.
         self.outer_cancelled = enclosing.as_ref().and_then(|scope| scope.token_to_obey()).and_then(listen);
-        let scope = self.pool.start(runtime, enclosing.clone());
+        let scope = self.pool.start(runtime, enclosing.clone(), site);
         self.enclosing = enclosing;
         self.step = Step::Running;
         scope
@@ -157,10 +174,9 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         if !self.pool.is_closed() {
             body.as_mut().poll(self, cx);
         }
-        self.step = match self.pool.poll_state(cx) {
-            End::Waiting => return Poll::Pending,
-            End::Close(closing) => Step::Closing(closing),
-            End::Over => Step::Over,
+        self.step = match ready!(self.pool.poll_end(cx)) {
+            End::Close => Step::Closing(Box::pin(close(Arc::clone(&self.pool)))),
+            End::Join(sets) => Step::Joining(sets),
         };
         Poll::Ready(())
     }
@@ -171,18 +187,21 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         F: Future<Output = Result<T, E>>,
     {
         while let Step::Closing(closing) = &mut self.step {
-            match closing.poll(&self.pool, cx) {
-                Progress::Over => self.step = Step::Closed,
-                // It may be waiting, in a blocking call, for something that the body holds: first the abort, then the
-                // body's end, then the wait.
-                Progress::Aborted if closing.cuts_body() => body.as_mut().cut_short(self),
-                Progress::Aborted => {}
-                Progress::Waiting if body.has_ended() => return Poll::Pending,
-                Progress::Waiting => {
-                    body.as_mut().poll(self, cx);
-                    if !body.has_ended() {
-                        return Poll::Pending;
-                    }
+            if closing.as_mut().poll(cx).is_ready() {
+                self.step = Step::Closed;
+                break;
+            }
+            if body.has_ended() {
+                return Poll::Pending;
+            }
+            // A task may be waiting, in a blocking call, for something that the body holds: first the abort, then the
+            // body's end, then the wait.
+            if self.pool.is_body_aborted() {
+                body.as_mut().cut_short(self);
+            } else {
+                body.as_mut().poll(self, cx);
+                if !body.has_ended() {
+                    return Poll::Pending;
                 }
             }
         }
@@ -226,14 +245,17 @@ impl<E: Into<BoxError> + Send + 'static> Drop for DriverState<E> {
     fn drop(&mut self) {
         let closing = match std::mem::replace(&mut self.step, Step::Done) {
             Step::Unpolled => return self.pool.close(ClosingReason::Dropped),
-            Step::Running => self.pool.orphan(),
+            Step::Running => {
+                self.pool.drop_run();
+                Box::pin(close(Arc::clone(&self.pool)))
+            }
             Step::Closing(closing) => closing,
-            Step::Over | Step::Closed | Step::Done => return,
+            Step::Joining(_) | Step::Over | Step::Closed | Step::Done => return,
         };
         self.pool.hand_over();
         let panic = self.panic.take();
         self.body_failed(panic.map(Failure::Panic));
-        closing.detach(Arc::clone(&self.pool), self.enclosing.take());
+        detach(closing, Arc::clone(&self.pool), self.enclosing.take());
     }
 }
 

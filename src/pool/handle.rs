@@ -7,16 +7,15 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
-use tokio::task::{self, AbortHandle};
+use tokio::task;
 
-use super::task::OutputSink;
+use super::handle_inner::HandleInner;
+use super::output::OutputSink;
 use crate::error::TaskStopped;
-use crate::scope::ErasedPool;
 
 /// A task that was spawned with [`Pool::spawn_with_handle`](crate::Pool::spawn_with_handle): a future of its value.
 ///
@@ -82,29 +81,16 @@ use crate::scope::ErasedPool;
 pub struct TaskHandle<T> {
     /// Closed without an answer by a task that never ran.
     value: oneshot::Receiver<Result<T, TaskStopped>>,
-    control: Arc<HandleInner>,
-}
-
-/// What a handle and its task share.
-#[derive(Default)]
-pub(super) struct HandleInner {
-    /// The handle has asked for the task's end.
-    cancelled: AtomicBool,
-    /// The task has ended, or will never begin.
-    ended: AtomicBool,
-    /// Set when the task is spawned; until then it is planned, or was refused.
-    abort: OnceLock<AbortHandle>,
-    /// The pool in whose queue the task waits, or has waited, for its turn, and its key there.
-    queue: OnceLock<(Weak<dyn ErasedPool>, u64)>,
+    inner: Arc<HandleInner>,
 }
 
 impl<T> TaskHandle<T> {
     /// A handle, and what its task answers to.
-    pub(super) fn new() -> (Self, Reply<T>) {
+    pub(super) fn new() -> (Self, HandleSender<T>) {
         let (sender, receiver) = oneshot::channel();
-        let control = Arc::new(HandleInner::default());
-        let reply = Reply { value: None, sender, control: MarkEnded(Arc::clone(&control)) };
-        (Self { value: receiver, control }, reply)
+        let inner = Arc::<HandleInner>::default();
+        let reply = HandleSender { value: None, sender, inner: MarkEnded(Arc::clone(&inner)) };
+        (Self { value: receiver, inner }, reply)
     }
 
     /// Aborts the task, at once and without a [`grace`](crate::PoolBuilder::grace): it ends at its next `.await`, or
@@ -130,7 +116,7 @@ impl<T> TaskHandle<T> {
     /// # }
     /// ```
     pub fn cancel(&self) {
-        self.control.cancel();
+        self.inner.cancel();
     }
 
     /// Whether the task has ended, in whatever way; the handle is ready then. A task that has been cancelled has not
@@ -151,7 +137,7 @@ impl<T> TaskHandle<T> {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         // The value is there a moment before the task is marked; a task that never ran leaves only the mark.
-        !self.value.is_empty() || self.value.is_terminated() || self.control.ended.load(Ordering::Acquire)
+        !self.value.is_empty() || self.value.is_terminated() || self.inner.has_ended()
     }
 
     /// The task's id, as tokio shows it; `None` while it is planned or waits for its turn, or if the pool refused it.
@@ -174,7 +160,7 @@ impl<T> TaskHandle<T> {
     /// ```
     #[must_use]
     pub fn id(&self) -> Option<task::Id> {
-        self.control.abort.get().map(AbortHandle::id)
+        self.inner.id()
     }
 }
 
@@ -196,72 +182,36 @@ impl<T> fmt::Debug for TaskHandle<T> {
     }
 }
 
-impl HandleInner {
-    /// The task has been spawned, maybe after it was cancelled.
-    pub(super) fn spawned(&self, abort: AbortHandle) {
-        let abort = self.abort.get_or_init(|| abort);
-        if self.is_cancelled() {
-            abort.abort();
-        }
-    }
-
-    /// Whether the handle has asked for the task's end.
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
-    }
-
-    /// The task is about to wait in a queue.
-    pub(super) fn queued(&self, pool: &Arc<impl ErasedPool>, key: u64) {
-        self.queue.get_or_init(|| (Arc::downgrade(pool) as Weak<dyn ErasedPool>, key));
-    }
-
-    /// Marks the task, and ends it, wherever it is by now.
-    fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
-        if let Some(abort) = self.abort.get() {
-            return abort.abort();
-        }
-        let queue = self.queue.get();
-        if let Some((pool, key)) = queue.and_then(|(pool, key)| Some((pool.upgrade()?, *key))) {
-            pool.drop_queued(key);
-        }
-    }
-}
-
 /// The task's side of a handle. One that is dropped unused belongs to a task that never ran: the handle says
 /// `Cancelled`.
-pub(super) struct Reply<T> {
+pub(super) struct HandleSender<T> {
     /// What the task has returned, until its end has been recorded.
     value: Option<T>,
     sender: oneshot::Sender<Result<T, TaskStopped>>,
-    control: MarkEnded,
+    inner: MarkEnded,
 }
 
-impl<T: Send + 'static, E> OutputSink<Result<T, E>, E> for Reply<T> {
-    fn output(&mut self, output: Result<T, E>) -> Result<(), E> {
+impl<T: Send + 'static, E> OutputSink<Result<T, E>, E> for HandleSender<T> {
+    fn accept(&mut self, output: Result<T, E>) -> Result<(), E> {
         self.value = Some(output?);
         Ok(())
     }
 
-    fn forget(&mut self) {
+    fn discard(&mut self) {
         self.value = None;
     }
 
-    fn ended(self, how: Result<(), TaskStopped>) {
-        let Self { value, sender, control } = self;
+    fn complete(self, how: Result<(), TaskStopped>) {
+        let Self { value, sender, inner } = self;
         let answer = how.and_then(|()| value.ok_or(TaskStopped::Cancelled));
         let unwanted = sender.send(answer);
-        drop(control);
+        drop(inner);
         // Without a handle nobody wants the value.
         drop(unwanted);
     }
 
-    fn control(&self) -> Option<Arc<HandleInner>> {
-        Some(Arc::clone(&self.control.0))
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.control.0.is_cancelled()
+    fn handle(&self) -> Option<&Arc<HandleInner>> {
+        Some(&self.inner.0)
     }
 }
 
@@ -270,6 +220,6 @@ struct MarkEnded(Arc<HandleInner>);
 
 impl Drop for MarkEnded {
     fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::Release);
+        self.0.end();
     }
 }

@@ -1,27 +1,31 @@
 //! The pool: an owner for tasks.
 //!
-//! | what happens | what becomes of the siblings and the body | where it is tested |
+//! | what happens | what becomes of the siblings and the body | which test of `tests/it` shows it |
 //! | --- | --- | --- |
-//! | a task returns `Err` or panics | aborted, joined; all failures are returned | `tests/it/closing.rs`, `errors.rs` |
-//! | the body returns `Err` | aborted, joined; its error is among the failures | `tests/it/closing.rs` |
-//! | the body panics | aborted, joined; then the panic is resumed | `tests/it/closing.rs` |
-//! | `cancel` | aborted, joined; no failure | `tests/it/closing.rs` |
-//! | any of these, with a grace | asked to stop first | `tests/it/grace.rs` |
-//! | any of these, with depths, daemons | one depth after the other; daemons with theirs | `tests/it/depths.rs`, `daemons.rs` |
-//! | the future of `open` or `run` is dropped | the body is dropped; the rest is closed by the same steps, carried on by the runtime; the enclosing pool waits for it | `tests/it/nesting.rs` |
-//! | a destructor, a payload or a waker misbehaves | as above | `tests/it/faults.rs` |
+//! | a task returns `Err` | aborted, joined; all failures are returned | `closing::an_error_of_a_task_stops_the_body_and_the_siblings` |
+//! | a task panics | aborted, joined; the panic is among the failures | `closing::a_panic_of_a_task_stops_the_body_and_the_siblings` |
+//! | the body returns `Err` | aborted, joined; its error is among the failures | `closing::an_error_of_the_body_aborts_the_tasks` |
+//! | the body panics | aborted, joined; then the panic is resumed | `closing::a_panic_of_the_body_is_resumed_when_all_tasks_have_ended` |
+//! | `cancel` | aborted, joined; no failure | `closing::a_task_may_cancel_its_pool` |
+//! | any of these, with a grace | cancelled first, aborted when the grace is over | `grace::tasks_and_body_are_asked_at_once_and_cut_off_when_the_grace_is_over` |
+//! | any of these, with depths | one depth after the other, from the highest | `depths::the_order_does_not_depend_on_the_cause` |
+//! | the future of `open` or `run` is dropped | the body is dropped; the runtime carries the closing on, and the enclosing pool waits for it | `nesting::nothing_is_left_after_a_nested_open_was_dropped_halfway` |
+//! | a destructor panics | that is a failure like any other | `handles::a_destructor_that_panics_in_a_cancelled_task_is_a_failure` |
 //!
 //! # The parts
 //!
-//! A [`Pool`] is a handle to what is shared. How it is made, opened, run, and found from inside is in [`open`]; its
-//! other methods are in [`spawn`], [`cancel`] and [`queries`], and its settings in [`builder`].
+//! A [`Pool`] is a handle to what is [`shared`], under one lock; the head of that file has the invariants. How a pool is
+//! made, opened, run, and found from inside is in [`open`]; its other methods are in [`spawn`], [`cancel`] and
+//! [`queries`], and its settings in [`builder`].
 //!
-//! [`state`] is what handles, tasks and driver share, under one lock; its head has the invariants. [`admission`] takes
-//! a task in: it reserves a key among those of its depth, in the [`stage`], and spawns the [`task`], which records its
-//! own failure in [`failures`] and then leaves its key. A failure begins the closing, one of the [`phases`]. The
-//! [`driver`] polls the body until the depth of that is aborted, and has [`closing`] go through the depths: ask, wait
-//! for the grace, abort, wait. If it is dropped itself, it hands that on. The [`gate`] holds back what exceeds a limit,
-//! and [`start`] tells when a task is ready. Who looks at a pool from outside gets a [`tree`].
+//! The way of a future: [`task_builder`] makes a [`task`] of it; [`admission`] has `shared` find its place, at a
+//! [depth](depths) and under the [`limit`], and spawns it into a `JoinSet` of those [`tasks`]; there tokio polls it. The
+//! way of an error: the task makes a `TaskError` of it, `shared` adds that to the [`failures`] and begins to close the
+//! pool, and the [`driver`] returns it.
+//!
+//! The driver polls the body in place, and then beside it [`closing`], which reads: signal, grace, abort, join. A driver
+//! that is dropped hands that on to the runtime. [`handle`] and [`start`] give values back, and a [`tree`] shows a pool
+//! from outside.
 //!
 //! # Panics
 //!
@@ -44,23 +48,25 @@ mod closing;
 mod depths;
 mod driver;
 mod failures;
-mod gate;
 mod handle;
+mod handle_inner;
+mod limit;
 mod on_failure;
+mod options;
 mod output;
-mod phases;
+mod shared;
 mod slab;
 mod start;
-mod state;
 mod task;
 mod task_builder;
+mod tasks;
 mod trace;
 mod tree;
 
 use std::fmt;
 use std::sync::Arc;
 
-use self::state::Shared;
+use self::shared::Shared;
 use crate::error::BoxError;
 
 pub use self::builder::PoolBuilder;

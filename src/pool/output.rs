@@ -5,12 +5,9 @@
 //! annotation. It is also what tells the pool of a task's end if nobody else wants to know, in [`NoHandle`].
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::Arc;
 
-use super::gate::Slot;
-use super::task::OutputSink;
+use super::handle_inner::HandleInner;
 use crate::error::TaskStopped;
 
 /// What a task of a `Pool<E>` may return: `()`, `!`, [`Infallible`], or `Result<(), E>`.
@@ -106,68 +103,36 @@ impl<T> sealed::Returns for fn() -> T {
     type Type = T;
 }
 
-/// Nobody but the pool wants to know.
+/// Who, besides the pool, wants to know how a task ends.
+pub(super) trait OutputSink<O, E>: Send + 'static {
+    /// The task is about to be polled, or to be dropped.
+    fn before_poll(&mut self) {}
+
+    /// The poll is over, and the task is not.
+    fn after_poll(&mut self) {}
+
+    /// Takes the output: keeps a value, gives an error on to the pool.
+    fn accept(&mut self, output: O) -> Result<(), E>;
+
+    /// Drops a value that nobody will get, since the task has failed after it was there.
+    fn discard(&mut self) {}
+
+    /// The task has ended, and a failure of it has been recorded.
+    fn complete(self, how: Result<(), TaskStopped>);
+
+    /// What the sink aborts the task by, if it can.
+    fn handle(&self) -> Option<&Arc<HandleInner>> {
+        None
+    }
+}
+
+/// Nobody but the pool.
 pub(super) struct NoHandle;
 
 impl<O: TaskOutput<E>, E> OutputSink<O, E> for NoHandle {
-    fn output(&mut self, output: O) -> Result<(), E> {
+    fn accept(&mut self, output: O) -> Result<(), E> {
         output.into_result()
     }
 
-    fn ended(self, _: Result<(), TaskStopped>) {}
-}
-
-/// The same, for a task that cannot leave its thread. It holds its slot itself until its end has been recorded, if it
-/// needs one and has got it.
-pub(super) struct LocalSink(Arc<Local>);
-
-/// What is known of such a task where it is spawned, and in it.
-#[derive(Default)]
-pub(super) struct Local {
-    /// Given back when the task has dropped it.
-    slot: OnceLock<Slot>,
-    /// Tells a task that was refused from one that is dropped while its thread unwinds.
-    spawned: AtomicBool,
-}
-
-impl Local {
-    /// It was spawned, and not refused.
-    pub(super) fn spawned(&self) {
-        self.spawned.store(true, Ordering::Relaxed);
-    }
-
-    /// Keeps its slot.
-    pub(super) fn keep(&self, slot: Slot) {
-        drop(self.slot.set(slot));
-    }
-}
-
-impl LocalSink {
-    /// For a task that was not spawned yet.
-    pub(super) fn new() -> Self {
-        Self(Arc::default())
-    }
-
-    /// The task's side.
-    pub(super) fn local(&self) -> Arc<Local> {
-        Arc::clone(&self.0)
-    }
-}
-
-impl<O: TaskOutput<E>, E: 'static> OutputSink<O, E> for LocalSink {
-    const COUNTED: bool = false;
-
-    fn output(&mut self, output: O) -> Result<(), E> {
-        output.into_result()
-    }
-
-    fn ended(self, _: Result<(), TaskStopped>) {
-        // The future, which had the slot as well, is gone: it goes free here.
-        drop(self.0);
-    }
-
-    /// Outside of a `LocalSet`, tokio panics and drops the task.
-    fn is_refused(&self) -> bool {
-        !self.0.spawned.load(Ordering::Relaxed) && thread::panicking()
-    }
+    fn complete(self, _: Result<(), TaskStopped>) {}
 }

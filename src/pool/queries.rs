@@ -21,7 +21,7 @@ impl<E: Send + 'static> Pool<E> {
     /// ```
     #[must_use]
     pub fn name(&self) -> Option<&str> {
-        self.shared.name.as_deref()
+        self.shared.options.name.as_deref()
     }
 
     /// Whether the pool has begun to close, or has closed.

@@ -1,20 +1,20 @@
-//! A list whose entries leave it by themselves, each in constant time.
+//! Values under keys that stay theirs: the list of a pool's tasks.
 
 use std::mem;
 use std::num::NonZeroU32;
 
 use crate::scope::TaskKey;
 
-/// Members, each on a key that it keeps until it leaves. Seats that go free are occupied again.
-///
-/// It is what the crate `slab` has, but that the first seats need no memory of their own, since most pools are small,
-/// and that who has left is not mistaken for who came after.
+/// How many entries an empty slab keeps room for; it gives back what it has beyond that.
+const KEPT: usize = 64;
+
+/// Values, each under a key that no other value ever gets: an index that is used again, and a generation that is not.
 pub(super) struct Slab<T> {
-    first: [Entry<T>; FIRST],
-    others: Vec<Entry<T>>,
-    /// The entry to be occupied next: the first of a chain of free ones, or one more than there are.
+    entries: Vec<Entry<T>>,
+    /// The vacant entry that is taken next; if there is none, one past the end.
     next: u32,
     len: usize,
+    /// Counts the values that have been inserted. It begins again after 2³² of them.
     generation: NonZeroU32,
 }
 
@@ -23,115 +23,70 @@ enum Entry<T> {
         generation: NonZeroU32,
         value: T,
     },
+    /// With the vacant entry after it.
     Vacant {
-        /// What is to be occupied next when this has been.
         next: u32,
     },
 }
 
-const FIRST: usize = 4;
-
-/// How many other capacity an empty slab may keep.
-const KEPT: usize = 64;
-
 impl<T> Slab<T> {
     pub(super) const fn new() -> Self {
-        let first = [
-            Entry::Vacant { next: 1 },
-            Entry::Vacant { next: 2 },
-            Entry::Vacant { next: 3 },
-            Entry::Vacant { next: 4 },
-        ];
-        Self { first, others: Vec::new(), next: 0, len: 0, generation: NonZeroU32::MIN }
+        Self { entries: Vec::new(), next: 0, len: 0, generation: NonZeroU32::MIN }
     }
 
-    #[inline]
+    /// How many values there are.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// Takes a key.
-    #[inline]
+    /// Takes a value in.
     pub(super) fn insert(&mut self, value: T) -> TaskKey {
         let key = TaskKey { index: self.next, generation: self.generation };
+        let occupied = Entry::Occupied { generation: key.generation, value };
         self.generation = self.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         self.len += 1;
-        let occupied = Entry::Occupied { generation: key.generation, value };
-        match self.entry_mut(key.index) {
-            Some(free) => {
-                if let Entry::Vacant { next } = mem::replace(free, occupied) {
+        match self.entries.get_mut(key.index as usize) {
+            Some(entry) => {
+                if let Entry::Vacant { next } = mem::replace(entry, occupied) {
                     self.next = next;
                 }
             }
             None => {
-                self.others.push(occupied);
+                self.entries.push(occupied);
                 self.next = key.index.checked_add(1).expect("2³² tasks do not fit into memory");
             }
         }
         key
     }
 
-    /// The entry with an index, whoever has it.
-    #[inline]
-    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T>> {
-        let index = index as usize;
-        if index < FIRST { self.first.get_mut(index) } else { self.others.get_mut(index - FIRST) }
-    }
-
-    /// The entry of a key that was not left.
-    #[inline]
-    fn occupied_mut(&mut self, key: TaskKey) -> Option<&mut Entry<T>> {
-        self.entry_mut(key.index)
-            .filter(|entry| matches!(entry, Entry::Occupied { generation, .. } if *generation == key.generation))
-    }
-
-    /// Who has a key, if it was not left.
-    #[inline]
+    /// The value under a key, as long as it is there.
     pub(super) fn get_mut(&mut self, key: TaskKey) -> Option<&mut T> {
-        match self.occupied_mut(key)? {
-            Entry::Occupied { value, .. } => Some(value),
-            Entry::Vacant { .. } => None,
+        match self.entries.get_mut(key.index as usize)? {
+            Entry::Occupied { generation, value } if *generation == key.generation => Some(value),
+            _ => None,
         }
     }
 
-    /// Leaves a key; the last to leave gives the memory back.
-    #[inline]
+    /// Gives a value back, if it is still there.
     pub(super) fn remove(&mut self, key: TaskKey) -> Option<T> {
-        let next = self.next;
-        let left = mem::replace(self.occupied_mut(key)?, Entry::Vacant { next });
+        self.get_mut(key)?;
+        let entry = mem::replace(&mut self.entries[key.index as usize], Entry::Vacant { next: self.next });
         self.next = key.index;
         self.len -= 1;
-        if self.len == 0 && self.others.len() > KEPT {
-            // The turns go on.
+        if self.len == 0 && self.entries.len() > KEPT {
+            // The generations go on, so that no key comes twice.
             *self = Self { generation: self.generation, ..Self::new() };
         }
-        match left {
+        match entry {
             Entry::Occupied { value, .. } => Some(value),
             Entry::Vacant { .. } => None,
         }
     }
 
-    /// All entries, in no order.
+    /// All values with their keys, in the order of their entries.
     pub(super) fn iter(&self) -> impl Iterator<Item = (TaskKey, &T)> {
-        (0..).zip(self.first.iter().chain(&self.others)).filter_map(|(index, entry)| match entry {
+        (0..).zip(&self.entries).filter_map(|(index, entry)| match entry {
             Entry::Occupied { generation, value } => Some((TaskKey { index, generation: *generation }, value)),
-            Entry::Vacant { .. } => None,
-        })
-    }
-
-    /// How many capacity there are, occupied and free.
-    pub(super) fn capacity(&self) -> u32 {
-        // An index fits into 32 bits.
-        (FIRST + self.others.len()) as u32
-    }
-
-    /// The entries on so many capacity from an index on.
-    pub(super) fn range(&mut self, index: u32, capacity: u32) -> impl Iterator<Item = &mut T> {
-        let (first, others) = (self.first.iter_mut(), self.others.iter_mut());
-        let first = first.skip(index as usize);
-        let others = others.skip((index as usize).saturating_sub(FIRST));
-        first.chain(others).take(capacity as usize).filter_map(|entry| match entry {
-            Entry::Occupied { value, .. } => Some(value),
             Entry::Vacant { .. } => None,
         })
     }
@@ -141,46 +96,41 @@ impl<T> Slab<T> {
 mod tests {
     use super::*;
 
-    fn indices(seats: &[TaskKey]) -> Vec<u32> {
-        seats.iter().map(|key| key.index).collect()
+    fn indices(keys: &[TaskKey]) -> Vec<u32> {
+        keys.iter().map(|key| key.index).collect()
     }
 
     #[test]
-    fn free_seats_are_taken_again_and_not_mistaken() {
+    fn vacant_entries_are_used_again_and_not_mistaken() {
         let mut slab = Slab::new();
-        let seats: Vec<_> = "abcdef".chars().map(|name| slab.insert(name)).collect();
-        assert_eq!(indices(&seats), [0, 1, 2, 3, 4, 5]);
-        assert_eq!([1, 4, 4].map(|key| slab.remove(seats[key])), [Some('b'), Some('e'), None]);
+        let keys: Vec<_> = "abcdef".chars().map(|name| slab.insert(name)).collect();
+        assert_eq!(indices(&keys), [0, 1, 2, 3, 4, 5]);
+        assert_eq!([1, 4, 4].map(|key| slab.remove(keys[key])), [Some('b'), Some('e'), None]);
         let more: Vec<_> = "ghi".chars().map(|name| slab.insert(name)).collect();
         assert_eq!(indices(&more), [4, 1, 6]);
         assert_eq!(slab.iter().map(|(_, name)| name).collect::<String>(), "ahcdgfi");
-        assert_eq!((slab.len(), slab.remove(seats[4]), slab.get_mut(seats[1])), (7, None, None));
+        assert_eq!((slab.len, slab.remove(keys[4]), slab.get_mut(keys[1])), (7, None, None));
         assert_eq!(slab.get_mut(more[1]), Some(&mut 'h'));
-        for (index, capacity, expected) in [(0, 3, "ahc"), (3, 9, "dgfi"), (3, 2, "dg"), (5, 1, "f"), (7, 9, "")] {
-            assert_eq!(slab.range(index, capacity).map(|name| *name).collect::<String>(), expected);
-        }
-        assert_eq!(slab.capacity(), 7);
     }
 
     #[test]
-    fn who_has_left_is_not_mistaken_for_who_comes_after_the_memory_was_given_back() {
+    fn a_key_is_never_given_twice_although_memory_was_given_back() {
         let mut slab = Slab::new();
-        let seats: Vec<_> = (0..100).map(|n| slab.insert(n)).collect();
-        seats.iter().for_each(|key| assert!(slab.remove(*key).is_some()));
+        let keys: Vec<_> = (0..100).map(|n| slab.insert(n)).collect();
+        keys.iter().for_each(|key| assert!(slab.remove(*key).is_some()));
         let later = slab.insert(100);
-        assert_eq!((later.index, slab.remove(seats[0]), slab.remove(later)), (0, None, Some(100)));
+        assert_eq!((later.index, slab.remove(keys[0]), slab.remove(later)), (0, None, Some(100)));
     }
 
     #[test]
-    fn an_empty_roster_has_given_its_memory_back() {
+    fn an_empty_slab_has_given_its_memory_back() {
         let mut slab = Slab::new();
         for _ in 0..2 {
-            let seats: Vec<_> = (0..10_000).map(|n| slab.insert(n)).collect();
-            assert_eq!(seats.last().map(|key| key.index), Some(9_999));
-            for (n, key) in seats.into_iter().enumerate() {
+            let keys: Vec<_> = (0..10_000).map(|n| slab.insert(n)).collect();
+            for (n, key) in keys.into_iter().enumerate() {
                 assert_eq!(slab.remove(key), Some(n));
             }
-            assert!(slab.others.capacity() <= KEPT && slab.len() == 0);
+            assert!(slab.entries.capacity() <= KEPT && slab.len == 0, "{} entries kept", slab.entries.capacity());
         }
     }
 }

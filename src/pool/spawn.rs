@@ -5,7 +5,6 @@
 
 use super::{Pool, Started, TaskBuilder, TaskHandle, TaskOutput};
 use crate::error::{SpawnError, TaskStopped};
-use crate::scope::TaskClass;
 
 /// To spawn tasks.
 impl<E: Send + 'static> Pool<E> {
@@ -81,7 +80,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        drop(self.spawn_as(TaskClass::default(), None, task));
+        self.build_task().spawn(task);
     }
 
     /// Spawns a task, or gives its future back if the pool is closed.
@@ -119,7 +118,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.spawn_as(TaskClass::default(), None, task)
+        self.build_task().try_spawn(task)
     }
 
     /// Spawns a task with a handle to the value that it returns.
@@ -168,7 +167,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        self.spawn_with_handle_as(TaskClass::default(), None, task)
+        self.build_task().spawn_with_handle(task)
     }
 
     /// Runs a closure on the runtime's threads for blocking work, as a task of the pool.
@@ -230,7 +229,7 @@ impl<E: Send + 'static> Pool<E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        self.spawn_blocking_as(TaskClass::default(), None, task);
+        self.build_task().spawn_blocking(task);
     }
 
     /// Spawns a task that need not be `Send`, and stays on the thread that it is spawned from.
@@ -265,7 +264,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.spawn_local_as(TaskClass::default(), None, task);
+        self.build_task().spawn_local(task);
     }
 
     /// Spawns a task, and waits until it says that it is ready.
@@ -322,7 +321,7 @@ impl<E: Send + 'static> Pool<E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.start_as(TaskClass::default(), None, task)
+        self.build_task().start(task)
     }
 
     /// Sets up a task with a name, a depth, or as a daemon.

@@ -11,8 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::output::TaskOutput;
-use super::task::OutputSink;
+use super::output::{OutputSink, TaskOutput};
 use crate::error::TaskStopped;
 
 /// With this, a task that was [started](crate::Pool::start) says that it is ready.
@@ -154,13 +153,13 @@ impl<V> Drop for StartSender<V> {
 }
 
 impl<O: TaskOutput<E>, V: Send + 'static, E> OutputSink<O, E> for StartSender<V> {
-    fn enter(&mut self) {
+    fn before_poll(&mut self) {
         if std::mem::replace(&mut self.polled, true) {
             self.start.lock().busy += 1;
         }
     }
 
-    fn leave(&mut self) {
+    fn after_poll(&mut self) {
         let reply = {
             let mut state = self.start.lock();
             state.busy -= 1;
@@ -169,11 +168,11 @@ impl<O: TaskOutput<E>, V: Send + 'static, E> OutputSink<O, E> for StartSender<V>
         answer(reply, Err(TaskStopped::NotReady));
     }
 
-    fn output(&mut self, output: O) -> Result<(), E> {
+    fn accept(&mut self, output: O) -> Result<(), E> {
         output.into_result()
     }
 
-    fn ended(self, how: Result<(), TaskStopped>) {
+    fn complete(self, how: Result<(), TaskStopped>) {
         answer(self.start.take_reply(), Err(how.err().unwrap_or(TaskStopped::NotReady)));
     }
 }

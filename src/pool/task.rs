@@ -1,223 +1,38 @@
-//! What is spawned: the user's future or closure, with what the pool must know when it ends.
+//! What is spawned: the user's future or closure, with what its pool must know when it ends.
+//!
+//! A [`Task`] is made at the call, placed in the scope of its depth when it is spawned, and ends in one of two ways: it
+//! is polled to its end, or it is dropped before, by the `JoinSet` that aborts it or by its runtime. Both record what
+//! has failed, tell whoever awaits it, take the task off the list, and then let go of its permit and its scope.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
-use tokio::runtime::Handle;
-use tokio::task::{self, JoinHandle};
 
-use super::depths::Launch;
-use super::handle::HandleInner;
-use super::output::LocalSink;
-use super::state::Shared;
+use super::handle_inner::HandleInner;
+use super::limit::Turn;
+use super::output::OutputSink;
+use super::shared::Shared;
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch, is_cancellation};
-use crate::scope::{Completion, Scoped};
-use crate::scope::{Current, Scope, ScopeKind, TaskKey};
+use crate::scope::{Completion, Current, Scope, Scoped};
 
-/// Who, besides the pool, wants to know how a task ends.
-pub(super) trait OutputSink<O, E>: Send + 'static {
-    /// Whether the task counts towards its pool's limit; if not, it sees to that itself.
-    const COUNTED: bool = true;
-
-    /// The task is about to be polled, or to be dropped.
-    fn enter(&mut self) {}
-
-    /// The poll is over, and the task is not.
-    fn leave(&mut self) {}
-
-    /// Takes the output: keeps a value, gives an error on to the pool.
-    fn output(&mut self, output: O) -> Result<(), E>;
-
-    /// Drops a value that nobody will get, since the task has failed after it was there.
-    fn forget(&mut self) {}
-
-    /// The task has ended, and a failure of it has been recorded.
-    fn ended(self, how: Result<(), TaskStopped>);
-
-    /// What the sink aborts the task by, if it can.
-    fn control(&self) -> Option<Arc<HandleInner>> {
-        None
-    }
-
-    /// Whether the task's handle has cancelled it.
-    fn is_cancelled(&self) -> bool {
-        false
-    }
-
-    /// Whether the task is dropped for it could not be spawned, and was none yet.
-    fn is_refused(&self) -> bool {
-        false
-    }
-}
-
-// ===== how a task ends =====
-
-/// Records how a task ended that came to its end.
-fn ended<S, O, E>(mut sink: S, current: &Current, ended: Completion<O>)
-where
-    S: OutputSink<O, E>,
-    E: Send + 'static,
-{
-    let Completion { output, dropped } = ended;
-    let how = match (output.map(|output| sink.output(output)), dropped) {
-        (Ok(Ok(())), None) => Ok(()),
-        (output, dropped) => {
-            let how = failed(current, output, dropped);
-            if let Err(payload) = catch(|| sink.forget()) {
-                record::<E>(current, Failure::Panic(payload));
-            }
-            Err(how)
-        }
-    };
-    dismiss(sink, current, how);
-}
-
-/// Records what has gone wrong, `dropped` being the panic of a destructor, and says how that ended the task.
-#[cold]
-fn failed<E: Send + 'static>(
-    current: &Current,
-    output: Result<Result<(), E>, PanicPayload>,
-    dropped: Option<PanicPayload>,
-) -> TaskStopped {
-    let (failure, how) = match output {
-        Ok(Ok(())) => (None, TaskStopped::Panicked),
-        // It only says that something in the task has heard the request to stop, or that another task has ended.
-        Ok(Err(error))
-            if is_cancellation(&error)
-                && pool_of::<E>(&current.scope).expects_cancellation(current.scope.class().depth) =>
-        {
-            match catch(|| drop(error)) {
-                Ok(()) => (None, TaskStopped::Cancelled),
-                Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
-            }
-        }
-        Ok(Err(error)) => (Some(Failure::Error(error)), TaskStopped::Failed),
-        Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
-    };
-    let how = if dropped.is_some() { TaskStopped::Panicked } else { how };
-    for failure in failure.into_iter().chain(dropped.map(Failure::Panic)) {
-        record::<E>(current, failure);
-    }
-    how
-}
-
-/// Records how a task ended that was cut off, `dropped` being the panic of its destructor.
-fn cut_off<S, O, E>(sink: S, current: &Current, dropped: Option<PanicPayload>)
-where
-    S: OutputSink<O, E>,
-    E: Send + 'static,
-{
-    let how = if dropped.is_some() { TaskStopped::Panicked } else { TaskStopped::Cancelled };
-    if !sink.is_cancelled() && !sink.is_refused() {
-        let pool = pool_of::<E>(&current.scope);
-        let unreported =
-            pool.cut_off(current.scope.class().depth, || TaskError::new(pool.info(current), Failure::Cancelled));
-        current.scope.report_outside(unreported);
-    }
-    if let Some(payload) = dropped {
-        record::<E>(current, Failure::Panic(payload));
-    }
-    dismiss(sink, current, Err(how));
-}
-
-/// Records a failure; if the pool has given up on the task and returned, that is told further out.
-fn record<E: Send + 'static>(current: &Current, failure: Failure<E>) {
-    let pool = pool_of(&current.scope);
-    let unreported = pool.fail_task(TaskError::new(pool.info(current), failure));
-    current.scope.report_outside(unreported);
-}
-
-/// Tells the sink, whose value may have a destructor that panics, then the pool.
-fn dismiss<S, O, E>(sink: S, current: &Current, how: Result<(), TaskStopped>)
-where
-    S: OutputSink<O, E>,
-    E: Send + 'static,
-{
-    if let Err(payload) = catch(|| sink.ended(how)) {
-        record::<E>(current, Failure::Panic(payload));
-    }
-    current.task_ended(S::COUNTED);
-}
-
-/// The pool that a task is of.
-fn pool_of<E: Send + 'static>(scope: &Arc<Scope>) -> &Shared<E> {
-    scope.pool().expect("a task runs in the scope of its pool")
-}
-
-// ===== async tasks =====
-
-/// A future on its way into a pool.
-pub(super) struct Seed<F, S, E> {
-    pub(super) future: F,
-    pub(super) info: TaskInfo,
-    pub(super) sink: S,
-    pub(super) error: PhantomData<fn() -> E>,
-}
-
-impl<F, S, E> Launch for Seed<F, S, E>
-where
-    F: Future + Send + 'static,
-    S: OutputSink<F::Output, E>,
-    E: Send + 'static,
-{
-    fn control(&self) -> Option<Arc<HandleInner>> {
-        self.sink.control()
-    }
-
-    fn info(&self) -> TaskInfo {
-        self.info.clone()
-    }
-
-    fn launch(self, scope: Arc<Scope>, key: TaskKey, runtime: &Handle) -> JoinHandle<()> {
-        let future = Scoped::at(Current { scope, key: Some(key) }, self.future);
-        runtime.spawn(Task { future, sink: Some(self.sink), parked: false, error: PhantomData })
-    }
-}
-
-/// A future on its way into a pool, and not to another thread.
-pub(super) struct LocalSeed<F, E>(pub(super) Seed<F, LocalSink, E>);
-
-impl<F, E> Launch for LocalSeed<F, E>
-where
-    F: Future + 'static,
-    LocalSink: OutputSink<F::Output, E>,
-    E: Send + 'static,
-{
-    fn info(&self) -> TaskInfo {
-        self.0.info.clone()
-    }
-
-    /// # Panics
-    ///
-    /// Outside of a `LocalSet`.
-    fn launch(self, scope: Arc<Scope>, key: TaskKey, _: &Handle) -> JoinHandle<()> {
-        let Seed { future, sink, .. } = self.0;
-        let local = sink.local();
-        let future = Scoped::at(Current { scope, key: Some(key) }, future);
-        let task = Task { future, sink: Some(sink), parked: false, error: PhantomData };
-        let spawned = task::spawn_local(task);
-        local.spawned();
-        spawned
-    }
-}
-
-/// A user's future as tokio runs it.
+/// A future that a pool owns.
 #[pin_project(PinnedDrop)]
-struct Task<F, S, E>
+pub(super) struct Task<F, S, E>
 where
-    F: Future + 'static,
+    F: Future,
     S: OutputSink<F::Output, E>,
     E: Send + 'static,
 {
+    /// Under a limit. It comes before the first poll, and the slot is free when it is dropped.
+    turn: Turn,
     #[pin]
     future: Scoped<F>,
-    /// `None` once the end has been recorded.
+    /// `None` once the task has ended.
     sink: Option<S>,
-    /// Whether the pool knows how to wake it.
-    parked: bool,
+    info: TaskInfo,
     error: PhantomData<fn() -> E>,
 }
 
@@ -227,16 +42,61 @@ where
     S: OutputSink<F::Output, E>,
     E: Send + 'static,
 {
-    /// Drops the future, if it has not ended, and records that.
+    /// A task that is not spawned yet. If it is dropped as it is, nothing is recorded.
+    pub(super) fn new(future: F, sink: S, info: TaskInfo) -> Self {
+        Self { turn: Turn::Free, future: Scoped::outside(future), sink: Some(sink), info, error: PhantomData }
+    }
+
+    /// Gives the future of a task back that was not spawned.
+    pub(super) fn into_future(mut self) -> Option<F> {
+        self.future.take_future()
+    }
+
+    pub(super) fn info(&self) -> &TaskInfo {
+        &self.info
+    }
+
+    pub(super) fn handle(&self) -> Option<&Arc<HandleInner>> {
+        self.sink.as_ref()?.handle()
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.turn.is_waiting()
+    }
+
+    pub(super) fn set_turn(&mut self, turn: Turn) {
+        self.turn = turn;
+    }
+
+    /// What a place for it takes.
+    pub(super) fn for_place(&mut self) -> (&TaskInfo, &mut Turn) {
+        (&self.info, &mut self.turn)
+    }
+
+    /// Where it has been placed.
+    pub(super) fn current(&self) -> Option<&Current> {
+        self.future.current()
+    }
+
+    /// Has it run in a scope from now on, as one of its tasks.
+    pub(super) fn place(&mut self, current: Current) {
+        self.future.place(current);
+    }
+
+    /// Ready when the task may run.
+    pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        poll_turn::<E>(&mut self.turn, self.future.current(), cx)
+    }
+
+    /// Ends a task that is dropped: by an abort, by its handle, or with its runtime.
     fn cut_off(self: Pin<&mut Self>) {
         let mut this = self.project();
-        if let Some(sink) = this.sink {
-            sink.enter();
-        }
-        let dropped = this.future.as_mut().end();
-        if let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) {
-            cut_off(sink, &current, dropped);
-        }
+        let Some(sink) = this.sink else { return };
+        sink.before_poll();
+        let drop_panic = this.future.as_mut().end();
+        let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) else { return };
+        let end = End { current, info: this.info, turn: this.turn };
+        end.cut_off::<_, _, E>(sink, drop_panic);
     }
 }
 
@@ -248,29 +108,18 @@ where
 {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // By its pool; or by its handle, which may have nothing to abort it by while it is being spawned.
-        if self.future.is_aborted() || self.sink.as_ref().is_some_and(OutputSink::is_cancelled) {
-            self.cut_off();
-            return Poll::Ready(());
-        }
-        let mut this = self.as_mut().project();
-        if let Some(sink) = this.sink {
-            sink.enter();
-        }
-        let Poll::Ready(ended) = this.future.as_mut().poll(cx) else {
-            if let Some(sink) = this.sink {
-                sink.leave();
-            }
-            *this.parked = *this.parked || this.future.park(cx.waker());
-            if *this.parked {
-                return Poll::Pending;
-            }
-            self.cut_off();
-            return Poll::Ready(());
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        ready!(poll_turn::<E>(this.turn, this.future.current(), cx));
+        let Some(sink) = this.sink else { return Poll::Ready(()) };
+        sink.before_poll();
+        let Poll::Ready(completion) = this.future.as_mut().poll(cx) else {
+            sink.after_poll();
+            return Poll::Pending;
         };
         if let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) {
-            self::ended(sink, &current, ended);
+            let end = End { current, info: this.info, turn: this.turn };
+            end.complete::<_, _, E>(sink, completion);
         }
         Poll::Ready(())
     }
@@ -279,92 +128,131 @@ where
 #[pinned_drop]
 impl<F, S, E> PinnedDrop for Task<F, S, E>
 where
-    F: Future + 'static,
+    F: Future,
     S: OutputSink<F::Output, E>,
     E: Send + 'static,
 {
-    /// A task that has not ended was aborted through its handle, or its runtime is shutting down.
     fn drop(self: Pin<&mut Self>) {
-        if self.sink.is_some() {
+        if self.sink.is_some() && self.future.current().is_some() {
             self.cut_off();
         }
     }
 }
 
-// ===== blocking tasks =====
+// ===== how a task ends =====
 
-/// A closure on its way into a pool.
-pub(super) struct BlockingSeed<C, S, E> {
-    pub(super) closure: C,
-    pub(super) info: TaskInfo,
-    pub(super) sink: S,
-    pub(super) error: PhantomData<fn() -> E>,
+/// What is left of a task whose future is gone.
+struct End<'a> {
+    current: Current,
+    info: &'a TaskInfo,
+    turn: &'a mut Turn,
 }
 
-impl<C, O, S, E> Launch for BlockingSeed<C, S, E>
-where
-    C: FnOnce() -> O + Send + 'static,
-    O: 'static,
-    S: OutputSink<O, E>,
-    E: Send + 'static,
-{
-    fn info(&self) -> TaskInfo {
-        self.info.clone()
+impl End<'_> {
+    /// Of a task that was polled to its end.
+    fn complete<S, O, E>(self, mut sink: S, completion: Completion<O>)
+    where
+        S: OutputSink<O, E>,
+        E: Send + 'static,
+    {
+        let Completion { output, dropped: drop_panic } = completion;
+        let how = match (output.map(|output| sink.accept(output)), drop_panic) {
+            (Ok(Ok(())), None) => Ok(()),
+            (output, drop_panic) => {
+                let how = self.failed(output, drop_panic);
+                if let Err(payload) = catch(|| sink.discard()) {
+                    self.record::<E>(Failure::Panic(payload));
+                }
+                Err(how)
+            }
+        };
+        self.finish(sink, how);
     }
 
-    fn launch(self, scope: Arc<Scope>, key: TaskKey, runtime: &Handle) -> JoinHandle<()> {
-        let task = Blocking { seed: Some(self), current: Some(Current { scope, key: Some(key) }) };
-        runtime.spawn_blocking(move || task.run())
-    }
-}
-
-/// A user's closure as tokio runs it.
-struct Blocking<C, O, S, E>
-where
-    C: FnOnce() -> O + 'static,
-    O: 'static,
-    S: OutputSink<O, E>,
-    E: Send + 'static,
-{
-    /// `None` once it has been called, or dropped.
-    seed: Option<BlockingSeed<C, S, E>>,
-    current: Option<Current>,
-}
-
-impl<C, O, S, E> Blocking<C, O, S, E>
-where
-    C: FnOnce() -> O,
-    S: OutputSink<O, E>,
-    E: Send + 'static,
-{
-    fn run(mut self) {
-        if self.current.as_ref().is_none_or(|current| current.scope.is_aborted()) {
-            return;
+    /// Of a task that was dropped before its end.
+    fn cut_off<S, O, E>(self, sink: S, drop_panic: Option<PanicPayload>)
+    where
+        S: OutputSink<O, E>,
+        E: Send + 'static,
+    {
+        let how = if drop_panic.is_some() { TaskStopped::Panicked } else { TaskStopped::Cancelled };
+        let by_handle = sink.handle().is_some_and(|handle| handle.is_cancelled());
+        if !by_handle && self.pool::<E>().is_cut_off_by_runtime(&self.current) {
+            self.record::<E>(Failure::Cancelled);
         }
-        let Some(BlockingSeed { closure, sink, .. }) = self.seed.take() else { return };
-        let Some(current) = &self.current else { return };
-        // In a scope of its own, so that pools that are opened in it know that an abort does not reach them.
-        let scope = Scope::within(Some(Arc::clone(&current.scope)), ScopeKind::Blocking);
-        let mut inside = Some(Current { scope, key: current.key });
-        let output = catch(|| Current::enter(&mut inside, closure));
-        drop(inside);
-        ended(sink, current, Completion { output, dropped: None });
+        if let Some(payload) = drop_panic {
+            self.record::<E>(Failure::Panic(payload));
+        }
+        self.finish(sink, Err(how));
+    }
+
+    /// Records what has gone wrong, and says how that ended the task.
+    #[cold]
+    fn failed<E: Send + 'static>(
+        &self,
+        output: Result<Result<(), E>, PanicPayload>,
+        drop_panic: Option<PanicPayload>,
+    ) -> TaskStopped {
+        let (failure, how) = match output {
+            Ok(Ok(())) => (None, TaskStopped::Panicked),
+            Ok(Err(error)) if self.says_only_that_it_stopped(&error) => match catch(|| drop(error)) {
+                Ok(()) => (None, TaskStopped::Cancelled),
+                Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
+            },
+            Ok(Err(error)) => (Some(Failure::Error(error)), TaskStopped::Failed),
+            Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
+        };
+        let how = if drop_panic.is_some() { TaskStopped::Panicked } else { how };
+        for failure in failure.into_iter().chain(drop_panic.map(Failure::Panic)) {
+            self.record::<E>(failure);
+        }
+        how
+    }
+
+    /// Whether something in the task has heard that it is to stop, or that another task has ended, and the pool knows.
+    fn says_only_that_it_stopped<E: Send + 'static>(&self, error: &E) -> bool {
+        is_cancellation(error) && self.pool::<E>().expects_cancellation(self.current.scope.class().depth)
+    }
+
+    fn record<E: Send + 'static>(&self, failure: Failure<E>) {
+        let unreported = self.pool().fail_task(TaskError::new(self.info.clone(), failure));
+        self.current.scope.report_outside(unreported);
+    }
+
+    /// Tells whoever awaits the task, and then the pool. A waker or a value that panics meanwhile is a failure.
+    fn finish<S, O, E>(self, sink: S, how: Result<(), TaskStopped>)
+    where
+        S: OutputSink<O, E>,
+        E: Send + 'static,
+    {
+        if let Err(payload) = catch(|| sink.complete(how)) {
+            self.record::<E>(Failure::Panic(payload));
+        }
+        self.pool::<E>().task_ended(&self.current);
+        // It wakes the next one in the queue.
+        if let Err(payload) = catch(|| *self.turn = Turn::Free) {
+            self.record::<E>(Failure::Panic(payload));
+        }
+    }
+
+    fn pool<E: Send + 'static>(&self) -> &Shared<E> {
+        pool_of(&self.current.scope)
     }
 }
 
-impl<C, O, S, E> Drop for Blocking<C, O, S, E>
-where
-    C: FnOnce() -> O + 'static,
-    O: 'static,
-    S: OutputSink<O, E>,
-    E: Send + 'static,
-{
-    /// A closure that was not called was aborted in time, or its runtime is shutting down.
-    fn drop(&mut self) {
-        let Some(BlockingSeed { closure, sink, .. }) = self.seed.take() else { return };
-        let dropped = catch(|| Current::enter(&mut self.current, || drop(closure))).err();
-        if let Some(current) = &self.current {
-            cut_off(sink, current, dropped);
+/// Ready when a turn has come, which the tree then shows. Not if the task is about to be aborted: a failure without a
+/// grace lets nobody begin.
+fn poll_turn<E: Send + 'static>(turn: &mut Turn, current: Option<&Current>, cx: &mut Context<'_>) -> Poll<()> {
+    if turn.is_waiting() {
+        ready!(turn.poll(cx));
+        if let Some(current) = current {
+            return pool_of::<E>(&current.scope).turn_came(current);
         }
     }
+    Poll::Ready(())
+}
+
+/// The pool of a task, by the scope in which it runs.
+pub(super) fn pool_of<E: Send + 'static>(scope: &Scope) -> &Shared<E> {
+    scope.pool().expect("a task runs in the scope of its pool")
 }

@@ -6,19 +6,18 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::Pool;
-use super::admission::NotLocal;
+use super::admission::{OnBlockingThread, OnRuntime, run_closure};
 use super::builder::shared_str;
 use super::handle::TaskHandle;
-use super::output::{LocalSink, NoHandle, TaskOutput};
+use super::output::{NoHandle, OutputSink, TaskOutput};
+use super::shared::Shared;
 use super::start::Started;
-use super::task::{BlockingSeed, LocalSeed, Seed};
+use super::task::Task;
 use crate::error::{BoxError, SpawnError, TaskInfo, TaskStopped};
 use crate::scope::TaskClass;
-use crate::then::Then;
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
 ///
@@ -167,7 +166,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        drop(self.pool.spawn_as(self.class, self.name, task));
+        drop(self.try_spawn(task));
     }
 
     /// Spawns the task, or gives its future back; see [`Pool::try_spawn`].
@@ -189,7 +188,9 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.pool.spawn_as(self.class, self.name, task)
+        let (pool, class, task) = self.task(task, NoHandle);
+        let Err(refused) = pool.admit::<OnRuntime, _, _>(class, task) else { return Ok(()) };
+        Err(SpawnError(refused.into_future().expect("a task that was refused has not been polled")))
     }
 
     /// Spawns the task with a handle to its value; see [`Pool::spawn_with_handle`].
@@ -211,7 +212,11 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future<Output = Result<T, E>> + Send + 'static,
         T: Send + 'static,
     {
-        self.pool.spawn_with_handle_as(self.class, self.name, task)
+        let (handle, sender) = TaskHandle::new();
+        let (pool, class, task) = self.task(task, sender);
+        // A refused task is dropped here, and with it what the handle waits for.
+        drop(pool.admit::<OnRuntime, _, _>(class, task));
+        handle
     }
 
     /// Runs a closure on the runtime's threads for blocking work; see [`Pool::spawn_blocking`].
@@ -236,7 +241,8 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        self.pool.spawn_blocking_as(self.class, self.name, task);
+        let (pool, class, task) = self.task(run_closure(task), NoHandle);
+        drop(pool.admit::<OnBlockingThread, _, _>(class, task));
     }
 
     /// Spawns a task that cannot leave its thread; see [`Pool::spawn_local`].
@@ -268,7 +274,8 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.pool.spawn_local_as(self.class, self.name, task);
+        let (pool, class, task) = self.task(task, NoHandle);
+        pool.admit_local(class, task);
     }
 
     /// Spawns a task and waits until it is ready; see [`Pool::start`].
@@ -306,85 +313,20 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.pool.start_as(self.class, self.name, task)
-    }
-}
-
-// Every task is spawned by one of these.
-impl<E: Send + 'static> Pool<E> {
-    #[track_caller]
-    pub(super) fn spawn_as<F>(&self, class: TaskClass, name: Option<Arc<str>>, task: F) -> Result<(), SpawnError<F>>
-    where
-        F: Future + Send + 'static,
-        F::Output: TaskOutput<E>,
-    {
-        let info = TaskInfo::of_task(name);
-        match self.shared.admit(class, Seed { future: task, info, sink: NoHandle, error: PhantomData }) {
-            Ok(()) => Ok(()),
-            Err(seed) => Err(SpawnError(seed.future)),
-        }
-    }
-
-    #[track_caller]
-    pub(super) fn spawn_with_handle_as<T, F>(&self, class: TaskClass, name: Option<Arc<str>>, task: F) -> TaskHandle<T>
-    where
-        F: Future<Output = Result<T, E>> + Send + 'static,
-        T: Send + 'static,
-    {
-        let (handle, reply) = TaskHandle::new();
-        let info = TaskInfo::of_task(name);
-        // A refused task is dropped here, and with it what the handle waits for.
-        drop(self.shared.admit(class, Seed { future: task, info, sink: reply, error: PhantomData }));
-        handle
-    }
-
-    #[track_caller]
-    pub(super) fn spawn_blocking_as<O, C>(&self, class: TaskClass, name: Option<Arc<str>>, task: C)
-    where
-        C: FnOnce() -> O + Send + 'static,
-        O: TaskOutput<E> + 'static,
-    {
-        let info = TaskInfo::of_task(name);
-        drop(self.shared.admit(class, BlockingSeed { closure: task, info, sink: NoHandle, error: PhantomData }));
-    }
-
-    #[track_caller]
-    pub(super) fn spawn_local_as<F>(&self, class: TaskClass, name: Option<Arc<str>>, task: F)
-    where
-        F: Future + 'static,
-        F::Output: TaskOutput<E>,
-    {
-        let sink = LocalSink::new();
-        let local = sink.local();
-        let info = TaskInfo::of_task(name);
-        let outcome = self.shared.admit_local(class, info.clone(), |turn| {
-            let future = Then::new(turn.come(local), move || task);
-            LocalSeed(Seed { future, info, sink, error: PhantomData })
-        });
-        match outcome {
-            Ok(()) => {}
-            Err(NotLocal::Planned) => panic!("`spawn_local` was called on a pool that does not run yet"),
-            Err(NotLocal::Outside) => panic!("`spawn_local` was called outside of a `LocalSet`"),
-        }
-    }
-
-    #[track_caller]
-    pub(super) fn start_as<V, S, F>(
-        &self,
-        class: TaskClass,
-        name: Option<Arc<str>>,
-        task: S,
-    ) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
-    where
-        V: Send + 'static,
-        S: FnOnce(Started<V>) -> F,
-        F: Future + Send + 'static,
-        F::Output: TaskOutput<E>,
-    {
-        let (started, starting, answer) = Started::new();
-        let info = TaskInfo::of_task(name);
-        drop(self.shared.admit(class, Seed { future: task(started), info, sink: starting, error: PhantomData }));
+        let (started, sender, answer) = Started::new();
+        let (pool, class, task) = self.task(task(started), sender);
+        drop(pool.admit::<OnRuntime, _, _>(class, task));
         async move { answer.await.unwrap_or(Err(TaskStopped::Cancelled)) }
+    }
+
+    /// A task as it was asked for, with where it goes.
+    #[track_caller]
+    fn task<F: Future, S: OutputSink<F::Output, E>>(
+        self,
+        future: F,
+        sink: S,
+    ) -> (&'a Arc<Shared<E>>, TaskClass, Task<F, S, E>) {
+        (&self.pool.shared, self.class, Task::new(future, sink, TaskInfo::of_task(self.name)))
     }
 }
 

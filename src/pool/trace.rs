@@ -3,17 +3,17 @@
 //! A subscriber is somebody's code: nothing in here is called under a lock.
 
 #[cfg(feature = "tracing")]
-pub(super) use self::on::{Trace, Watch};
+pub(super) use self::on::{Trace, WaitWarning};
 
 #[cfg(not(feature = "tracing"))]
-pub(super) use self::off::{Trace, Watch};
+pub(super) use self::off::{Trace, WaitWarning};
 
 #[cfg(feature = "tracing")]
 mod on {
     use std::any::{Any, type_name};
     use std::pin::Pin;
     use std::sync::{Arc, OnceLock};
-    use std::task::Context;
+    use std::task::{Context, Poll};
     use std::time::Duration;
 
     use tokio::time::{Instant, Sleep, sleep};
@@ -101,7 +101,7 @@ mod on {
 
     /// Warns from time to time while a pool closes.
     #[derive(Default)]
-    pub(in crate::pool) enum Watch {
+    pub(in crate::pool) enum WaitWarning {
         /// Nothing was waited for yet.
         #[default]
         Idle,
@@ -111,7 +111,7 @@ mod on {
         Off,
     }
 
-    impl Watch {
+    impl WaitWarning {
         /// Warns if it is time for that; `cx` is woken when it is the next time.
         pub(in crate::pool) fn poll(
             &mut self,
@@ -126,8 +126,11 @@ mod on {
                 *self = sleep.ok().flatten().map_or(Self::Off, Self::Ticking);
             }
             let Self::Ticking(sleep) = self else { return };
-            if sleep.as_mut().poll(cx).is_pending() {
-                return;
+            match catch(|| sleep.as_mut().poll(cx)) {
+                Ok(Poll::Ready(())) => {}
+                Ok(Poll::Pending) => return,
+                // A runtime that has shut down.
+                Err(_) => return *self = Self::Off,
             }
             trace.waits(&tasks());
             match Instant::now().checked_add(every) {
@@ -135,7 +138,7 @@ mod on {
                 Some(next) => sleep.as_mut().reset(next),
                 None => return *self = Self::Off,
             }
-            if sleep.as_mut().poll(cx).is_ready() {
+            if catch(|| sleep.as_mut().poll(cx)).is_ok_and(|poll| poll.is_ready()) {
                 cx.waker().wake_by_ref();
             }
         }
@@ -169,9 +172,9 @@ mod off {
 
     /// The same.
     #[derive(Default)]
-    pub(in crate::pool) struct Watch;
+    pub(in crate::pool) struct WaitWarning;
 
-    impl Watch {
+    impl WaitWarning {
         pub(in crate::pool) fn poll(
             &mut self,
             _: &mut Context<'_>,

@@ -5,9 +5,8 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::task::Waker;
 
-use super::{Scope, ScopeKind, TaskKey};
+use super::{Scope, TaskKey};
 
 thread_local! {
     /// Set while a future of the scope is polled or dropped, as tokio's own task-locals are. It is none of them since
@@ -30,7 +29,7 @@ impl Current {
         Self { scope, key }
     }
 
-    /// The current that this is called from.
+    /// Where this is called from.
     pub(crate) fn current() -> Option<Self> {
         let current = CURRENT.try_with(|current| {
             let here = current.take();
@@ -40,22 +39,7 @@ impl Current {
         current.ok().flatten()
     }
 
-    /// Tells the pool how to wake its task here, which is about to wait. Says whether it may.
-    pub(crate) fn park_task(&self, waker: &Waker) -> bool {
-        let (ScopeKind::Pool(pool, class), Some(key)) = (&self.scope.kind, self.key) else { return true };
-        pool.park_task(&self.scope, *class, key, waker.clone())
-    }
-
-    /// Tells the pool that its task here is about to let go; `counted` says whether it may count towards a limit.
-    pub(crate) fn task_ended(&self, counted: bool) {
-        let (ScopeKind::Pool(pool, class), Some(key)) = (&self.scope.kind, self.key) else { return };
-        let limited = pool.task_ended(*class, key);
-        if limited && counted && !class.daemon {
-            Arc::clone(pool).slot_freed();
-        }
-    }
-
-    /// Runs code with the current in `slot` as the current one. It is back in the slot afterwards, also on a panic.
+    /// Runs code with what is in `slot` as the current scope and task. It is back in the slot afterwards, also on a panic.
     #[inline]
     pub(crate) fn enter<R>(slot: &mut Option<Self>, code: impl FnOnce() -> R) -> R {
         let mut swapped = Swapped(slot);
@@ -64,14 +48,14 @@ impl Current {
     }
 }
 
-/// Has changed places with the current that was current before.
+/// Has changed places with what was current before.
 struct Swapped<'a>(&'a mut Option<Current>);
 
 impl Swapped<'_> {
     /// Changes places once more.
     #[inline]
     fn swap(&mut self) {
-        // A thread that is ending has no current current any more; its futures do without.
+        // A thread that is ending has no thread-locals any more; its futures do without.
         let _ = CURRENT.try_with(|current| *self.0 = current.replace(self.0.take()));
     }
 }

@@ -6,7 +6,6 @@
 use std::any::Any;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::task::Waker;
 
 use tokio_util::sync::CancellationToken;
 
@@ -19,20 +18,6 @@ use crate::scope::NodeState;
 pub(crate) trait ErasedPool: Any + Send + Sync {
     /// Takes a cleanup failure, or gives it back if the pool has returned already.
     fn report(&self, failure: TaskError) -> Option<TaskError>;
-
-    /// A task is about to wait for the first time: this wakes it if it is aborted. Says whether it may wait; if not, it
-    /// has been aborted.
-    fn park_task(&self, scope: &Scope, class: TaskClass, key: TaskKey, waker: Waker) -> bool;
-
-    /// A task is about to let go of its scope, having said all that it has to say. Says whether there is a limit to how
-    /// many run.
-    fn task_ended(&self, class: TaskClass, key: TaskKey) -> bool;
-
-    /// One that counted towards the limit has ended.
-    fn slot_freed(self: Arc<Self>);
-
-    /// Drops a task that was cancelled while it waited for its generation, if it still does.
-    fn drop_queued(&self, key: u64);
 
     /// Whether tasks have time to end by themselves before they are aborted.
     fn has_grace(&self) -> bool;

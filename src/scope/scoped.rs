@@ -9,7 +9,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use pin_project::{pin_project, pinned_drop};
 
@@ -38,12 +38,7 @@ pub(crate) struct Completion<T> {
 impl<F> Scoped<F> {
     /// A future that runs in this scope.
     pub(crate) fn new(scope: Arc<Scope>, future: F) -> Self {
-        Self::at(Current::new(scope), future)
-    }
-
-    /// The future of a pool's task.
-    pub(crate) fn at(current: Current, future: F) -> Self {
-        Self { future: Some(future), current: Some(current) }
+        Self { future: Some(future), current: Some(Current::new(scope)) }
     }
 
     /// A future that is not polled before it has [entered](Self::enter) its scope.
@@ -56,6 +51,21 @@ impl<F> Scoped<F> {
         Self { future: None, current: None }
     }
 
+    /// Has a future that was not polled yet run here from now on, as the task of a pool.
+    pub(crate) fn place(&mut self, current: Current) {
+        self.current = Some(current);
+    }
+
+    /// Gives the future back.
+    pub(crate) fn take_future(&mut self) -> Option<F> {
+        self.future.take()
+    }
+
+    /// Where it runs, while it is not polled.
+    pub(crate) fn current(&self) -> Option<&Current> {
+        self.current.as_ref()
+    }
+
     /// Has it run in this scope from now on.
     pub(crate) fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
         *self.project().current = Some(Current::new(scope));
@@ -64,17 +74,6 @@ impl<F> Scoped<F> {
     /// Whether it has ended, and was dropped.
     pub(crate) fn has_ended(&self) -> bool {
         self.future.is_none()
-    }
-
-    /// Whether a pool's task is to end.
-    #[inline]
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.current.as_ref().is_some_and(|current| current.scope.is_aborted())
-    }
-
-    /// Tells the pool how to wake its task, which is about to wait. Says whether it may.
-    pub(crate) fn park(&self, waker: &Waker) -> bool {
-        self.current.as_ref().is_none_or(|current| current.park_task(waker))
     }
 
     /// Drops the future, if it has not ended.

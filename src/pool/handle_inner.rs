@@ -1,0 +1,56 @@
+//! What a [`TaskHandle`](super::TaskHandle) and its task share.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::task::{self, AbortHandle};
+
+#[derive(Default)]
+pub(super) struct HandleInner {
+    /// The handle has cancelled the task.
+    cancelled: AtomicBool,
+    /// The task has ended, or will never begin.
+    ended: AtomicBool,
+    /// Set when the task is spawned; until then it is planned, or was refused.
+    task: OnceLock<AbortHandle>,
+    /// A closure that had to wait for its turn is spawned a second time, on a thread.
+    closure: OnceLock<AbortHandle>,
+}
+
+impl HandleInner {
+    /// The task has been spawned, maybe after it was cancelled.
+    pub(super) fn spawned(&self, abort: AbortHandle) {
+        if let Err(abort) = self.task.set(abort) {
+            drop(self.closure.set(abort));
+        }
+        if self.is_cancelled() {
+            self.abort();
+        }
+    }
+
+    pub(super) fn cancel(&self) {
+        // Stored before the look at what is spawned, as `spawned` does it the other way round: one sees the other.
+        self.cancelled.store(true, Ordering::SeqCst);
+        self.abort();
+    }
+
+    fn abort(&self) {
+        [&self.task, &self.closure].into_iter().filter_map(OnceLock::get).for_each(AbortHandle::abort);
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    pub(super) fn id(&self) -> Option<task::Id> {
+        self.task.get().map(AbortHandle::id)
+    }
+}

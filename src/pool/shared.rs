@@ -1,0 +1,692 @@
+//! What the handles, the tasks and the driver of a pool share: its phases, how tasks come in and go, what a failure
+//! does, and what begins the closing. [`closing`](super::closing) has the steps of that, [`driver`](super::driver)
+//! carries it out.
+//!
+//! # Invariants
+//!
+//! 1. No code of the user's runs under the lock: no future, waker, closure, error or payload is polled, called or
+//!    dropped. Values to drop and wakers to wake are moved out under the lock, and dropped or woken after it is
+//!    released. Tasks are spawned and aborted without the lock too: a runtime that shuts down drops a future while it
+//!    is being spawned, and an abort may wake somebody's `LocalSet`.
+//! 2. A phase is only ever followed by one below it in [`Phase`]. `closed` is set under the lock, together with the
+//!    first phase in which the pool closes. A pool that was cancelled before it ran is the exception: it closes all the
+//!    same, at once. From the abort of a depth on, [`Shared::accepts`] is false for it. Its sets are taken and marked
+//!    under one lock; a thread that spawns into a set of them meanwhile sees the mark when it puts the set back.
+//! 3. A task records its failure before anybody learns that it has ended. So failures are in order of occurrence, and
+//!    the body cannot see a failure that closes the pool before that has begun.
+//! 4. The scope of a depth ends when its last task has dropped its future, recorded its end and left the list, and the
+//!    last of the nested pools and functions has ended. tokio publishes the end of a task a moment later. So the driver
+//!    waits for the scopes, and then for the sets.
+//! 5. The driver looks whether a scope has ended and leaves its waker under one lock; the scope, when it has ended,
+//!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So the last `Arc`
+//!    of a scope is never dropped under the lock.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::mem;
+use std::panic::Location;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::task::coop::consume_budget;
+use tokio_util::sync::CancellationToken;
+
+use super::depths::Depths;
+use super::failures::Failures;
+use super::limit::Turn;
+use super::on_failure::OnFailure;
+use super::options::{Options, Policy};
+use super::tasks::{BATCH, TaskEntry, Tasks, abort_all, free_ended};
+use super::trace::Trace;
+use crate::closing_reason::ClosingReason;
+use crate::error::{BoxError, Failure, PanicPayload, Report, TaskError, TaskInfo, catch};
+use crate::scope::{
+    ChildKind, Current, ErasedPool, NodeState, Scope, ScopeKind, Snapshot, TaskClass, TaskKey, TaskSnapshot,
+};
+
+/// The part of a pool that outlives its run: every handle has it.
+pub(crate) struct Shared<E> {
+    pub(super) options: Options<E>,
+    /// Where the tasks run; set when the pool does.
+    pub(super) runtime: OnceLock<Handle>,
+    closed: AtomicBool,
+    /// A scope has ended since the driver left its waker: it will most likely not have to leave one again.
+    scope_ended: AtomicBool,
+    /// Depths from here on up accept no tasks any more. Written under the lock.
+    accepts_below: AtomicI64,
+    /// The depth of the body has been aborted.
+    pub(super) body_aborted: AtomicBool,
+    pub(super) trace: Trace,
+    inner: Mutex<Inner<E>>,
+}
+
+/// The data under the lock.
+pub(super) struct Inner<E> {
+    pub(super) phase: Phase,
+    /// Somebody runs the pool, or has the right to.
+    claimed: bool,
+    /// The future of the run is gone, and the runtime closes the pool.
+    handed_over: bool,
+    /// Held while the pool runs: it ends after this one.
+    enclosing: Option<Arc<Scope>>,
+    /// The tasks that wait for the pool to run.
+    plans: Vec<Box<dyn Planned<E>>>,
+    pub(super) depths: Depths,
+    /// Woken when a scope has ended or the pool begins to close.
+    pub(super) driver: Option<Waker>,
+    /// Why the pool began to close.
+    reason: Option<ClosingReason>,
+    /// Cancelled when the pool begins to close; made for the first who waits for that.
+    closing: Option<CancellationToken>,
+    /// `None` as long as nothing has gone wrong.
+    pub(super) failures: Option<Box<Failures<E>>>,
+    /// The call of `open` or `run`.
+    called_at: &'static Location<'static>,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// Spawns are kept, nothing runs.
+    Planned,
+    Running,
+    Closing,
+    /// The pool has returned, is about to, or will never run.
+    Closed,
+}
+
+/// What a pool that has no reason to wait is to do next.
+pub(super) enum End {
+    /// Go through the steps of the closing.
+    Close,
+    /// Nothing runs, and nothing has failed: only wait until tokio, too, has done with the tasks.
+    Join(Vec<JoinSet<()>>),
+}
+
+/// A task that waits for its pool to run.
+pub(super) trait Planned<E>: Send {
+    fn class(&self) -> TaskClass;
+
+    fn info(&self) -> &TaskInfo;
+
+    /// Has it wait for its turn like the others.
+    fn set_turn(&mut self, turn: Turn);
+
+    /// Spawns it, now that the pool runs; or drops it in its scope, if the pool closes already or its handle has
+    /// cancelled it.
+    fn admit(self: Box<Self>, pool: &Arc<Shared<E>>);
+}
+
+/// What becomes of a task that is to be spawned.
+pub(super) enum Admission {
+    /// The pool does not run yet.
+    Planned,
+    /// The pool, or the task's depth, is closed.
+    Refused,
+    Placed(Current, Place),
+}
+
+/// A set that is to own a task, while the task is spawned into it.
+pub(super) struct Place {
+    class: TaskClass,
+    /// Of the task, if it was not spawned before.
+    key: Option<TaskKey>,
+    pub(super) set: JoinSet<()>,
+}
+
+impl<E> Drop for Inner<E> {
+    /// A pool that never ran still has its plans.
+    fn drop(&mut self) {
+        if !self.plans.is_empty() {
+            resume(drop_plans(mem::take(&mut self.plans)));
+        }
+    }
+}
+
+/// Drops tasks that will never run, each of them although others panic in their destructors. Returns the first panic.
+#[cold]
+fn drop_plans<E>(plans: Vec<Box<dyn Planned<E>>>) -> Option<PanicPayload> {
+    plans.into_iter().map(|task| catch(|| drop(task)).err()).fold(None, Option::or)
+}
+
+/// Goes on with a panic that was put off, unless another one is under way.
+fn resume(panic: Option<PanicPayload>) {
+    if let Some(payload) = panic.filter(|_| !thread::panicking()) {
+        payload.resume();
+    }
+}
+
+// ===== what there is to know =====
+
+impl<E> Shared<E> {
+    #[track_caller]
+    pub(super) fn new(options: Options<E>, claimed: bool) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            runtime: OnceLock::new(),
+            closed: AtomicBool::new(false),
+            scope_ended: AtomicBool::new(false),
+            accepts_below: AtomicI64::new(i64::MAX),
+            body_aborted: AtomicBool::new(false),
+            trace: Trace::default(),
+            inner: Mutex::new(Inner {
+                phase: Phase::Planned,
+                claimed,
+                handed_over: false,
+                enclosing: None,
+                plans: Vec::new(),
+                depths: Depths::new(),
+                driver: None,
+                reason: None,
+                closing: None,
+                failures: None,
+                called_at: Location::caller(),
+            }),
+        })
+    }
+
+    /// Whether the pool has begun to close.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether a depth still takes tasks.
+    pub(super) fn accepts(&self, depth: i32) -> bool {
+        i64::from(depth) < self.accepts_below.load(Ordering::Acquire)
+    }
+
+    /// Refuses tasks from this depth on up. Called under the lock.
+    pub(super) fn refuse_from(&self, depth: i64) {
+        self.accepts_below.fetch_min(depth, Ordering::AcqRel);
+    }
+
+    /// Whether the depth of the body has been aborted.
+    pub(super) fn is_body_aborted(&self) -> bool {
+        self.body_aborted.load(Ordering::Acquire)
+    }
+
+    /// Takes the right to run the pool; there is one.
+    pub(super) fn claim(&self) -> bool {
+        !mem::replace(&mut self.lock().claimed, true)
+    }
+
+    /// How many tasks have not ended.
+    pub(super) fn len(&self) -> usize {
+        let inner = self.lock();
+        inner.plans.len() + inner.depths.len()
+    }
+
+    pub(super) fn phase(&self) -> NodeState {
+        self.lock().phase.into()
+    }
+
+    pub(super) fn closing_reason(&self) -> Option<ClosingReason> {
+        self.lock().reason.clone()
+    }
+
+    /// The outermost pool around this one.
+    pub(super) fn outermost(&self) -> Option<Arc<dyn ErasedPool>> {
+        // Not even for a moment is the enclosing scope held from here: what is in between waits for that.
+        self.lock().enclosing.as_ref()?.outermost_pool()
+    }
+
+    /// Whether anything failed, here or below, or was given up on.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failures.is_some()
+    }
+
+    /// Whether who runs at this depth may say that it was cancelled, and has not failed by that.
+    pub(super) fn expects_cancellation(&self, depth: i32) -> bool {
+        let mut inner = self.lock();
+        match inner.phase {
+            Phase::Planned | Phase::Running => false,
+            Phase::Closing | Phase::Closed => {
+                inner.failures.is_some() || inner.depths.get_mut(depth).is_none_or(|depth| depth.is_cancelled())
+            }
+        }
+    }
+
+    /// Waits until the pool begins to close.
+    pub(super) async fn closing(&self) {
+        let token = {
+            let mut inner = self.lock();
+            if matches!(inner.phase, Phase::Closing | Phase::Closed) {
+                return;
+            }
+            inner.closing.get_or_insert_with(CancellationToken::new).clone()
+        };
+        token.cancelled().await;
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<E>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Phase> for NodeState {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Planned => Self::Planned,
+            Phase::Running => Self::Running,
+            Phase::Closing => Self::Closing,
+            Phase::Closed => Self::Closed,
+        }
+    }
+}
+
+// ===== how tasks come in and go =====
+
+impl<E: Send + 'static> Shared<E> {
+    /// Lets the pool run, with its planned tasks. Returns the scope of its body.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        runtime: Handle,
+        enclosing: Option<Arc<Scope>>,
+        called_at: &'static Location<'static>,
+    ) -> Arc<Scope> {
+        self.trace.opened(self.options.name.as_ref());
+        // A pool is started by its one owner.
+        drop(self.runtime.set(runtime));
+        if let Some(enclosing) = &enclosing {
+            enclosing.add_child(ChildKind::Pool(Arc::downgrade(self) as Weak<dyn ErasedPool>));
+        }
+        let mut inner = self.lock();
+        inner.enclosing = enclosing;
+        inner.called_at = called_at;
+        let scope = self.scope_in(&mut inner, TaskClass::default());
+        if inner.phase == Phase::Planned {
+            inner.phase = Phase::Running;
+        } else {
+            inner.phase = Phase::Closing;
+            self.refuse_from(i64::MIN);
+        }
+        let plans = mem::take(&mut inner.plans);
+        drop(inner);
+        // Each of them, although one cannot be spawned.
+        resume(plans.into_iter().map(|plan| catch(|| plan.admit(self)).err()).fold(None, Option::or));
+        scope
+    }
+
+    /// Keeps a task until the pool runs. Gives it back if it does.
+    pub(super) fn plan(&self, mut plan: Box<dyn Planned<E>>) -> Option<Box<dyn Planned<E>>> {
+        let mut inner = self.lock();
+        if inner.phase != Phase::Planned {
+            return Some(plan);
+        }
+        plan.set_turn(self.turn(plan.class()));
+        inner.plans.push(plan);
+        None
+    }
+
+    /// Makes room for a task, and has it take its turn if it has not.
+    pub(super) fn place(self: &Arc<Self>, class: TaskClass, info: &TaskInfo, turn: &mut Turn) -> Admission {
+        let mut inner = self.lock();
+        match inner.phase {
+            Phase::Planned => return Admission::Planned,
+            Phase::Running | Phase::Closing if self.accepts(class.depth) => {}
+            _ => return Admission::Refused,
+        }
+        if matches!(turn, Turn::Free) {
+            *turn = self.turn(class);
+        }
+        let scope = self.scope_in(&mut inner, class);
+        let entry = TaskEntry { info: info.clone(), spawned: false, queued: turn.is_waiting() };
+        let (key, set) = inner.depths.insert(class, entry);
+        Admission::Placed(Current { scope, key: Some(key) }, Place { class, key: Some(key), set })
+    }
+
+    /// A place under the limit. Taken under the lock, so that the queue has the order of the list.
+    fn turn(&self, class: TaskClass) -> Turn {
+        match &self.options.limit {
+            Some(limit) if !class.daemon => limit.turn(),
+            _ => Turn::Free,
+        }
+    }
+
+    /// Once more a set for a task that is on the list, to spawn something else in its stead.
+    pub(super) fn place_again(&self, class: TaskClass) -> Place {
+        let set = self.lock().depths.tasks_mut(class).map(Tasks::borrow_set).unwrap_or_default();
+        Place { class, key: None, set }
+    }
+
+    /// Puts a set back, and aborts it if its depth was aborted meanwhile.
+    pub(super) fn return_set(&self, place: Place) {
+        let Place { class, key, mut set } = place;
+        free_ended(&mut set, 2);
+        if let Some(mut set) = self.keep_set(class, key, set) {
+            abort_all(&mut set);
+            let mut inner = self.lock();
+            if let Some(tasks) = inner.depths.tasks_mut(class) {
+                tasks.keep_sets([set]);
+            }
+        }
+    }
+
+    /// Gives the set back if it is to be aborted.
+    fn keep_set(&self, class: TaskClass, spawned: Option<TaskKey>, set: JoinSet<()>) -> Option<JoinSet<()>> {
+        let mut inner = self.lock();
+        let Some(tasks) = inner.depths.tasks_mut(class) else { return Some(set) };
+        if let Some(entry) = spawned.and_then(|key| tasks.entries.get_mut(key)) {
+            entry.spawned = true;
+        }
+        tasks.return_set(set)
+    }
+
+    /// The scope of a class of tasks, which is made if there is none.
+    pub(super) fn scope(self: &Arc<Self>, class: TaskClass) -> Arc<Scope> {
+        self.scope_in(&mut self.lock(), class)
+    }
+
+    fn scope_in(self: &Arc<Self>, inner: &mut Inner<E>, class: TaskClass) -> Arc<Scope> {
+        let Inner { depths, enclosing, .. } = inner;
+        let mut began = false;
+        let scope = depths.entry(class.depth).entry(class.daemon).scope(|| {
+            began = true;
+            Scope::within(enclosing.clone(), ScopeKind::Pool(Arc::clone(self) as Arc<dyn ErasedPool>, class))
+        });
+        if began {
+            depths.scope_began(class.daemon);
+        }
+        scope
+    }
+
+    /// A task that was queued is about to run. Pending if it is about to be aborted instead.
+    pub(super) fn turn_came(&self, current: &Current) -> Poll<()> {
+        let class = current.scope.class();
+        let mut inner = self.lock();
+        if !self.accepts(class.depth) {
+            return Poll::Pending;
+        }
+        let tasks = inner.depths.tasks_mut(class);
+        if let Some(entry) = tasks.and_then(|tasks| tasks.entries.get_mut(current.key?)) {
+            entry.queued = false;
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether a task that is dropped was aborted by nobody here, but by its runtime, which shuts down.
+    pub(super) fn is_cut_off_by_runtime(&self, current: &Current) -> bool {
+        let (class, key) = (current.scope.class(), current.key);
+        // A spawn that panics drops what was to be a task.
+        let refused = || {
+            let mut inner = self.lock();
+            let entry = inner.depths.tasks_mut(class).and_then(|tasks| tasks.entries.get_mut(key?));
+            entry.is_some_and(|entry| !entry.spawned)
+        };
+        self.accepts(class.depth) && !(thread::panicking() && refused())
+    }
+
+    /// Takes a task off the list that is about to let go of its scope.
+    pub(super) fn task_ended(&self, current: &Current) {
+        let (class, Some(key)) = (current.scope.class(), current.key) else { return };
+        let (entry, ended) = self.lock().depths.task_ended(class, key);
+        drop(entry);
+        if let Some(mut set) = ended {
+            free_ended(&mut set, BATCH);
+            self.return_set(Place { class, key: None, set });
+        }
+    }
+
+    /// Waits until a task that is spawned would run at once, or the pool closes.
+    pub(super) async fn ready(&self) {
+        consume_budget().await;
+        let Some(limit) = &self.options.limit else { return };
+        let mut ready = pin!(limit.ready());
+        let mut closing = pin!(self.closing());
+        poll_fn(|cx| if closing.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { ready.as_mut().poll(cx) })
+            .await;
+    }
+}
+
+// ===== what a failure does =====
+
+impl<E: 'static> Shared<E> {
+    /// Records a failure of a task as its pool's policy says. Returns what nobody here takes any more, to be reported
+    /// further out.
+    pub(super) fn fail_task(&self, failure: TaskError<E>) -> Vec<TaskError> {
+        self.trace.failed(&failure);
+        match &self.options.on_failure {
+            None => self.record(failure, OnFailure::Cancel).into_iter().collect(),
+            Some(policy) => self.apply_policy(policy, failure),
+        }
+    }
+
+    /// A policy that panics has failed as well, by the name of the same task, and is taken to say `Cancel`.
+    fn apply_policy(&self, policy: &Policy<E>, failure: TaskError<E>) -> Vec<TaskError> {
+        let info = failure.task().clone();
+        let (unreported, panicked) = match catch(|| policy(&failure)) {
+            Ok(OnFailure::Discard) => (None, catch(|| drop(failure)).err()),
+            Ok(decision) => (self.record(failure, decision), None),
+            Err(payload) => (self.record(failure, OnFailure::Cancel), Some(payload)),
+        };
+        let panicked = panicked.and_then(|payload| self.fail(TaskError::new(info, Failure::Panic(payload))));
+        unreported.into_iter().chain(panicked).collect()
+    }
+
+    /// Records a failure that no policy is asked about. It closes the pool.
+    pub(super) fn fail(&self, failure: TaskError<E>) -> Option<TaskError> {
+        self.trace.failed(&failure);
+        self.record(failure, OnFailure::Cancel)
+    }
+
+    /// Adds a failure to the list, or gives it back; closes the pool, if that is the decision.
+    ///
+    /// A waker that panics as the pool closes makes one more failure, by the same name: the task or body that has failed
+    /// must not unwind before it is counted as ended.
+    fn record(&self, failure: TaskError<E>, decision: OnFailure) -> Option<TaskError> {
+        let info = failure.task().clone();
+        let mut inner = self.lock();
+        if let Some((failure, boxed)) = inner.failures.get_or_insert_default().push(failure) {
+            drop(inner);
+            return Some(boxed(failure));
+        }
+        if matches!(decision, OnFailure::Collect) {
+            return None;
+        }
+        let payload = catch(|| self.begin_closing(inner, ClosingReason::Failed)).err()?;
+        let panicked = TaskError::new(info, Failure::Panic(payload));
+        self.trace.failed(&panicked);
+        self.record(panicked, OnFailure::Collect)
+    }
+
+    /// Names the pool itself as stuck, if it has stopped waiting for something that has no task of its own.
+    pub(super) fn name_stuck(&self, pool: TaskInfo) {
+        let mut inner = self.lock();
+        if !inner.depths.has_abandoned() {
+            return;
+        }
+        let failures = inner.failures.get_or_insert_default();
+        if failures.has_no_stuck() {
+            failures.push_stuck([pool]);
+        }
+    }
+
+    /// Takes everything that the pool has to report. What fails from here on is given back.
+    pub(super) fn take_report(&self) -> Report<E>
+    where
+        E: Into<BoxError>,
+    {
+        let mut inner = self.lock();
+        // A pool that has a report has closed, and so has a reason.
+        let reason = inner.reason.clone().unwrap_or(ClosingReason::Dropped);
+        inner.failures.get_or_insert_default().report(self.options.name.clone(), reason)
+    }
+}
+
+// ===== what begins the closing =====
+
+impl<E> Shared<E> {
+    /// Begins to close the pool, if that has not begun.
+    pub(super) fn close(&self, reason: ClosingReason) {
+        self.begin_closing(self.lock(), reason);
+    }
+
+    fn begin_closing(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
+        inner.phase = match inner.phase {
+            Phase::Planned => Phase::Closed,
+            Phase::Running => Phase::Closing,
+            Phase::Closing | Phase::Closed => return,
+        };
+        self.refuse_early(&inner);
+        let plans = mem::take(&mut inner.plans);
+        // A waker that panics keeps no plan from being dropped.
+        let woken = catch(|| self.announce_closing(inner, reason)).err();
+        resume(woken.or(drop_plans(plans)));
+    }
+
+    /// Without a grace, or with nothing left that could use it, the first abort is a moment away: the depth that it is
+    /// for takes no task any more.
+    fn refuse_early(&self, inner: &Inner<E>) {
+        if self.options.grace.is_zero() || inner.depths.is_empty() {
+            let highest = inner.depths.highest().filter(|_| !inner.depths.is_single());
+            self.refuse_from(highest.map_or(i64::MIN, i64::from));
+        }
+    }
+
+    /// Wakes whoever waits for the closing, with the first reason that there was.
+    fn announce_closing(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
+        let news = inner.reason.is_none().then(|| reason.clone());
+        inner.reason.get_or_insert(reason);
+        self.closed.store(true, Ordering::Release);
+        let (driver, closing) = (inner.driver.take(), inner.closing.take());
+        drop(inner);
+        // Each of these may be somebody's waker, and panic: the other is woken all the same.
+        let woken = [
+            catch(|| driver.into_iter().for_each(Waker::wake)),
+            catch(|| closing.iter().for_each(CancellationToken::cancel)),
+        ];
+        if let Some(reason) = news {
+            self.trace.closing(&reason);
+        }
+        if let Some(payload) = woken.into_iter().find_map(Result::err) {
+            payload.resume();
+        }
+    }
+
+    /// Ready when the pool has begun to close, or nothing of it is left. Otherwise the driver will be woken.
+    pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<End> {
+        let waker = (!self.scope_ended.load(Ordering::Relaxed)).then(|| cx.waker().clone());
+        let mut inner = self.lock();
+        let running = inner.phase == Phase::Running;
+        if running && (self.options.keep_open || !inner.depths.has_only_daemons()) {
+            let Some(waker) = waker else {
+                drop(inner);
+                self.scope_ended.store(false, Ordering::Relaxed);
+                return self.poll_end(cx);
+            };
+            let replaced = inner.driver.replace(waker);
+            drop(inner);
+            drop(replaced);
+            return Poll::Pending;
+        }
+        // What most pools come to. The steps are there for the others.
+        if running && inner.failures.is_none() && inner.depths.is_empty() {
+            return Poll::Ready(End::Join(self.end_well(inner)));
+        }
+        self.take_over(inner, ClosingReason::Completed);
+        Poll::Ready(End::Close)
+    }
+
+    /// Ends a pool of which nothing is left.
+    fn end_well(&self, mut inner: MutexGuard<'_, Inner<E>>) -> Vec<JoinSet<()>> {
+        let (tokens, sets) = (inner.depths.cancel_all(), inner.depths.take_sets());
+        let held = inner.end();
+        self.announce_closing(inner, ClosingReason::Completed);
+        drop(held);
+        tokens.iter().for_each(CancellationToken::cancel);
+        sets
+    }
+
+    /// Begins to close a pool whose future is dropped.
+    pub(super) fn drop_run(&self) {
+        // In a destructor: a waker may panic, and the closing goes on all the same.
+        drop(catch(|| self.take_over(self.lock(), ClosingReason::Dropped)));
+    }
+
+    fn take_over(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
+        inner.phase = Phase::Closing;
+        self.refuse_early(&inner);
+        self.announce_closing(inner, reason);
+    }
+
+    /// Marks the pool as one that its runtime closes.
+    pub(super) fn hand_over(&self) {
+        self.lock().handed_over = true;
+        self.trace.handed_over();
+    }
+}
+
+impl<E> Inner<E> {
+    /// Ends the pool: its driver is woken no more, and the enclosing scope is let go of.
+    pub(super) fn end(&mut self) -> (Option<Arc<Scope>>, Option<Waker>) {
+        self.phase = Phase::Closed;
+        (self.enclosing.take(), self.driver.take())
+    }
+
+    /// How failures of the body, and of the pool itself, are named.
+    pub(super) fn body_info(&self) -> TaskInfo {
+        TaskInfo { name: None, spawned_at: self.called_at, body: true }
+    }
+}
+
+impl<E: Send + 'static> ErasedPool for Shared<E> {
+    fn report(&self, failure: TaskError) -> Option<TaskError> {
+        self.lock().failures.get_or_insert_default().push_cleanup(failure)
+    }
+
+    fn has_grace(&self) -> bool {
+        !self.options.grace.is_zero()
+    }
+
+    fn token(&self, depth: i32) -> CancellationToken {
+        let (token, cancelled) = match self.lock().depths.get_mut(depth) {
+            Some(depth) => (depth.token(), depth.is_cancelled()),
+            // It has closed.
+            None => (CancellationToken::new(), true),
+        };
+        if cancelled {
+            token.cancel();
+        }
+        token
+    }
+
+    fn on_empty(&self, class: TaskClass) {
+        self.scope_ended.store(true, Ordering::Relaxed);
+        let mut inner = self.lock();
+        let unused = inner.depths.scope_ended(class);
+        let driver = inner.driver.take();
+        drop(inner);
+        drop(unused);
+        driver.into_iter().for_each(Waker::wake);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let inner = self.lock();
+        let mut snapshot = Snapshot {
+            name: self.options.name.clone(),
+            reason: inner.reason.clone(),
+            handed_over: inner.handed_over,
+            ..Snapshot::new(inner.phase.into())
+        };
+        snapshot.tasks.extend(inner.plans.iter().map(|plan| TaskSnapshot {
+            info: plan.info().clone(),
+            class: plan.class(),
+            key: None,
+            state: NodeState::Planned,
+        }));
+        inner.depths.snapshot(&mut snapshot);
+        snapshot
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

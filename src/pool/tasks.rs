@@ -1,0 +1,144 @@
+//! The tasks of one class, that is of one depth, daemons or others: the sets in which tokio has them, and the list of
+//! who is alive, since a [`JoinSet`] cannot be looked into.
+
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+
+use tokio::task::JoinSet;
+
+use super::slab::Slab;
+use crate::error::{TaskInfo, catch};
+use crate::scope::{NodeState, Scope, Snapshot, TaskClass, TaskKey, TaskSnapshot};
+
+/// How many tasks end before one of them frees what all of them have left.
+pub(super) const BATCH: usize = 256;
+
+pub(super) struct Tasks {
+    pub(super) entries: Slab<TaskEntry>,
+    /// A set is out of here while a task is spawned into it, for which no lock is held. So there are as many as
+    /// threads have ever spawned at once.
+    sets: Vec<JoinSet<()>>,
+    /// Whether what is spawned into a set that is out of here meanwhile is to be aborted.
+    aborted: bool,
+    /// The scope of the tasks. It ends when nothing holds it any more, and is made anew when a task comes later.
+    scope: Weak<Scope>,
+    /// How many scopes have begun and not ended. Between the end of one and its report, there may be another.
+    scopes: usize,
+    /// How many tasks have ended since the last time that their memory was freed.
+    ended: usize,
+}
+
+/// What is known of a task that has not ended.
+pub(super) struct TaskEntry {
+    pub(super) info: TaskInfo,
+    /// Whether tokio has it. Until then it may turn out that it cannot be spawned.
+    pub(super) spawned: bool,
+    /// Whether it waits for its turn under a limit.
+    pub(super) queued: bool,
+}
+
+impl Tasks {
+    pub(super) const fn new() -> Self {
+        Self { entries: Slab::new(), sets: Vec::new(), aborted: false, scope: Weak::new(), scopes: 0, ended: 0 }
+    }
+
+    /// The scope in which the tasks run; `make` is asked for one if there is none, which is then counted.
+    pub(super) fn scope(&mut self, make: impl FnOnce() -> Arc<Scope>) -> Arc<Scope> {
+        self.scope.upgrade().unwrap_or_else(|| {
+            let scope = make();
+            self.scope = Arc::downgrade(&scope);
+            self.scopes += 1;
+            scope
+        })
+    }
+
+    /// Counts a scope that has ended.
+    pub(super) fn scope_ended(&mut self) {
+        self.scopes -= 1;
+    }
+
+    /// How many tasks have not ended.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many scopes have not ended.
+    pub(super) fn scopes(&self) -> usize {
+        self.scopes
+    }
+
+    /// A set to spawn into. It comes back by [`return_set`](Self::return_set).
+    pub(super) fn borrow_set(&mut self) -> JoinSet<()> {
+        self.sets.pop().unwrap_or_default()
+    }
+
+    /// Puts a set back into which a task was spawned. Gives it back, if the caller has to abort it first, without the
+    /// lock.
+    pub(super) fn return_set(&mut self, set: JoinSet<()>) -> Option<JoinSet<()>> {
+        if self.aborted {
+            return Some(set);
+        }
+        self.sets.push(set);
+        None
+    }
+
+    /// All sets that nobody spawns into; what others have out is aborted when it comes back.
+    pub(super) fn abort(&mut self) -> Vec<JoinSet<()>> {
+        self.aborted = true;
+        self.take_sets()
+    }
+
+    pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
+        std::mem::take(&mut self.sets)
+    }
+
+    /// Takes sets back that were aborted.
+    pub(super) fn keep_sets(&mut self, sets: impl IntoIterator<Item = JoinSet<()>>) {
+        self.sets.extend(sets);
+    }
+
+    /// Counts a task that has ended. Gives a set back whose ended tasks are to be freed, without the lock.
+    pub(super) fn task_ended(&mut self, key: TaskKey) -> (Option<TaskEntry>, Option<JoinSet<()>>) {
+        let entry = self.entries.remove(key);
+        self.ended += 1;
+        let full = self.ended.is_multiple_of(BATCH);
+        (entry, if full { self.sets.pop() } else { None })
+    }
+
+    /// Adds the tasks and the scope to what is seen of a pool.
+    pub(super) fn snapshot(&self, class: TaskClass, snapshot: &mut Snapshot) {
+        snapshot.scopes.extend(self.scope.upgrade().map(|scope| (class, scope)));
+        snapshot.tasks.extend(self.entries.iter().map(|(key, entry)| TaskSnapshot {
+            info: entry.info.clone(),
+            class,
+            key: Some(key),
+            state: if entry.queued { NodeState::Queued } else { NodeState::Running },
+        }));
+    }
+}
+
+/// Frees what ended tasks have left, at most so many of them.
+pub(super) fn free_ended(set: &mut JoinSet<()>, most: usize) {
+    for _ in 0..most {
+        if set.try_join_next().is_none() {
+            break;
+        }
+    }
+}
+
+/// Aborts the tasks of a set. The waker of a `LocalSet` may be somebody's, and panic: tokio passes over those that are
+/// marked already, so the next call goes on with the others.
+pub(super) fn abort_all(set: &mut JoinSet<()>) {
+    while catch(|| set.abort_all()).is_err() {}
+}
+
+/// Waits until tokio, too, has done with all of these tasks: it publishes the end of a task a moment after the task
+/// has told its pool. Spends the coop budget, as [`JoinSet::join_next`] does.
+pub(super) fn poll_join(sets: &mut Vec<JoinSet<()>>, cx: &mut Context<'_>) -> Poll<()> {
+    while let Some(set) = sets.last_mut() {
+        if ready!(set.poll_join_next(cx)).is_none() {
+            sets.pop();
+        }
+    }
+    Poll::Ready(())
+}
