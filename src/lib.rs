@@ -18,12 +18,9 @@ mod scope;
 mod shield;
 #[cfg(feature = "signal")]
 mod shutdown_signal;
-mod slots;
 mod then;
 mod timeout;
-mod timeout_at;
 mod try_all;
-mod unreported;
 mod wait_all;
 mod with_exit;
 
@@ -43,8 +40,7 @@ pub use cancel_task::cancel_task;
 pub use prime::{Primed, prime};
 pub use race::{Race, race};
 pub use shield::{Shield, shield};
-pub use timeout::timeout;
-pub use timeout_at::timeout_at;
+pub use timeout::{timeout, timeout_at};
 pub use try_all::{TryAll, try_all};
 pub use wait_all::{WaitAll, wait_all};
 pub use with_exit::{Exit, with_exit};

@@ -1,16 +1,15 @@
 //! The first of several futures to finish.
 //!
-//! Every item of the [`group`](crate::group) decides. Several futures may finish before the others could be aborted:
-//! when the future of the race is next polled, it compares all that have, keeps the one with the lowest index, and
-//! passes the panics of the others on. What finishes after that is nobody's.
+//! Every branch that finishes decides in the [`group`](crate::group). Several may do so before the others could be
+//! aborted: when the future of the race is polled next, the one with the lowest index wins. The outputs of the others are
+//! dropped, which reports their panics.
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use crate::error::{Failure, PanicPayload};
-use crate::group::{Group, Rules};
-use crate::slots::for_tuples;
+use crate::group::{Branch, Branches, CallFuture, Group, for_tuples};
+use crate::scope::Rules;
 
 /// Runs futures at the same time, as tasks, and yields the index and the output of the first to finish.
 ///
@@ -91,16 +90,28 @@ use crate::slots::for_tuples;
 /// ```
 #[track_caller]
 pub fn race<S: Race>(futures: S) -> RaceFuture<S::Output> {
-    let rules = Rules {
-        decides: |_| true,
-        first_only: true,
-        cut_off: Err,
-        orphaned: |output: Result<_, PanicPayload>| output.err().map(Failure::Panic),
-    };
-    let mut group = Group::new("race", None, rules);
-    let count = futures.spawn(&mut group);
-    assert!(count > 0, "`race` was called without a future to wait for");
-    RaceFuture { group }
+    let group = Group::new("race", None);
+    let handles = futures.spawn(&group);
+    assert!(!handles.is_empty(), "`race` was called without a future to wait for");
+    let branches = group.with(handles);
+    RaceFuture(CallFuture::new(&branches.call().clone(), first(branches)))
+}
+
+/// Waits for the first, and for the end of the others.
+async fn first<T: Send + 'static>(branches: Branches<Vec<Branch<T>>>) -> (usize, T) {
+    let (first, mut ended) = branches.join().await;
+    let Some(index) = first else { panic!("no future of a `race` could finish: their runtime has shut down") };
+    let winner = ended.swap_remove(index).expect("who has decided was not cut off");
+    drop(ended);
+    match winner.take() {
+        Ok(output) => (index, output),
+        Err(payload) => payload.resume(),
+    }
+}
+
+/// Whoever finishes first decides. An `Err` is but a value.
+fn rules<T>() -> Rules<T> {
+    Rules { decides: |ended| ended.is_some(), failure_of: |_| None }
 }
 
 /// What [`race`] accepts: a `Vec`, an array or a tuple of up to eight futures with one output type.
@@ -118,28 +129,24 @@ pub fn race<S: Race>(futures: S) -> RaceFuture<S::Output> {
 /// assert_eq!(aiodrive::race(vec![ready("a")]).await, (0, "a"));
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`race` cannot run `{Self}`",
+    label = "neither a `Vec`, an array nor a tuple of up to eight futures that have one output type and are `Send + 'static`",
+    note = "give it a Vec, an array or a tuple: an iterator becomes one by `.collect::<Vec<_>>()`"
+)]
 pub trait Race: sealed::Sealed<Self::Output> {
     /// What each of the futures yields.
     type Output: Send + 'static;
 }
 
 mod sealed {
-    use crate::error::PanicPayload;
-    use crate::group::Group;
+    use crate::group::{Branch, Group};
 
     /// Spawns the futures as branches of a group, in order.
     pub trait Sealed<T: Send + 'static> {
-        /// Says how many there were.
-        fn spawn(self, group: &mut Group<Result<T, PanicPayload>>) -> usize;
+        #[track_caller]
+        fn spawn(self, group: &Group) -> Vec<Branch<T>>;
     }
-}
-
-/// Spawns the futures of a vector or an array.
-fn spawn_each<F>(futures: impl IntoIterator<Item = F>, group: &mut Group<Result<F::Output, PanicPayload>>) -> usize
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    futures.into_iter().map(|future| group.spawn(future, |output| output)).count()
 }
 
 impl<F: Future<Output: Send> + Send + 'static> Race for Vec<F> {
@@ -147,8 +154,9 @@ impl<F: Future<Output: Send> + Send + 'static> Race for Vec<F> {
 }
 
 impl<F: Future<Output: Send> + Send + 'static> sealed::Sealed<F::Output> for Vec<F> {
-    fn spawn(self, group: &mut Group<Result<F::Output, PanicPayload>>) -> usize {
-        spawn_each(self, group)
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Vec<Branch<F::Output>> {
+        group.spawn_each(self.len(), rules, self)
     }
 }
 
@@ -157,8 +165,9 @@ impl<F: Future<Output: Send> + Send + 'static, const N: usize> Race for [F; N] {
 }
 
 impl<F: Future<Output: Send> + Send + 'static, const N: usize> sealed::Sealed<F::Output> for [F; N] {
-    fn spawn(self, group: &mut Group<Result<F::Output, PanicPayload>>) -> usize {
-        spawn_each(self, group)
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Vec<Branch<F::Output>> {
+        group.spawn_each(N, rules, self)
     }
 }
 
@@ -169,9 +178,9 @@ macro_rules! race_tuple {
         }
 
         impl<T: Send + 'static, $($F: Future<Output = T> + Send + 'static),+> sealed::Sealed<T> for ($($F,)+) {
-            fn spawn(self, group: &mut Group<Result<T, PanicPayload>>) -> usize {
-                $(group.spawn(self.$n, |output| output);)+
-                [$($n),+].len()
+            #[track_caller]
+            fn spawn(self, group: &Group) -> Vec<Branch<T>> {
+                vec![$(group.spawn($n, rules(), self.$n)),+]
             }
         }
     };
@@ -198,47 +207,19 @@ for_tuples!(race_tuple);
 /// # }
 /// ```
 #[must_use = "the futures are aborted when this is dropped"]
-pub struct RaceFuture<T: Send + 'static> {
-    /// Keeps the winner as its only item.
-    group: Group<Result<T, PanicPayload>>,
-}
+pub struct RaceFuture<T>(CallFuture<(usize, T)>);
 
-impl<T: Send + 'static> RaceFuture<T> {
-    /// Compares those that had finished when the others were aborted: the lowest index wins. A loser's output is
-    /// dropped, and its panic reported. From then on the winner is the only item.
-    fn keep_the_winner(&mut self) {
-        let mut finished = self.group.take_items();
-        finished.sort_by_key(|(index, _)| *index);
-        let mut finished = finished.into_iter();
-        if let Some((index, output)) = finished.next() {
-            self.group.put_item(index, output);
-        }
-        finished.for_each(|(_, output)| self.group.orphan(output));
-    }
-}
-
-impl<T: Send + 'static> Unpin for RaceFuture<T> {}
-
-impl<T: Send + 'static> Future for RaceFuture<T> {
+impl<T> Future for RaceFuture<T> {
     type Output = (usize, T);
 
+    #[track_caller]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let ended = self.group.poll_ended(cx);
-        if self.group.is_decided() {
-            self.keep_the_winner();
-        }
-        ready!(ended);
-        ready!(self.group.poll_settled(cx));
-        match self.group.take_items().pop() {
-            Some((index, Ok(output))) => Poll::Ready((index, output)),
-            Some((_, Err(payload))) => payload.resume(),
-            None => panic!("no future of a `race` could finish, or it was polled after it was ready"),
-        }
+        self.0.poll(cx)
     }
 }
 
-impl<T: Send + 'static> fmt::Debug for RaceFuture<T> {
+impl<T> fmt::Debug for RaceFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RaceFuture").field("decided", &self.group.is_decided()).finish()
+        f.debug_struct("RaceFuture").field("decided", &self.0.is_decided()).finish()
     }
 }

@@ -1,12 +1,9 @@
 //! Work that is finished even if nobody waits for it any more.
 //!
-//! The work is a task in a scope of its own, of which nobody asks it to stop. It holds that scope, and so the enclosing
-//! pool, until its output has been sent or reported. The [`Shield`] holds neither: whoever keeps one for long keeps
-//! nobody waiting.
-//!
-//! An output goes one of two ways, and never both: through the channel to whoever awaits the `Shield`, or, if that is
-//! gone, to [`Orphaned::report`]. It may also have been sent and never taken; then the `Shield` reports it as it is
-//! dropped. The exit handler of [`with_exit`](crate::with_exit()) runs by the same means.
+//! The work is a task in a scope of its own, of which nobody asks it to stop; so the enclosing pool waits for it. Its
+//! output is an [`Unreported`]. A [`Shield`] holds no scope: whoever keeps one for long keeps nobody waiting. Only when
+//! it is dropped does it leave the enclosing scope to the output, which holds that until its failure has been reported.
+//! The exit handler of [`with_exit`](crate::with_exit()) runs by the same means.
 
 use std::fmt;
 use std::panic::Location;
@@ -14,13 +11,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
-use pin_project::{pin_project, pinned_drop};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
-use crate::scope::{Call, Scope, ScopeKind};
-use crate::scope::{Completion, Scoped};
+use crate::error::Failure;
+use crate::scope::{Call, Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
 
 /// Runs a future as a task that goes on to its end even if the caller is cancelled.
 ///
@@ -99,10 +94,9 @@ pub fn shield<F>(future: F) -> Shield<F::Output>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    let Ok(runtime) = Handle::try_current() else { panic!("`shield` was called outside of a tokio runtime") };
-    let called_at = Location::caller();
-    let scope = Scope::enter(ScopeKind::Shield(Call::new("shield", called_at)));
-    Shield::spawn(&runtime, scope, called_at, future, |_| None)
+    let reporter = Reporter::new("shield", Location::caller());
+    let runtime = reporter.runtime("called");
+    Shield::spawn(&runtime, Scope::current(), reporter, future, |_| None)
 }
 
 /// The future of [`shield`]: the output of the shielded work.
@@ -118,118 +112,47 @@ where
 /// ```
 #[must_use = "the work goes on when this is dropped, but its output is lost"]
 pub struct Shield<T> {
-    /// Closed without an answer if the runtime of the work shuts down.
-    output: oneshot::Receiver<Completion<T>>,
-    /// What to do with an output that was sent and not taken.
-    orphaned: Orphaned<T>,
+    /// `None` once its output was taken.
+    work: Option<JoinHandle<Unreported<T>>>,
+    reporter: Arc<Reporter>,
     /// Not held: the work waits for nobody, and nobody but the work is to be waited for.
     enclosing: Weak<Scope>,
 }
 
-/// What a task has to report whose output nobody has taken.
-struct Orphaned<T> {
-    /// Where the work was made, by which its failure is known.
-    spawned_at: &'static Location<'static>,
-    /// The failure in an output that nobody takes. For `shield` that is none: an `Err` is but a value there.
-    failure_of: fn(T) -> Option<Failure>,
-}
-
-impl<T> Clone for Orphaned<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Orphaned<T> {}
-
-impl<T> Orphaned<T> {
-    /// Tells the scope what has failed, the panics of destructors included: of the future, and of the output.
-    fn report(self, scope: Option<&Scope>, ended: Completion<T>) {
-        let failure = ended.output.and_then(|output| catch(|| (self.failure_of)(output)));
-        let failure = failure.unwrap_or_else(|payload| Some(Failure::Panic(payload)));
-        for failure in failure.into_iter().chain(ended.dropped.map(Failure::Panic)) {
-            Scope::report_to(scope, TaskError::new(TaskInfo::unnamed(self.spawned_at), failure));
-        }
-    }
-}
-
 impl<T: Send + 'static> Shield<T> {
-    /// Spawns a future in a scope of its own, which it holds until its output has been sent or reported.
+    /// Spawns a future in a scope of its own. `failure_of` is the failure in an output that nobody takes.
+    #[track_caller]
     pub(crate) fn spawn<F>(
         runtime: &Handle,
-        scope: Arc<Scope>,
-        spawned_at: &'static Location<'static>,
+        enclosing: Option<Arc<Scope>>,
+        reporter: Reporter,
         future: F,
         failure_of: fn(T) -> Option<Failure>,
     ) -> Self
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let (sender, output) = oneshot::channel();
-        let orphaned = Orphaned { spawned_at, failure_of };
-        let enclosing = scope.parent().map(Arc::downgrade).unwrap_or_default();
-        let shown = scope.parent().map(|_| Arc::clone(&scope));
-        let work = Work { future: Scoped::new(Arc::clone(&scope), future), sender: Some(sender), orphaned, scope };
-        let task = runtime.spawn(work).abort_handle();
-        if let Some(call) = shown.as_ref().and_then(|scope| scope.call()) {
-            call.spawned(task);
-        }
-        Self { output, orphaned, enclosing }
+        let reporter = Arc::new(reporter);
+        let weak = enclosing.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let call = Call::new(reporter.function(), reporter.called_at());
+        let scope = Scope::within(enclosing, ScopeKind::Shield(Arc::clone(&call)));
+        let spawner = Spawner { call, scope, reporter };
+        let work = spawner.spawn(runtime, 0, Rules { decides: |_| false, failure_of }, future);
+        Self { work: Some(work), reporter: spawner.reporter, enclosing: weak }
     }
 
-    /// What the work has come to; `None` if its runtime has shut down.
-    pub(crate) async fn ended(mut self) -> Option<Result<T, PanicPayload>> {
-        let ended = (&mut self.output).await.ok()?;
-        Some(self.unwrap_ended(ended))
-    }
-
-    /// The output; a panic of the destructor goes to the enclosing pool.
-    fn unwrap_ended(&self, ended: Completion<T>) -> Result<T, PanicPayload> {
-        if let (Some(payload), Some(scope)) = (ended.dropped, self.enclosing.upgrade()) {
-            scope.report(TaskError::new(TaskInfo::unnamed(self.orphaned.spawned_at), Failure::Panic(payload)));
-        }
-        ended.output
+    /// What the work has come to, which is still reported if it is not taken; `None` if its runtime has shut down.
+    pub(crate) async fn ended(mut self) -> Option<Unreported<T>> {
+        let ended = self.work.as_mut()?.await;
+        self.hand_over();
+        ended.ok()
     }
 }
 
-/// Shielded work as tokio runs it.
-#[pin_project(PinnedDrop)]
-struct Work<F: Future> {
-    #[pin]
-    future: Scoped<F>,
-    /// `None` once it has ended.
-    sender: Option<oneshot::Sender<Completion<F::Output>>>,
-    orphaned: Orphaned<F::Output>,
-    /// Held until the output has been sent or reported.
-    scope: Arc<Scope>,
-}
-
-impl<F: Future> Future for Work<F> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        let ended = ready!(this.future.poll(cx));
-        if let Some(Err(ended)) = this.sender.take().map(|sender| sender.send(ended)) {
-            this.orphaned.report(Some(this.scope), ended);
-        }
-        Poll::Ready(())
-    }
-}
-
-#[pinned_drop]
-impl<F: Future> PinnedDrop for Work<F> {
-    /// Work that has not ended is cut off by its runtime, which is shutting down. Whoever awaits it is told that; a
-    /// panic of its destructor is reported.
-    fn drop(self: Pin<&mut Self>) {
-        let this = self.project();
-        if this.sender.is_none() {
-            return;
-        }
-        if let Some(payload) = this.future.end() {
-            let info = TaskInfo::unnamed(this.orphaned.spawned_at);
-            this.scope.report(TaskError::new(info, Failure::Panic(payload)));
-        }
+impl<T> Shield<T> {
+    /// Lets the enclosing scope wait until the output has been reported: nobody will take it any more.
+    fn hand_over(&self) {
+        self.reporter.hand_over(self.enclosing.upgrade());
     }
 }
 
@@ -237,31 +160,32 @@ impl<T: Send + 'static> Future for Shield<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        match ready!(Pin::new(&mut self.output).poll(cx)) {
-            Ok(ended) => match self.unwrap_ended(ended) {
-                Ok(output) => Poll::Ready(output),
-                Err(payload) => payload.resume(),
-            },
-            Err(_) => {
-                panic!("the runtime of shielded work has shut down, or its `Shield` was polled after it was ready")
+        let work = self.work.as_mut().expect("`shield` was polled after it was ready");
+        let ended = ready!(Pin::new(work).poll(cx));
+        self.work = None;
+        match ended.map(Unreported::take) {
+            Ok(Ok(output)) => Poll::Ready(output),
+            Ok(Err(payload)) => payload.resume(),
+            Err(cut_off) => {
+                // There may be the panic of a destructor in it.
+                self.hand_over();
+                drop(cut_off);
+                let called_at = self.reporter.called_at();
+                panic!("the runtime of shielded work has shut down before that had ended (`shield` at {called_at})")
             }
         }
     }
 }
 
 impl<T> Drop for Shield<T> {
-    /// The output may have been sent without having been taken.
     fn drop(&mut self) {
-        self.output.close();
-        if let Ok(ended) = self.output.try_recv() {
-            self.orphaned.report(self.enclosing.upgrade().as_deref(), ended);
-        }
+        self.hand_over();
     }
 }
 
 impl<T> fmt::Debug for Shield<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let finished = self.output.is_terminated() || !self.output.is_empty();
+        let finished = self.work.as_ref().is_none_or(JoinHandle::is_finished);
         f.debug_struct("Shield").field("is_finished", &finished).finish()
     }
 }

@@ -12,10 +12,8 @@ use std::time::Duration;
 use tokio::time::error::Elapsed;
 use tokio::time::{self, Instant};
 
-use crate::error::BoxError;
-use crate::scope::{Completion, Scoped};
-use crate::scope::{Scope, ScopeKind};
-use crate::unreported::Unreported;
+use crate::error::{Failure, PanicPayload};
+use crate::scope::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported};
 
 /// Runs a future for at most `limit`, and returns when what it cut off has ended.
 ///
@@ -61,35 +59,109 @@ use crate::unreported::Unreported;
 /// ```
 #[track_caller]
 pub fn timeout<F: Future>(limit: Duration, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
-    cut_off_at(Instant::now().checked_add(limit), future, Location::caller())
+    run_until(Instant::now().checked_add(limit), future, ("timeout", Location::caller()))
+}
+
+/// Runs a future until `deadline` at most, and returns when what it cut off has ended.
+///
+/// Like [`timeout`](crate::timeout()) in everything else. A deadline in the past leaves the future one poll.
+///
+/// Unlike [`tokio::time::timeout_at`], it leaves nothing behind. Use it where several steps share one deadline.
+///
+/// # Fairness
+///
+/// See [`timeout`](crate::timeout()).
+///
+/// # Errors
+///
+/// See [`timeout`](crate::timeout()).
+///
+/// # Panics
+///
+/// See [`timeout`](crate::timeout()).
+///
+/// # Cancel safety
+///
+/// Cancel safe under the conditions of [`timeout`](crate::timeout()).
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tokio::time::Instant;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// let deadline = Instant::now() + Duration::from_secs(1);
+/// assert_eq!(aiodrive::timeout_at(deadline, async { "in time" }).await, Ok("in time"));
+/// assert!(aiodrive::timeout_at(deadline, std::future::pending::<()>()).await.is_err());
+/// assert_eq!(Instant::now(), deadline);
+/// # }
+/// ```
+///
+/// Two steps with one deadline:
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::timeout_at;
+/// use tokio::time::error::Elapsed;
+/// use tokio::time::{Instant, sleep};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// async fn exchange() -> Result<(), Elapsed> {
+///     let deadline = Instant::now() + Duration::from_secs(5);
+///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the question
+///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the answer, which is late
+///     Ok(())
+/// }
+/// assert!(exchange().await.is_err());
+/// # }
+/// ```
+#[track_caller]
+pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> impl Future<Output = Result<F::Output, Elapsed>> {
+    run_until(Some(deadline), future, ("timeout_at", Location::caller()))
 }
 
 /// Runs a future until `deadline`, if there is one, and waits for what is left below it.
-pub(crate) async fn cut_off_at<F: Future>(
+async fn run_until<F: Future>(
     deadline: Option<Instant>,
     future: F,
-    called_at: &'static Location<'static>,
+    (function, called_at): (&'static str, &'static Location<'static>),
 ) -> Result<F::Output, Elapsed> {
     let scope = Scope::enter(ScopeKind::InPlace);
+    let reporter = Reporter::within(scope.parent(), function, called_at);
     let mut future = pin!(Scoped::new(Arc::clone(&scope), future));
     let ended = match deadline {
         Some(deadline) => time::timeout_at(deadline, future.as_mut()).await,
         None => Ok(future.as_mut().await),
     };
-    // A panic is no reason not to wait, and outlives this future if that is dropped meanwhile.
-    let mut unreported = Unreported::<BoxError>::new(&scope, called_at);
-    let output = match ended {
-        Ok(Completion { output, dropped }) => {
-            let output = output.map_err(|payload| unreported.keep_panic(Some(payload))).ok();
-            unreported.keep_panic(dropped);
-            Ok(output)
-        }
-        Err(elapsed) => {
-            unreported.keep_panic(future.as_mut().end());
-            Err(elapsed)
-        }
+    let outcome = match ended {
+        Ok(Completion { output, dropped }) => first_panic(output.map(Ok), dropped, &reporter),
+        Err(elapsed) => future.as_mut().end().map_or(Ok(Err(elapsed)), Err),
     };
+    // A panic is no reason not to wait, and outlives this future if that is dropped meanwhile.
+    let outcome = Unreported::new(outcome, |_| None, reporter);
     drop(future.take_scope());
     scope.wait_empty().await;
-    unreported.resume(output).map(|output| output.expect("a future has an output if it did not panic"))
+    outcome.take().unwrap_or_else(|payload| payload.resume())
+}
+
+/// The output of a future, or the first of its panics. The destructor ran after the last poll.
+fn first_panic<T>(
+    output: Result<T, PanicPayload>,
+    dropped: Option<PanicPayload>,
+    reporter: &Reporter,
+) -> Result<T, PanicPayload> {
+    match (output, dropped) {
+        (output, None) => output,
+        (Ok(output), Some(payload)) => {
+            reporter.discard(output);
+            Err(payload)
+        }
+        (panicked, Some(payload)) => {
+            reporter.report(Failure::Panic(payload));
+            panicked
+        }
+    }
 }

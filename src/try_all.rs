@@ -1,18 +1,17 @@
 //! All of several futures, or the errors.
 //!
 //! A failure decides in the [`group`](crate::group), and those that come after it are wanted all the same: they are in
-//! the report, in order of occurrence. The values wait on the board until all are there, and are then put into their
-//! [`slots`](crate::slots). What fails below without an owner goes into the report as well, as in a pool.
+//! the report, in order of occurrence. What fails below without an owner goes into the report as well, as in a pool.
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use crate::closing_reason::ClosingReason;
-use crate::error::{BoxError, Failure, PoolError, Report, TaskError, TaskInfo, catch};
-use crate::group::{Group, Rules};
-use crate::scope::Cleanup;
-use crate::slots::{Choice, Slots, for_tuples};
+use crate::error::{BoxError, Failure, PoolError, Report, TaskError, catch};
+use crate::group::{Branch, Branches, CallFuture, Ended, Group, Handles, array, for_tuples};
+use crate::scope::{Cleanup, Reporter, Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, and yields all their values, in order, or every error.
 ///
@@ -80,20 +79,108 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// # }
 /// ```
 #[track_caller]
-pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Slots, <S::Slots as Slots>::Item, S::Output, S::Error> {
+pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Output, S::Error> {
     let cleanup = Cleanup::new();
-    let rules = Rules {
-        decides: Result::is_err,
-        first_only: false,
-        cut_off: |failure| match failure {
-            Failure::Panic(payload) => Ok(Err(Failure::Panic(payload))),
-            _ => Ok(Err(Failure::Cancelled)),
-        },
-        orphaned: |item: Result<_, Failure<S::Error>>| item.err().map(Failure::boxed),
+    let group = Group::new("try_all", Some(cleanup.clone()));
+    let handles = futures.spawn(&group);
+    let left_behind = LeftBehind { cleanup, reporter: Arc::clone(group.reporter()) };
+    let branches = group.with(handles);
+    TryAllFuture(CallFuture::new(&branches.call().clone(), all(left_behind, branches, S::values)))
+}
+
+/// Waits for all, and takes the values, in their shape, or the failures.
+async fn all<H: Handles, T, E: Send + 'static>(
+    left_behind: LeftBehind,
+    branches: Branches<H>,
+    values: fn(H::Ended, &mut Failures<'_, E>) -> Option<T>,
+) -> Result<T, PoolError<E>> {
+    let (first, ended) = branches.join().await;
+    let below = left_behind.cleanup.close();
+    let mut failures = Failures {
+        reporter: &left_behind.reporter,
+        any: first.is_some() || !below.is_empty(),
+        of_branches: Vec::new(),
+        cut_off: None,
+        below,
     };
-    let mut group = Group::new("try_all", Some(cleanup.clone()), rules);
-    let slots = futures.spawn(&mut group);
-    TryAllFuture { group, slots: Some(slots), finish: S::finish, cleanup }
+    let values = values(ended, &mut failures);
+    values.ok_or_else(|| failures.into_error())
+}
+
+/// A failure decides, and so does a branch that was cut off by its runtime.
+fn rules<T, E: Into<BoxError>>() -> Rules<Result<T, E>> {
+    Rules {
+        decides: |ended| !matches!(ended, Some(Ok(Ok(_)))),
+        failure_of: |output| output.err().map(|error| Failure::Error(error.into())),
+    }
+}
+
+/// What has failed below without an owner. Dropped with the call, before that has returned it, it goes further out.
+struct LeftBehind {
+    cleanup: Cleanup,
+    reporter: Arc<Reporter>,
+}
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        for failure in self.cleanup.close() {
+            self.reporter.pass_on(failure);
+        }
+    }
+}
+
+/// What has failed in a call.
+#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+pub struct Failures<'a, E> {
+    reporter: &'a Reporter,
+    /// Whether there is any failure, so that the values are nobody's.
+    any: bool,
+    /// Each with its place in the order.
+    of_branches: Vec<(usize, TaskError<E>)>,
+    /// A branch that was cut off without a word.
+    cut_off: Option<usize>,
+    /// What has failed below without an owner, and as values were dropped.
+    below: Vec<TaskError>,
+}
+
+impl<E: Send + 'static> Failures<'_, E> {
+    /// The value of a branch, if nothing has failed. Otherwise it is dropped, or its failure kept.
+    fn value<T: Send + 'static>(&mut self, index: usize, ended: Ended<Result<T, E>>) -> Option<T> {
+        let Some(ended) = ended.map_or_else(Unreported::of_cut_off, Some) else {
+            self.cut_off = self.cut_off.or(Some(index));
+            return None;
+        };
+        let order = ended.order();
+        let failure = match ended.take() {
+            Ok(Ok(value)) if !self.any => return Some(value),
+            Ok(Ok(value)) => {
+                let panic = catch(|| drop(value)).err().map(Failure::Panic);
+                self.below.extend(panic.map(|failure| TaskError::new(self.reporter.branch(index), failure)));
+                return None;
+            }
+            Ok(Err(error)) => Failure::Error(error),
+            Err(payload) => Failure::Panic(payload),
+        };
+        self.of_branches.push((order, TaskError::new(self.reporter.branch(index), failure)));
+        None
+    }
+
+    /// The report, in order of occurrence.
+    fn into_error(mut self) -> PoolError<E> {
+        self.of_branches.sort_by_key(|(order, _)| *order);
+        let mut failures: Vec<_> = self.of_branches.into_iter().map(|(_, failed)| failed).collect();
+        // Those that were aborted have not failed. A runtime that shuts down is a failure if there is no other.
+        if let (true, Some(index)) = (failures.is_empty(), self.cut_off) {
+            failures.push(TaskError::new(self.reporter.branch(index), Failure::Cancelled));
+        }
+        PoolError::new(Report {
+            pool: None,
+            failures,
+            cleanup_failures: self.below,
+            stuck: Vec::new(),
+            reason: ClosingReason::Failed,
+        })
+    }
 }
 
 /// What [`try_all`] accepts: a `Vec`, an array or a tuple of up to eight futures of a `Result` with one error type.
@@ -111,99 +198,97 @@ pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Slots, <S::Slots as Slo
 /// assert_eq!(try_all(squares.collect::<Vec<_>>()).await.unwrap(), [0, 1, 4]);
 /// # }
 /// ```
-pub trait TryAll: sealed::Sealed<Self::Slots, Self::Output, Self::Error> {
+#[diagnostic::on_unimplemented(
+    message = "`try_all` cannot run `{Self}`",
+    label = "neither a `Vec`, an array nor a tuple of up to eight futures of a `Result` that have one error type and are `Send + 'static`",
+    note = "give it a Vec, an array or a tuple: an iterator becomes one by `.collect::<Vec<_>>()`"
+)]
+pub trait TryAll: sealed::Sealed<Self::Output, Self::Error> {
     /// The values, in the shape of the futures.
-    type Output;
+    type Output: Send + 'static;
     /// The error of each of the futures.
     type Error: Into<BoxError> + Send + 'static;
-    #[doc(hidden)]
-    type Slots: Slots;
 }
 
 mod sealed {
-    use crate::error::Failure;
-    use crate::group::Group;
-    use crate::slots::Slots;
+    use super::Failures;
+    use crate::group::{Group, Handles};
 
-    /// `S` has a class for each value, and is turned into a `T` when all are there.
-    pub trait Sealed<S: Slots, T, E: Send + 'static> {
-        /// Spawns the futures as branches of a group, in order, and makes their places.
-        fn spawn(self, group: &mut Group<Result<S::Item, Failure<E>>>) -> S;
+    /// `T` is the shape of the values.
+    pub trait Sealed<T, E> {
+        /// The branches.
+        type Handles: Handles;
 
-        /// Takes the values out, which are all there.
-        fn finish(slots: S) -> T;
+        /// Spawns the futures as branches of a group, in order.
+        #[track_caller]
+        fn spawn(self, group: &Group) -> Self::Handles;
+
+        /// The values in their places, if nothing has failed.
+        fn values(ended: <Self::Handles as Handles>::Ended, failures: &mut Failures<'_, E>) -> Option<T>;
     }
 }
 
-/// What a branch has come to, `wrap` being what makes an item of its value.
-fn item_of<T, E, I>(
-    output: Result<Result<T, E>, crate::PanicPayload>,
-    wrap: impl FnOnce(Option<T>) -> I,
-) -> Result<I, Failure<E>> {
-    match output {
-        Ok(Ok(value)) => Ok(wrap(Some(value))),
-        Ok(Err(error)) => Err(Failure::Error(error)),
-        Err(payload) => Err(Failure::Panic(payload)),
-    }
+/// A branch of `try_all`: its value and its error as types with names.
+pub trait TryBranch: Future<Output = Result<Self::Value, Self::Error>> + Send + 'static {
+    type Value: Send + 'static;
+    type Error: Into<BoxError> + Send + 'static;
 }
 
-/// A value out of its class.
-fn present<T>(slot: Option<T>) -> T {
-    slot.expect("every future has returned a value")
-}
-
-impl<F, T, E> TryAll for Vec<F>
+impl<F, T, E> TryBranch for F
 where
     F: Future<Output = Result<T, E>> + Send + 'static,
-    T: Send + Unpin + 'static,
+    T: Send + 'static,
     E: Into<BoxError> + Send + 'static,
 {
-    type Output = Vec<T>;
+    type Value = T;
     type Error = E;
-    type Slots = Vec<Option<T>>;
 }
 
-impl<F, T, E> sealed::Sealed<Vec<Option<T>>, Vec<T>, E> for Vec<F>
-where
-    F: Future<Output = Result<T, E>> + Send + 'static,
-    T: Send + Unpin + 'static,
-    E: Into<BoxError> + Send + 'static,
-{
-    fn spawn(self, group: &mut Group<Result<Option<T>, Failure<E>>>) -> Vec<Option<T>> {
-        self.into_iter()
-            .map(|future| group.spawn(future, |output| item_of(output, |value| value)))
-            .map(|()| None)
-            .collect()
+/// The values of a vector or an array.
+fn values<T: Send + 'static, E: Send + 'static>(
+    ended: Vec<Ended<Result<T, E>>>,
+    failures: &mut Failures<'_, E>,
+) -> Option<Vec<T>> {
+    let mut values = Vec::with_capacity(ended.len());
+    for (index, ended) in ended.into_iter().enumerate() {
+        values.extend(failures.value(index, ended));
+    }
+    (!failures.any).then_some(values)
+}
+
+impl<F: TryBranch> TryAll for Vec<F> {
+    type Output = Vec<F::Value>;
+    type Error = F::Error;
+}
+
+impl<F: TryBranch> sealed::Sealed<Vec<F::Value>, F::Error> for Vec<F> {
+    type Handles = Vec<Branch<F::Output>>;
+
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Self::Handles {
+        group.spawn_each(self.len(), rules, self)
     }
 
-    fn finish(slots: Vec<Option<T>>) -> Vec<T> {
-        slots.into_iter().map(present).collect()
+    fn values(ended: Vec<Ended<F::Output>>, failures: &mut Failures<'_, F::Error>) -> Option<Vec<F::Value>> {
+        values(ended, failures)
     }
 }
 
-impl<F, T, E, const N: usize> TryAll for [F; N]
-where
-    F: Future<Output = Result<T, E>> + Send + 'static,
-    T: Send + Unpin + 'static,
-    E: Into<BoxError> + Send + 'static,
-{
-    type Output = [T; N];
-    type Error = E;
-    type Slots = [Option<T>; N];
+impl<F: TryBranch, const N: usize> TryAll for [F; N] {
+    type Output = [F::Value; N];
+    type Error = F::Error;
 }
 
-impl<F, T, E, const N: usize> sealed::Sealed<[Option<T>; N], [T; N], E> for [F; N]
-where
-    F: Future<Output = Result<T, E>> + Send + 'static,
-    T: Send + Unpin + 'static,
-    E: Into<BoxError> + Send + 'static,
-{
-    fn spawn(self, group: &mut Group<Result<Option<T>, Failure<E>>>) -> [Option<T>; N] {
-        self.map(|future| group.spawn(future, |output| item_of(output, |value| value))).map(|()| None)
+impl<F: TryBranch, const N: usize> sealed::Sealed<[F::Value; N], F::Error> for [F; N] {
+    type Handles = Vec<Branch<F::Output>>;
+
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Self::Handles {
+        group.spawn_each(N, rules, self)
     }
 
-    fn finish(slots: [Option<T>; N]) -> [T; N] {
-        slots.map(present)
+    fn values(ended: Vec<Ended<F::Output>>, failures: &mut Failures<'_, F::Error>) -> Option<[F::Value; N]> {
+        values(ended, failures).map(array)
     }
 }
 
@@ -212,48 +297,32 @@ macro_rules! try_all_tuple {
         impl<A: TryBranch, $($F: TryBranch<Error = A::Error>),*> TryAll for (A, $($F,)*) {
             type Output = (A::Value, $($F::Value,)*);
             type Error = A::Error;
-            type Slots = (Option<A::Value>, $(Option<$F::Value>,)*);
         }
 
         impl<A: TryBranch, $($F: TryBranch<Error = A::Error>),*>
-            sealed::Sealed<(Option<A::Value>, $(Option<$F::Value>,)*), (A::Value, $($F::Value,)*), A::Error>
-            for (A, $($F,)*)
+            sealed::Sealed<(A::Value, $($F::Value,)*), A::Error> for (A, $($F,)*)
         {
-            fn spawn(
-                self,
-                group: &mut Group<Result<Choice<Option<A::Value>, $(Option<$F::Value>),*>, Failure<A::Error>>>,
-            ) -> (Option<A::Value>, $(Option<$F::Value>,)*) {
-                group.spawn(self.0, |output| item_of(output, Choice::A));
-                $(group.spawn(self.$n, |output| item_of(output, Choice::$F));)*
-                Default::default()
+            type Handles = (Branch<A::Output>, $(Branch<$F::Output>,)*);
+
+            #[track_caller]
+            fn spawn(self, group: &Group) -> Self::Handles {
+                (group.spawn(0, rules(), self.0), $(group.spawn($n, rules(), self.$n),)*)
             }
 
-            fn finish(slots: (Option<A::Value>, $(Option<$F::Value>,)*)) -> (A::Value, $($F::Value,)*) {
-                (present(slots.0), $(present(slots.$n),)*)
+            fn values(
+                ended: (Ended<A::Output>, $(Ended<$F::Output>,)*),
+                failures: &mut Failures<'_, A::Error>,
+            ) -> Option<(A::Value, $($F::Value,)*)> {
+                let values = (failures.value(0, ended.0), $(failures.value($n, ended.$n),)*);
+                Some((values.0?, $(values.$n?,)*))
             }
         }
     };
 }
 
-/// A part of a tuple: its value and its error as types with names, by which the macro can put them together.
-pub trait TryBranch: Future<Output = Result<Self::Value, Self::Error>> + Send + 'static {
-    type Value: Send + Unpin + 'static;
-    type Error: Into<BoxError> + Send + 'static;
-}
-
-impl<F, T, E> TryBranch for F
-where
-    F: Future<Output = Result<T, E>> + Send + 'static,
-    T: Send + Unpin + 'static,
-    E: Into<BoxError> + Send + 'static,
-{
-    type Value = T;
-    type Error = E;
-}
-
 for_tuples!(try_all_tuple);
 
-/// The future of [`try_all`], over what the futures yield: `I` is a value, `S` has places for all, `T` is their shape.
+/// The future of [`try_all`], over the values of all futures and the error of each.
 ///
 /// # Panics
 ///
@@ -268,75 +337,24 @@ for_tuples!(try_all_tuple);
 /// use aiodrive::BoxError;
 /// use aiodrive::futures::TryAllFuture;
 ///
-/// let both: TryAllFuture<_, _, [u32; 2], BoxError> = aiodrive::try_all([ready(Ok(1)), ready(Ok(2))]);
+/// let both: TryAllFuture<[u32; 2], BoxError> = aiodrive::try_all([ready(Ok(1)), ready(Ok(2))]);
 /// assert_eq!(both.await.unwrap(), [1, 2]);
 /// # }
 /// ```
 #[must_use = "the futures are aborted when this is dropped"]
-pub struct TryAllFuture<S, I: Send + 'static, T, E: Send + 'static> {
-    group: Group<Result<I, Failure<E>>>,
-    /// `None` once the values have been yielded.
-    slots: Option<S>,
-    /// Takes the values out of their places.
-    finish: fn(S) -> T,
-    /// What has failed below without an owner; closed when the report is made.
-    cleanup: Cleanup,
-}
+pub struct TryAllFuture<T, E>(CallFuture<Result<T, PoolError<E>>>);
 
-impl<S, I: Send + 'static, T, E: Send + 'static> TryAllFuture<S, I, T, E> {
-    /// Makes the report of what failed. The values are nobody's now: it also tells of those that panic as they are
-    /// dropped.
-    fn report(&self, items: Vec<(usize, Result<I, Failure<E>>)>, mut cleanup_failures: Vec<TaskError>) -> Report<E> {
-        let info = || TaskInfo::unnamed(self.group.spawned_at());
-        let mut failures = Vec::new();
-        for (_, item) in items {
-            match item.map(|value| catch(|| drop(value))) {
-                Ok(dropped) => {
-                    let panic = dropped.err().map(Failure::Panic);
-                    cleanup_failures.extend(panic.map(|failure| TaskError::new(info(), failure)));
-                }
-                // A runtime that shuts down cuts off the others as well: that is no failure after the first.
-                Err(Failure::Cancelled) if !failures.is_empty() => {}
-                Err(failure) => failures.push(TaskError::new(info(), failure)),
-            }
-        }
-        Report { pool: None, failures, cleanup_failures, stuck: Vec::new(), reason: ClosingReason::Failed }
-    }
-}
-
-impl<S, I: Send + 'static, T, E: Send + 'static> Unpin for TryAllFuture<S, I, T, E> {}
-
-impl<S: Slots<Item = I>, I: Send + 'static, T, E: Send + 'static> Future for TryAllFuture<S, I, T, E> {
+impl<T, E> Future for TryAllFuture<T, E> {
     type Output = Result<T, PoolError<E>>;
 
-    /// # Panics
-    ///
-    /// If polled again after it was ready.
+    #[track_caller]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        ready!(self.group.poll_ended(cx));
-        ready!(self.group.poll_settled(cx));
-        let mut slots = self.slots.take().expect("`try_all` was polled after it was ready");
-        let items = self.group.take_items();
-        let cleanup_failures = self.cleanup.close();
-        if self.group.is_decided() || !cleanup_failures.is_empty() {
-            return Poll::Ready(Err(PoolError::new(self.report(items, cleanup_failures))));
-        }
-        for (index, item) in items {
-            item.into_iter().for_each(|value| slots.put(index, value));
-        }
-        Poll::Ready(Ok((self.finish)(slots)))
+        self.0.poll(cx)
     }
 }
 
-impl<S, I: Send + 'static, T, E: Send + 'static> Drop for TryAllFuture<S, I, T, E> {
-    /// Without a report, what belongs into it goes to the enclosing scope. After a report there is nothing left.
-    fn drop(&mut self) {
-        self.group.pass_on(&self.cleanup);
-    }
-}
-
-impl<S, I: Send + 'static, T, E: Send + 'static> fmt::Debug for TryAllFuture<S, I, T, E> {
+impl<T, E> fmt::Debug for TryAllFuture<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TryAllFuture").field("failed", &self.group.is_decided()).finish()
+        f.debug_struct("TryAllFuture").field("failed", &self.0.is_decided()).finish()
     }
 }

@@ -1,17 +1,17 @@
 //! All of several futures, however each of them ends.
 //!
-//! Nothing decides in the [`group`](crate::group): each branch runs to its end. The results have a class for each
-//! branch from the beginning, which says that it was cut off; so it is right also about a branch that its runtime drops
-//! without a word.
+//! Nothing decides in the [`group`](crate::group): each branch runs to its end. A branch of which nothing is known then
+//! was cut off by its runtime.
 
+use std::convert::Infallible;
 use std::fmt;
-use std::panic::Location;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo};
-use crate::group::{Group, Rules};
-use crate::slots::{Choice, Slots, for_tuples};
+use crate::error::{BoxError, Failure, TaskError};
+use crate::group::{Branch, Branches, CallFuture, Ended, Group, Handles, array, for_tuples};
+use crate::scope::{Reporter, Rules};
 
 /// Runs futures at the same time, as tasks, each to its end, and yields for each of them, in order, its value or its
 /// failure.
@@ -78,14 +78,43 @@ use crate::slots::{Choice, Slots, for_tuples};
 /// # }
 /// ```
 #[track_caller]
-pub fn wait_all<S: WaitAll>(futures: S) -> WaitAllFuture<S::Output, <S::Output as Slots>::Item> {
-    let rules = Rules { decides: |_| false, first_only: false, cut_off: Err, orphaned: S::orphaned };
-    let mut group = Group::new("wait_all", None, rules);
-    let results = futures.spawn(&mut group);
-    WaitAllFuture { group, results: Some(results) }
+pub fn wait_all<S: WaitAll>(futures: S) -> WaitAllFuture<S::Output> {
+    let group = Group::new("wait_all", None);
+    let handles = futures.spawn(&group);
+    let reporter = Arc::clone(group.reporter());
+    let branches = group.with(handles);
+    WaitAllFuture(CallFuture::new(&branches.call().clone(), all(reporter, branches, S::outcomes)))
 }
 
-/// What [`wait_all`] accepts: a `Vec`, an array or a tuple of up to eight futures of a `Result`.
+/// Waits for all, and takes what they have come to, in their shape.
+async fn all<H: Handles, T>(
+    reporter: Arc<Reporter>,
+    branches: Branches<H>,
+    outcomes: fn(H::Ended, &Reporter) -> T,
+) -> T {
+    let (_, ended) = branches.join().await;
+    outcomes(ended, &reporter)
+}
+
+/// Nothing decides.
+fn rules<T: WaitOutput>() -> Rules<T> {
+    Rules { decides: |_| false, failure_of: |output| output.into_result().err().map(|e| Failure::Error(e.into())) }
+}
+
+/// What a branch has come to.
+fn outcome<T: WaitOutput>(index: usize, ended: Ended<T>, reporter: &Reporter) -> Outcome<T> {
+    let failure = match ended.map(|ended| ended.take()) {
+        Ok(Ok(output)) => match output.into_result() {
+            Ok(value) => return Ok(value),
+            Err(error) => Failure::Error(error),
+        },
+        Ok(Err(payload)) => Failure::Panic(payload),
+        Err(_) => Failure::Cancelled,
+    };
+    Err(TaskError::new(reporter.branch(index), failure))
+}
+
+/// What [`wait_all`] accepts: a `Vec`, an array or a tuple of up to eight futures of a `Result` or of `()`.
 ///
 /// This trait is sealed.
 ///
@@ -102,115 +131,126 @@ pub fn wait_all<S: WaitAll>(futures: S) -> WaitAllFuture<S::Output, <S::Output a
 /// assert!(text.unwrap_err().to_string().ends_with("failed: not a word"));
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`wait_all` cannot run `{Self}`",
+    label = "neither a `Vec`, an array nor a tuple of up to eight futures of a `Result` or of `()` that are `Send + 'static`",
+    note = "give it a Vec, an array or a tuple: an iterator becomes one by `.collect::<Vec<_>>()`"
+)]
 pub trait WaitAll: sealed::Sealed<Self::Output> {
-    /// A `Result<T, TaskError<E>>` for each future, in the shape of the futures.
-    type Output: Slots;
+    /// A `Result<T, TaskError<E>>` for each future, in the shape of the futures. A future of `()` cannot fail but by a
+    /// panic: it has a `Result<(), TaskError<Infallible>>`.
+    type Output: Send + 'static;
 }
 
 mod sealed {
-    use crate::error::Failure;
-    use crate::group::Group;
-    use crate::slots::Slots;
+    use crate::group::{Group, Handles};
+    use crate::scope::Reporter;
 
-    /// `S` is the shape of the results.
-    pub trait Sealed<S: Slots> {
-        /// The results, as long as nothing else is known: cut off by the runtime.
-        fn spawn(self, group: &mut Group<S::Item>) -> S;
+    /// `T` is what the call yields.
+    pub trait Sealed<T> {
+        /// The branches.
+        type Handles: Handles;
 
-        /// What there is to be reported of a result that nobody gets.
-        fn orphaned(item: S::Item) -> Option<Failure>;
+        /// Spawns the futures as branches of a group, in order.
+        #[track_caller]
+        fn spawn(self, group: &Group) -> Self::Handles;
+
+        /// What they have come to.
+        fn outcomes(ended: <Self::Handles as Handles>::Ended, reporter: &Reporter) -> T;
     }
 }
 
-/// A branch of `wait_all`: its value and its error as types with names.
-pub trait WaitBranch: Future<Output = Result<Self::Value, Self::Error>> + Send + 'static {
-    type Value: Send + Unpin + 'static;
-    type Error: Into<BoxError> + Send + Unpin + 'static;
+/// What a branch yields: a `Result`, or nothing.
+pub trait WaitOutput: Send + 'static {
+    type Value: Send + 'static;
+    type Error: Into<BoxError> + Send + 'static;
+
+    fn into_result(self) -> Result<Self::Value, Self::Error>;
 }
 
-impl<F, T, E> WaitBranch for F
-where
-    F: Future<Output = Result<T, E>> + Send + 'static,
-    T: Send + Unpin + 'static,
-    E: Into<BoxError> + Send + Unpin + 'static,
-{
+impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> WaitOutput for Result<T, E> {
     type Value = T;
     type Error = E;
-}
 
-/// What a branch comes to.
-type Outcome<F> = Result<<F as WaitBranch>::Value, TaskError<<F as WaitBranch>::Error>>;
-
-/// What a branch has come to.
-fn outcome<T, E>(
-    at: &'static Location<'static>,
-    output: Result<Result<T, E>, PanicPayload>,
-) -> Result<T, TaskError<E>> {
-    let failure = match output {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => Failure::Error(error),
-        Err(payload) => Failure::Panic(payload),
-    };
-    Err(TaskError::new(TaskInfo::unnamed(at), failure))
-}
-
-/// What a branch has come to of which nothing is known.
-fn unknown<T, E>(at: &'static Location<'static>) -> Result<T, TaskError<E>> {
-    Err(TaskError::new(TaskInfo::unnamed(at), Failure::Cancelled))
-}
-
-/// The failure in a result that nobody gets.
-fn orphan<T, E: Into<BoxError>>(outcome: Result<T, TaskError<E>>) -> Option<Failure> {
-    outcome.err().map(|failed| failed.into_failure().boxed())
-}
-
-impl<F: WaitBranch> WaitAll for Vec<F> {
-    type Output = Vec<Outcome<F>>;
-}
-
-impl<F: WaitBranch> sealed::Sealed<Vec<Outcome<F>>> for Vec<F> {
-    fn spawn(self, group: &mut Group<Outcome<F>>) -> Vec<Outcome<F>> {
-        let at = group.spawned_at();
-        self.into_iter().map(|future| group.spawn(future, |output| outcome(at, output))).map(|()| unknown(at)).collect()
-    }
-
-    fn orphaned(item: Outcome<F>) -> Option<Failure> {
-        orphan(item)
+    fn into_result(self) -> Self {
+        self
     }
 }
 
-impl<F: WaitBranch, const N: usize> WaitAll for [F; N] {
-    type Output = [Outcome<F>; N];
+impl WaitOutput for () {
+    type Value = ();
+    type Error = Infallible;
+
+    fn into_result(self) -> Result<(), Infallible> {
+        Ok(())
+    }
 }
 
-impl<F: WaitBranch, const N: usize> sealed::Sealed<[Outcome<F>; N]> for [F; N] {
-    fn spawn(self, group: &mut Group<Outcome<F>>) -> [Outcome<F>; N] {
-        let at = group.spawned_at();
-        self.map(|future| group.spawn(future, |output| outcome(at, output))).map(|()| unknown(at))
+/// What there is in the place of a branch.
+type Outcome<T> = Result<<T as WaitOutput>::Value, TaskError<<T as WaitOutput>::Error>>;
+
+/// What there is in the places of a vector or an array.
+fn outcomes<T: WaitOutput>(ended: Vec<Ended<T>>, reporter: &Reporter) -> Vec<Outcome<T>> {
+    ended.into_iter().enumerate().map(|(index, ended)| outcome(index, ended, reporter)).collect()
+}
+
+impl<F: Future<Output: WaitOutput> + Send + 'static> WaitAll for Vec<F> {
+    type Output = Vec<Outcome<F::Output>>;
+}
+
+impl<F: Future<Output: WaitOutput> + Send + 'static> sealed::Sealed<Vec<Outcome<F::Output>>> for Vec<F> {
+    type Handles = Vec<Branch<F::Output>>;
+
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Self::Handles {
+        group.spawn_each(self.len(), rules, self)
     }
 
-    fn orphaned(item: Outcome<F>) -> Option<Failure> {
-        orphan(item)
+    fn outcomes(ended: Vec<Ended<F::Output>>, reporter: &Reporter) -> Vec<Outcome<F::Output>> {
+        outcomes(ended, reporter)
+    }
+}
+
+impl<F: Future<Output: WaitOutput> + Send + 'static, const N: usize> WaitAll for [F; N] {
+    type Output = [Outcome<F::Output>; N];
+}
+
+impl<F: Future<Output: WaitOutput> + Send + 'static, const N: usize> sealed::Sealed<[Outcome<F::Output>; N]>
+    for [F; N]
+{
+    type Handles = Vec<Branch<F::Output>>;
+
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Self::Handles {
+        group.spawn_each(N, rules, self)
+    }
+
+    fn outcomes(ended: Vec<Ended<F::Output>>, reporter: &Reporter) -> [Outcome<F::Output>; N] {
+        array(outcomes(ended, reporter))
     }
 }
 
 macro_rules! wait_all_tuple {
     ($($F:ident $n:tt),+) => {
-        impl<$($F: WaitBranch),+> WaitAll for ($($F,)+) {
-            type Output = ($(Outcome<$F>,)+);
+        impl<$($F: Future<Output: WaitOutput> + Send + 'static),+> WaitAll for ($($F,)+) {
+            type Output = ($(Outcome<$F::Output>,)+);
         }
 
-        impl<$($F: WaitBranch),+> sealed::Sealed<($(Outcome<$F>,)+)> for ($($F,)+) {
-            fn spawn(self, group: &mut Group<Choice<$(Outcome<$F>),+>>) -> ($(Outcome<$F>,)+) {
-                let at = group.spawned_at();
-                $(group.spawn(self.$n, |output| Choice::$F(outcome(at, output)));)+
-                ($(unknown::<$F::Value, $F::Error>(at),)+)
+        impl<$($F: Future<Output: WaitOutput> + Send + 'static),+> sealed::Sealed<($(Outcome<$F::Output>,)+)>
+            for ($($F,)+)
+        {
+            type Handles = ($(Branch<$F::Output>,)+);
+
+            #[track_caller]
+            fn spawn(self, group: &Group) -> Self::Handles {
+                ($(group.spawn($n, rules(), self.$n),)+)
             }
 
-            fn orphaned(item: Choice<$(Outcome<$F>),+>) -> Option<Failure> {
-                match item {
-                    $(Choice::$F(item) => orphan(item),)+
-                }
+            fn outcomes(
+                ended: ($(Ended<$F::Output>,)+),
+                reporter: &Reporter,
+            ) -> ($(Outcome<$F::Output>,)+) {
+                ($(outcome($n, ended.$n, reporter),)+)
             }
         }
     };
@@ -218,7 +258,7 @@ macro_rules! wait_all_tuple {
 
 for_tuples!(wait_all_tuple);
 
-/// The future of [`wait_all`], over what the futures yield: `I` is the outcome of one, `S` that of all.
+/// The future of [`wait_all`], over the outcomes of all futures.
 ///
 /// # Panics
 ///
@@ -233,38 +273,23 @@ for_tuples!(wait_all_tuple);
 /// use aiodrive::futures::WaitAllFuture;
 /// use aiodrive::{BoxError, TaskError};
 ///
-/// let outcomes: WaitAllFuture<Vec<Result<u32, TaskError<BoxError>>>, _> = aiodrive::wait_all(vec![ready(Ok(1))]);
+/// let outcomes: WaitAllFuture<Vec<Result<u32, TaskError<BoxError>>>> = aiodrive::wait_all(vec![ready(Ok(1))]);
 /// assert_eq!(outcomes.await.remove(0).unwrap(), 1);
 /// # }
 /// ```
 #[must_use = "the futures are aborted when this is dropped"]
-pub struct WaitAllFuture<S, I: Send + 'static> {
-    group: Group<I>,
-    /// `None` once they have been yielded.
-    results: Option<S>,
-}
+pub struct WaitAllFuture<T>(CallFuture<T>);
 
-impl<S, I: Send + 'static> Unpin for WaitAllFuture<S, I> {}
+impl<T> Future for WaitAllFuture<T> {
+    type Output = T;
 
-impl<S: Slots<Item = I>, I: Send + 'static> Future for WaitAllFuture<S, I> {
-    type Output = S;
-
-    /// # Panics
-    ///
-    /// If polled again after it was ready.
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<S> {
-        // What was cut off by the runtime has a class that says so already.
-        ready!(self.group.poll_ended(cx));
-        ready!(self.group.poll_settled(cx));
-        let mut results = self.results.take().expect("`wait_all` was polled after it was ready");
-        for (index, item) in self.group.take_items() {
-            results.put(index, item);
-        }
-        Poll::Ready(results)
+    #[track_caller]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        self.0.poll(cx)
     }
 }
 
-impl<S, I: Send + 'static> fmt::Debug for WaitAllFuture<S, I> {
+impl<T> fmt::Debug for WaitAllFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WaitAllFuture").finish_non_exhaustive()
     }

@@ -1,12 +1,13 @@
 //! A resource with a goodbye that has to be awaited.
 //!
-//! The body runs in class, and borrows the resource. The handler takes it, and has to run even if there is nobody left
+//! The body runs in place, and borrows the resource. The handler takes it, and has to run even if there is nobody left
 //! to run it in: so it is shielded work, in a scope beside that of the body, and its first step is to wait for the end
-//! of the body's scope. The `Visit` owns the resource in between. However the body ends, the visit ends after it: it is
-//! left with the reason, or dropped, which is the reason itself.
+//! of the body's scope. The [`ExitGuard`] owns the resource in between. However the body ends, the handler is started
+//! after it: with the reason, or as the guard is dropped, which is the reason itself.
 //!
 //! There are up to three failures: of the body, of its destructor, and of the handler. One of them is returned or
-//! resumed, two errors are returned together, and the others are told the enclosing pool.
+//! resumed, two errors are returned together, and the others are reported to the enclosing scope: those of body and
+//! handler wait as [`Unreported`]s.
 
 use std::future::ready;
 use std::panic::Location;
@@ -14,12 +15,10 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::error::{BoxError, ExitError, Failure, PanicPayload, catch};
-use crate::scope::Scoped;
-use crate::scope::{Call, Scope, ScopeKind};
+use crate::error::{BoxError, ExitError, Failure, PanicPayload};
+use crate::scope::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported};
 use crate::shield::Shield;
 use crate::then::Then;
-use crate::unreported::Unreported;
 
 /// Runs a body with a resource, then an exit handler that takes the resource: always, also if the body fails, panics,
 /// or is dropped halfway.
@@ -124,26 +123,29 @@ where
 {
     let called_at = Location::caller();
     async move {
-        let Ok(runtime) = Handle::try_current() else {
-            panic!("`with_exit` (called at {called_at}) was polled outside of a tokio runtime");
-        };
+        let runtime = Reporter::new(NAME, called_at).runtime("polled");
         let scope = Scope::enter(ScopeKind::InPlace);
-        let mut unreported = Unreported::new(&scope, called_at);
+        let reporter = Reporter::within(scope.parent(), NAME, called_at);
         let parts = Parts { resource, exit, scope: Arc::clone(&scope), runtime, called_at };
-        let mut visit = Visit { parts: Some(parts) };
-        // If this future is dropped here: the body goes first, then the visit, which starts the handler.
-        let ended = Scoped::new(scope, visit.stay(body)).await;
-        unreported.report(ended.dropped.map(Failure::Panic));
-        let (how, value) = keep(&mut unreported, ended.output);
-        let handler = visit.leave(how);
+        let mut guard = ExitGuard { parts: Some(parts) };
+        // If this future is dropped here: the body goes first, then the guard, which starts the handler.
+        let Completion { output, dropped } = Scoped::new(scope, guard.run_body(body)).await;
+        if let Some(payload) = dropped {
+            reporter.report(Failure::Panic(payload));
+        }
+        let how = Exit::of(&output);
+        let body = Unreported::new(output, failure_of, &reporter);
         // If it is dropped here: the handler goes on, and what has failed in the body is reported.
-        let handled = match handler {
+        let handled = match guard.start_handler(how) {
             Some(handler) => handler.ended().await,
             None => None,
         };
-        conclude(unreported, value, handled)
+        conclude(body, handled, &reporter)
     }
 }
+
+/// How the call is named.
+const NAME: &str = "with_exit";
 
 /// How the body of [`with_exit`] ended.
 ///
@@ -182,8 +184,19 @@ pub enum Exit {
     Panicked,
 }
 
+impl Exit {
+    /// How a body that was not dropped has ended.
+    fn of<T, E>(output: &Result<Result<T, E>, PanicPayload>) -> Self {
+        match output {
+            Ok(Ok(_)) => Self::Finished,
+            Ok(Err(_)) => Self::Failed,
+            Err(_) => Self::Panicked,
+        }
+    }
+}
+
 /// The time between getting a resource and giving it back. When it is dropped, the handler is started.
-struct Visit<R, E, X, XF>
+struct ExitGuard<R, E, X, XF>
 where
     R: Send + 'static,
     E: Into<BoxError> + Send + 'static,
@@ -205,7 +218,7 @@ struct Parts<R, X> {
     called_at: &'static Location<'static>,
 }
 
-impl<R, E, X, XF> Visit<R, E, X, XF>
+impl<R, E, X, XF> ExitGuard<R, E, X, XF>
 where
     R: Send + 'static,
     E: Into<BoxError> + Send + 'static,
@@ -213,83 +226,72 @@ where
     XF: Future<Output = Result<(), E>> + Send + 'static,
 {
     /// The body, made at the first poll.
-    fn stay<T, B: AsyncFnOnce(&mut R) -> Result<T, E>>(&mut self, body: B) -> impl Future<Output = Result<T, E>> {
-        let parts = self.parts.as_mut().expect("a visit is left only after the stay");
+    fn run_body<T, B: AsyncFnOnce(&mut R) -> Result<T, E>>(&mut self, body: B) -> impl Future<Output = Result<T, E>> {
+        let parts = self.parts.as_mut().expect("the handler is started only after the body");
         Then::new(ready(()), move || body(&mut parts.resource))
     }
 
     /// Starts the handler, in a scope beside the body's, whose end it waits for first.
-    fn leave(&mut self, how: Exit) -> Option<Shield<Result<(), E>>> {
+    fn start_handler(&mut self, how: Exit) -> Option<Shield<Result<(), E>>> {
         let Parts { resource, exit, scope, runtime, called_at } = self.parts.take()?;
-        let handler_scope = scope.beside(ScopeKind::Shield(Call::new("with_exit", called_at)));
+        let enclosing = scope.parent().cloned();
         let handler = Then::new(scope.wait_empty(), move || exit(resource, how));
-        let failure_of = |result: Result<(), E>| result.err().map(|error| Failure::Error(error.into()));
-        Some(Shield::spawn(&runtime, handler_scope, called_at, handler, failure_of))
+        Some(Shield::spawn(&runtime, enclosing, Reporter::new(NAME, called_at), handler, failure_of))
     }
 }
 
-impl<R, E, X, XF> Drop for Visit<R, E, X, XF>
+impl<R, E, X, XF> Drop for ExitGuard<R, E, X, XF>
 where
     R: Send + 'static,
     E: Into<BoxError> + Send + 'static,
     X: FnOnce(R, Exit) -> XF + Send + 'static,
     XF: Future<Output = Result<(), E>> + Send + 'static,
 {
-    /// The handler runs on by itself, and reports its failure.
+    /// The handler runs on by itself, and its failure is reported.
     fn drop(&mut self) {
-        drop(self.leave(Exit::Cancelled));
+        drop(self.start_handler(Exit::Cancelled));
     }
 }
 
-/// Keeps the failure of the body, and says how it ended.
-fn keep<T, E: Into<BoxError>>(
-    unreported: &mut Unreported<E>,
-    output: Result<Result<T, E>, PanicPayload>,
-) -> (Exit, Option<T>) {
-    match output {
-        Ok(Ok(value)) => (Exit::Finished, Some(value)),
-        Ok(Err(error)) => {
-            unreported.failure = Some(Failure::Error(error));
-            (Exit::Failed, None)
-        }
-        Err(payload) => {
-            unreported.keep_panic(Some(payload));
-            (Exit::Panicked, None)
-        }
-    }
+/// The failure of a body or a handler.
+fn failure_of<T, E: Into<BoxError>>(result: Result<T, E>) -> Option<Failure> {
+    result.err().map(|error| Failure::Error(error.into()))
 }
 
-/// What the body, whose failure is in `unreported`, and the handler have come to; `handled` is `None` if the runtime has
-/// shut down.
+/// What the body and the handler have come to; `handled` is `None` if the runtime has shut down.
 ///
-/// A panic goes on, that of the body before that of the handler. What then cannot be returned is told the enclosing
-/// pool.
+/// A panic goes on, that of the body before that of the handler. What cannot be returned then is reported before: a
+/// destructor that panicked while the panic goes on would end the process.
 fn conclude<T, E: Into<BoxError>>(
-    mut unreported: Unreported<E>,
-    value: Option<T>,
-    handled: Option<Result<Result<(), E>, PanicPayload>>,
+    body: Unreported<Result<T, E>, &Reporter>,
+    handled: Option<Unreported<Result<(), E>>>,
+    reporter: &Reporter,
 ) -> Result<T, ExitError<E>> {
-    if unreported.failure.is_none() && matches!(handled, Some(Ok(Ok(())))) {
-        return Ok(value.expect("a body without a failure has returned a value"));
-    }
-    // Before a panic goes on: one of a destructor during that would end the process.
-    unreported.report(catch(|| drop(value)).err().map(Failure::Panic));
-    match (unreported.failure.take(), handled) {
-        (Some(Failure::Panic(payload)), handled) => {
-            unreported.report(match handled {
-                Some(Ok(result)) => result.err().map(Failure::Error),
-                Some(Err(payload)) => Some(Failure::Panic(payload)),
-                None => None,
-            });
+    let body = match body.take() {
+        Ok(body) => body,
+        Err(payload) => {
+            drop(handled);
             payload.resume()
         }
-        (failure, Some(Err(payload))) => {
-            unreported.report(failure);
+    };
+    let handled = match handled.map(Unreported::take) {
+        Some(Err(payload)) => {
+            drop(Unreported::new(Ok(body), failure_of, reporter));
             payload.resume()
         }
-        (Some(Failure::Error(body)), Some(Ok(Err(exit)))) => Err(ExitError::Both { body, exit }),
-        (Some(Failure::Error(body)), _) => Err(ExitError::Body(body)),
-        (_, Some(Ok(Err(exit)))) => Err(ExitError::Exit(exit)),
-        _ => panic!("the runtime of an exit handler has shut down (`with_exit` at {})", unreported.called_at),
+        Some(Ok(handled)) => Some(handled),
+        None => None,
+    };
+    match (body, handled) {
+        (Ok(value), Some(Ok(()))) => Ok(value),
+        (Ok(value), handled) => {
+            reporter.discard(value);
+            let Some(Err(exit)) = handled else {
+                panic!("the runtime of an exit handler has shut down (`with_exit` at {})", reporter.called_at())
+            };
+            Err(ExitError::Exit(exit))
+        }
+        (Err(body), Some(Err(exit))) => Err(ExitError::Both { body, exit }),
+        (Err(body), _) => Err(ExitError::Body(body)),
     }
 }

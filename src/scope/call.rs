@@ -1,38 +1,73 @@
-//! A call of a function that spawns tasks: `race`, `try_all`, `wait_all`, `shield` or `with_exit`.
+//! A call of a function that spawns tasks, which is `race`, `try_all`, `wait_all`, `shield` or `with_exit`.
+//!
+//! A task yields its output through tokio's own `JoinHandle`, as an [`Unreported`]. What the tasks and the future of the
+//! call have in common is the [`Call`]: a few counts, and how the tasks wake the future.
+//!
+//! # Invariants
+//!
+//! 1. A task drops its future, then lets go of its scope, then counts itself as ended. So the future of the call, when it
+//!    finds that all have ended, holds the last `Arc` of the scope, if nothing is left below.
+//! 2. A task decides before it counts itself as ended, and is given its place in the order before that. So when all have
+//!    ended, all decisions are seen; and a task that is aborted comes after the one that had it aborted.
+//! 3. The waker of the call is user code. It is woken last, for the first decision and for the last end, and a panic of
+//!    it stays there.
 
-use std::panic::Location;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::{Location, resume_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
 
-use tokio::task::AbortHandle;
+use pin_project::{pin_project, pinned_drop};
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
-use super::lock;
+use super::{Completion, Reporter, Scope, Scoped, Unreported};
+use crate::error::{Failure, PanicPayload, TaskError, catch};
 
-/// A call of a function that spawns tasks, as those who look for them see it.
+/// No branch has decided.
+const NONE: usize = usize::MAX;
+
+/// A call of a function that spawns tasks.
 pub(crate) struct Call {
     /// The name of the function.
     pub(crate) function: &'static str,
     pub(crate) called_at: &'static Location<'static>,
     /// Whether its future is gone, and the runtime sees to the tasks.
     handed_over: AtomicBool,
-    /// All that it has spawned, in order.
-    tasks: Mutex<Vec<AbortHandle>>,
+    /// How many of its tasks have not ended.
+    alive: AtomicUsize,
+    /// The lowest index of those that have decided, or [`NONE`].
+    first: AtomicUsize,
+    /// How many have decided.
+    decisions: AtomicUsize,
+    /// The future of the call waits here.
+    changed: Notify,
 }
 
 impl Call {
     /// A call that has no tasks yet.
-    pub(crate) fn new(function: &'static str, called_at: &'static Location<'static>) -> Box<Self> {
-        Box::new(Self { function, called_at, handed_over: AtomicBool::new(false), tasks: Mutex::default() })
-    }
-
-    /// Notes a task of the call.
-    pub(crate) fn spawned(&self, task: AbortHandle) {
-        lock(&self.tasks).push(task);
+    pub(crate) fn new(function: &'static str, called_at: &'static Location<'static>) -> Arc<Self> {
+        Arc::new(Self {
+            function,
+            called_at,
+            handed_over: AtomicBool::new(false),
+            alive: AtomicUsize::new(0),
+            first: AtomicUsize::new(NONE),
+            decisions: AtomicUsize::new(0),
+            changed: Notify::new(),
+        })
     }
 
     /// How many of its tasks have not ended.
     pub(crate) fn alive(&self) -> usize {
-        lock(&self.tasks).iter().filter(|task| !task.is_finished()).count()
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// The lowest index of the branches that have decided so far.
+    pub(crate) fn first(&self) -> Option<usize> {
+        Some(self.first.load(Ordering::Acquire)).filter(|first| *first != NONE)
     }
 
     /// Notes that the future of the call is gone.
@@ -43,5 +78,127 @@ impl Call {
     /// Whether the future of the call is gone.
     pub(crate) fn is_handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the first decision, or until all have ended.
+    pub(crate) async fn decided(&self) -> Option<usize> {
+        while self.first().is_none() && self.alive() > 0 {
+            self.changed.notified().await;
+        }
+        self.first()
+    }
+
+    /// Waits until all have ended.
+    pub(crate) async fn ended(&self) {
+        while self.alive() > 0 {
+            self.changed.notified().await;
+        }
+    }
+
+    /// A branch decides. Says how many have done so before, and whether that was none.
+    fn decide(&self, index: usize) -> (usize, bool) {
+        let order = self.decisions.fetch_add(1, Ordering::AcqRel);
+        (order, self.first.fetch_min(index, Ordering::AcqRel) == NONE)
+    }
+
+    /// A task has ended: invariant 3.
+    fn task_ended(&self, decided_first: bool) {
+        if self.alive.fetch_sub(1, Ordering::AcqRel) == 1 || decided_first {
+            drop(catch(|| self.changed.notify_one()));
+        }
+    }
+}
+
+/// What a function makes of the ends of its tasks.
+pub(crate) struct Rules<T> {
+    /// Whether the other tasks are aborted when one has ended like this; `None` if it was cut off.
+    pub(crate) decides: fn(Option<&Result<T, PanicPayload>>) -> bool,
+    /// The failure in an output that nobody takes.
+    pub(crate) failure_of: fn(T) -> Option<Failure>,
+}
+
+/// A future of a call as tokio runs it.
+#[pin_project(PinnedDrop)]
+struct CallTask<F: Future<Output: Send> + 'static> {
+    #[pin]
+    future: Scoped<F>,
+    /// `None` once it has ended.
+    end: Option<End<F::Output>>,
+}
+
+/// What a task does at its end.
+struct End<T> {
+    index: usize,
+    rules: Rules<T>,
+    call: Arc<Call>,
+    reporter: Arc<Reporter>,
+}
+
+/// What each task of a call is given.
+pub(crate) struct Spawner {
+    pub(crate) call: Arc<Call>,
+    /// That of the call.
+    pub(crate) scope: Arc<Scope>,
+    pub(crate) reporter: Arc<Reporter>,
+}
+
+impl Spawner {
+    /// Spawns a future as a task of the call.
+    #[track_caller]
+    pub(crate) fn spawn<F>(
+        &self,
+        runtime: &Handle,
+        index: usize,
+        rules: Rules<F::Output>,
+        future: F,
+    ) -> JoinHandle<Unreported<F::Output>>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.call.alive.fetch_add(1, Ordering::Relaxed);
+        let end = End { index, rules, call: Arc::clone(&self.call), reporter: Arc::clone(&self.reporter) };
+        runtime.spawn(CallTask { future: Scoped::new(Arc::clone(&self.scope), future), end: Some(end) })
+    }
+}
+
+impl<T> End<T> {
+    /// The future has ended like this, and is gone; `None` if it was cut off without a word.
+    fn reached(self, scope: Option<Arc<Scope>>, output: Option<Result<T, PanicPayload>>) -> Option<Unreported<T>> {
+        let Self { index, rules: Rules { decides, failure_of }, call, reporter } = self;
+        let (order, decided_first) = if decides(output.as_ref()) { call.decide(index) } else { (0, false) };
+        let output = output.map(|output| Unreported::of_branch(output, failure_of, reporter, index, order));
+        drop(scope);
+        call.task_ended(decided_first);
+        output
+    }
+}
+
+impl<F: Future<Output: Send> + 'static> Future for CallTask<F> {
+    type Output = Unreported<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Completion { output, dropped } = ready!(this.future.as_mut().poll(cx));
+        let (end, scope) = (this.end.take(), this.future.take_scope());
+        let end = end.expect("a task that has ended is not polled");
+        if let Some(payload) = dropped {
+            let failure = TaskError::new(end.reporter.branch(end.index), Failure::Panic(payload));
+            Scope::report_to(scope.as_deref(), failure);
+        }
+        Poll::Ready(end.reached(scope, Some(output)).expect("there is an output"))
+    }
+}
+
+#[pinned_drop]
+impl<F: Future<Output: Send> + 'static> PinnedDrop for CallTask<F> {
+    /// One that has not ended was aborted, or its runtime is shutting down. A panic of its destructor goes the way of an
+    /// output: tokio gives it to whoever awaits the task, and drops it if nobody does.
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let Some(end) = this.end.take() else { return };
+        let panic = this.future.as_mut().end();
+        if let Some(cut_off) = end.reached(this.future.take_scope(), panic.map(Err)) {
+            resume_unwind(Box::new(cut_off));
+        }
     }
 }

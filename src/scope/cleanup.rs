@@ -1,7 +1,7 @@
 //! Cleanup failures: what fails when its owner has been dropped or has returned, so that it is in nobody's result.
 //!
 //! Such a failure goes outwards, to the nearest scope that will return an error: see
-//! [`Scope::report`](super::Scope::report). A pool takes it under the lock of its state; the error of a call,
+//! [`Scope::report_to`](super::Scope::report_to). A pool takes it under the lock of its state; the error of a call,
 //! `try_all`, takes it here.
 
 use std::sync::{Arc, Mutex};

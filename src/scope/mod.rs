@@ -16,7 +16,8 @@
 //!    what the pool has returned by being dropped as it waits.
 //!
 //! [`current`] is where code runs, [`children`] what a scope has directly below it, [`erased_pool`] what a scope knows of a
-//! pool, [`call`] the same of a function, and [`cleanup`] what happens to the failures of those whose owner is gone.
+//! pool, [`call`] what the tasks of a function share, [`unreported`] what becomes of an output that nobody takes, and
+//! [`cleanup`] where the failures of those go whose owner is gone.
 
 mod call;
 mod children;
@@ -25,6 +26,7 @@ mod current;
 mod erased_pool;
 mod node_state;
 mod scoped;
+mod unreported;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -35,13 +37,14 @@ use tokio_util::sync::CancellationToken;
 use self::children::Children;
 use crate::error::{TaskError, catch};
 
-pub(crate) use self::call::Call;
+pub(crate) use self::call::{Call, Rules, Spawner};
 pub(crate) use self::children::{Child, ChildKind};
 pub(crate) use self::cleanup::Cleanup;
 pub(crate) use self::current::Current;
 pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskSnapshot};
 pub use self::node_state::NodeState;
 pub(crate) use self::scoped::{Completion, Scoped};
+pub(crate) use self::unreported::{Reporter, Unreported};
 
 /// One level of the tree of owners.
 pub(crate) struct Scope {
@@ -61,11 +64,11 @@ pub(crate) enum ScopeKind {
     /// A pool, which can be looked up from inside, and which of its tasks are in the scope.
     Pool(Arc<dyn ErasedPool>, TaskClass),
     /// A function that runs futures as tasks, with where its error has cleanup failures, if it has.
-    Group(Box<Call>, Option<Cleanup>),
+    Group(Arc<Call>, Option<Cleanup>),
     /// A function that runs a future in class. It passes cleanup failures on, outwards, as those below do.
     InPlace,
     /// Work that nobody asks to stop.
-    Shield(Box<Call>),
+    Shield(Arc<Call>),
     /// A closure that cannot be aborted.
     Blocking,
 }
@@ -91,11 +94,6 @@ impl Scope {
         Self::within(Self::current(), kind)
     }
 
-    /// A new scope inside the one that encloses this.
-    pub(crate) fn beside(&self, kind: ScopeKind) -> Arc<Self> {
-        Self::within(self.parent.clone(), kind)
-    }
-
     /// Tells the enclosing scope that this one has ended, and lets go of it.
     fn leave_parent(&mut self) -> Option<Arc<Self>> {
         let parent = self.parent.take()?;
@@ -116,7 +114,7 @@ impl Scope {
     }
 
     /// The call that the scope was made by, if it has tasks.
-    pub(crate) fn call(&self) -> Option<&Call> {
+    pub(crate) fn call(&self) -> Option<&Arc<Call>> {
         match &self.kind {
             ScopeKind::Group(call, _) | ScopeKind::Shield(call) => Some(call),
             ScopeKind::Pool(..) | ScopeKind::InPlace | ScopeKind::Blocking => None,
@@ -163,12 +161,6 @@ impl Scope {
             _ => None,
         };
         self.outwards().filter_map(pool_of).last()
-    }
-
-    /// Hands a failure that has no owner any more to the nearest scope, here or further out, that will return an
-    /// error.
-    pub(crate) fn report(&self, failure: TaskError) {
-        Self::report_to(Some(self), failure);
     }
 
     /// Hands failures that this scope cannot take any more to the nearest one further out that will return an error.

@@ -1,8 +1,10 @@
 //! `race`, `try_all`, `wait_all`, `timeout`, `timeout_at`, `prime` and `cancel_task`.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::{Future, Pending, Ready, pending, poll_fn, ready};
 use std::io;
+use std::marker::PhantomPinned;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -317,7 +319,9 @@ fn race_without_futures_panics() {
 #[test]
 fn race_outside_of_a_runtime_panics_naming_the_call() {
     let message = panic_text(|| drop(race([ready(1)])));
-    assert!(message.contains("outside of a tokio runtime") && message.contains(file!()), "{message}");
+    let line = line!() - 1;
+    assert!(message.starts_with(&format!("`race` at {}:{line}:", file!())), "{message}");
+    assert!(message.contains("was called outside of a tokio runtime: use it in"), "{message}");
 }
 
 #[test]
@@ -575,7 +579,9 @@ fn try_all_without_futures_is_ready_at_the_first_poll_without_a_runtime() {
 #[test]
 fn try_all_outside_of_a_runtime_panics_naming_the_call() {
     let message = panic_text(|| drop(try_all([ready(io::Result::Ok(1))])));
-    assert!(message.contains("outside of a tokio runtime") && message.contains(file!()), "{message}");
+    let line = line!() - 1;
+    assert!(message.starts_with(&format!("`try_all` at {}:{line}:", file!())), "{message}");
+    assert!(message.contains("was called outside of a tokio runtime: use it in"), "{message}");
 }
 
 #[test]
@@ -1080,6 +1086,69 @@ fn wait_all_takes_vectors_arrays_and_tuples_of_up_to_eight() {
 }
 
 #[test]
+fn wait_all_takes_futures_without_a_value() {
+    on_both(|| async {
+        let branch = |panics: bool| async move {
+            if panics {
+                panic!("panicked")
+            }
+        };
+        let [ended, panicked]: [Result<(), TaskError<Infallible>>; 2] = wait_all([branch(false), branch(true)]).await;
+        assert!(ended.is_ok());
+        assert!(matches!(panicked.unwrap_err().into_failure(), Failure::Panic(_)));
+        let (nothing, value) = wait_all((branch(false), ready(io::Result::Ok(1)))).await;
+        assert_eq!((nothing.unwrap(), value.unwrap()), ((), 1));
+        assert!(wait_all(vec![branch(false)]).await[0].is_ok());
+    });
+}
+
+/// `Unpin` was a bound on the values, and on the errors of `wait_all`.
+#[test]
+fn values_and_errors_need_not_be_unpin() {
+    #[derive(Debug)]
+    struct Fixed(PhantomPinned);
+
+    impl From<Fixed> for BoxError {
+        fn from(_: Fixed) -> Self {
+            "fixed".into()
+        }
+    }
+
+    fn fixed(fails: bool) -> Result<Fixed, Fixed> {
+        let fixed = Fixed(PhantomPinned);
+        if fails { Err(fixed) } else { Ok(fixed) }
+    }
+
+    on_both(|| async {
+        assert!(race([async { Fixed(PhantomPinned) }]).await.0 == 0);
+        assert!(try_all([async { fixed(false) }]).await.is_ok());
+        assert!(try_all((async { fixed(false) }, async { fixed(true) })).await.is_err());
+        let (value, error) = wait_all((async { fixed(false) }, async { fixed(true) })).await;
+        assert!(value.is_ok() && error.is_err());
+    });
+}
+
+#[test]
+fn functions_polled_after_they_were_ready_say_so() {
+    on_both(|| async {
+        async fn poll_again<F: Future + Unpin>(mut future: F) -> String {
+            drop((&mut future).await);
+            panic_of(async move { drop(future.await) }).await
+        }
+        let value = || ready(io::Result::Ok(1));
+        for (function, message) in [
+            ("race", poll_again(race([value()])).await),
+            ("try_all", poll_again(try_all([value()])).await),
+            ("wait_all", poll_again(wait_all([value()])).await),
+            ("shield", poll_again(shield(value())).await),
+        ] {
+            assert!(message.starts_with(&format!("`{function}`")), "{message}");
+            assert!(message.ends_with("was polled after it was ready"), "{message}");
+        }
+    });
+}
+
+#[test]
 fn wait_all_without_futures_is_ready_at_the_first_poll_without_a_runtime() {
     let mut none = task::spawn(wait_all(Vec::<Ready<io::Result<u8>>>::new()));
     assert!(assert_ready!(none.poll()).is_empty());
@@ -1088,7 +1157,9 @@ fn wait_all_without_futures_is_ready_at_the_first_poll_without_a_runtime() {
 #[test]
 fn wait_all_outside_of_a_runtime_panics_naming_the_call() {
     let message = panic_text(|| drop(wait_all([ready(io::Result::Ok(1))])));
-    assert!(message.contains("outside of a tokio runtime") && message.contains(file!()), "{message}");
+    let line = line!() - 1;
+    assert!(message.starts_with(&format!("`wait_all` at {}:{line}:", file!())), "{message}");
+    assert!(message.contains("was called outside of a tokio runtime: use it in"), "{message}");
 }
 
 #[test]

@@ -108,8 +108,11 @@ fn shield_that_panicked_and_was_awaited_is_no_cleanup_failure() {
 }
 
 #[test]
-fn shield_outside_of_a_runtime_panics() {
-    assert_eq!(panic_text(|| drop(shield(async {}))), "`shield` was called outside of a tokio runtime");
+fn shield_outside_of_a_runtime_panics_naming_the_call() {
+    let message = panic_text(|| drop(shield(async {})));
+    let line = line!() - 1;
+    assert!(message.starts_with(&format!("`shield` at {}:{line}:", file!())), "{message}");
+    assert!(message.contains("was called outside of a tokio runtime: use it in"), "{message}");
 }
 
 #[test]

@@ -1,0 +1,166 @@
+//! Outputs and panics on their way to whoever awaits them.
+//!
+//! The output of a branch, of shielded work, of an exit handler, or of the future in a `timeout` has to wait: for its
+//! call to be polled, or for what is still running below. The call may be dropped meanwhile. Whoever drops an
+//! [`Unreported`] then, tokio or the call itself, hands the failure in it outwards: this is the only place that does.
+
+use std::borrow::Borrow;
+use std::panic::Location;
+use std::sync::{Arc, OnceLock};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinError;
+
+use super::Scope;
+use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
+
+/// How a future ended, on its way to whoever awaits it. Dropped before it was taken, it reports the failure in it.
+#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+pub struct Unreported<T, R: Borrow<Reporter> = Arc<Reporter>> {
+    /// `None` once it was taken.
+    output: Option<Result<T, PanicPayload>>,
+    /// The failure in an output that nobody takes. For `race` and `shield` that is none: an `Err` is but a value there.
+    failure_of: fn(T) -> Option<Failure>,
+    reporter: R,
+    /// Which branch of the call it was.
+    index: usize,
+    /// How many branches had decided before it, if it has decided itself.
+    order: usize,
+}
+
+/// Reports failures in the name of a call, to the enclosing scope.
+#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+pub struct Reporter {
+    function: &'static str,
+    called_at: &'static Location<'static>,
+    /// Set at once, or when the future of the call is dropped: a handle that is kept for long keeps no pool waiting.
+    enclosing: OnceLock<Arc<Scope>>,
+}
+
+impl<T, R: Borrow<Reporter>> Unreported<T, R> {
+    /// Of the branch with this index.
+    pub(super) fn of_branch(
+        output: Result<T, PanicPayload>,
+        failure_of: fn(T) -> Option<Failure>,
+        reporter: R,
+        index: usize,
+        order: usize,
+    ) -> Self {
+        Self { output: Some(output), failure_of, reporter, index, order }
+    }
+
+    /// Of the only future of a call.
+    pub(crate) fn new(output: Result<T, PanicPayload>, failure_of: fn(T) -> Option<Failure>, reporter: R) -> Self {
+        Self::of_branch(output, failure_of, reporter, 0, 0)
+    }
+
+    /// Takes it, so that it is reported no more.
+    pub(crate) fn take(mut self) -> Result<T, PanicPayload> {
+        self.output.take().expect("it is taken here only, by value")
+    }
+
+    /// Which place its failure has among those of its call.
+    pub(crate) fn order(&self) -> usize {
+        self.order
+    }
+}
+
+impl<T: 'static> Unreported<T> {
+    /// The panic of the destructor of a future that was cut off, which a task passes on in a panic of its own.
+    pub(crate) fn of_cut_off(cut_off: JoinError) -> Option<Self> {
+        cut_off.try_into_panic().ok()?.downcast().ok().map(|panicked| *panicked)
+    }
+}
+
+impl<T, R: Borrow<Reporter>> Drop for Unreported<T, R> {
+    fn drop(&mut self) {
+        let failure = self.output.take().and_then(|output| {
+            let found = output.and_then(|output| catch(|| (self.failure_of)(output)));
+            found.unwrap_or_else(|payload| Some(Failure::Panic(payload)))
+        });
+        if let Some(failure) = failure {
+            let reporter = self.reporter.borrow();
+            reporter.pass_on(TaskError::new(reporter.branch(self.index), failure));
+        }
+    }
+}
+
+impl Reporter {
+    /// For a call whose future holds no scope until it is [dropped](Self::hand_over).
+    pub(crate) fn new(function: &'static str, called_at: &'static Location<'static>) -> Self {
+        Self { function, called_at, enclosing: OnceLock::new() }
+    }
+
+    /// For a call whose future may hold the enclosing scope.
+    pub(crate) fn within(
+        enclosing: Option<&Arc<Scope>>,
+        function: &'static str,
+        called_at: &'static Location<'static>,
+    ) -> Self {
+        let reporter = Self::new(function, called_at);
+        reporter.hand_over(enclosing.cloned());
+        reporter
+    }
+
+    /// Has the enclosing scope, if there still is one, wait for everything that is to be reported from now on.
+    pub(crate) fn hand_over(&self, enclosing: Option<Arc<Scope>>) {
+        if let Some(enclosing) = enclosing {
+            // There may be the same one already.
+            drop(self.enclosing.set(enclosing));
+        }
+    }
+
+    /// Tells the enclosing scope, in the name of the call.
+    pub(crate) fn report(&self, failure: Failure) {
+        self.pass_on(TaskError::new(self.call(), failure));
+    }
+
+    /// Tells the enclosing scope.
+    pub(crate) fn pass_on(&self, failure: TaskError) {
+        Scope::report_to(self.enclosing.get().map(Arc::as_ref), failure);
+    }
+
+    /// Drops a value that nobody gets. A panic of its destructor is reported.
+    pub(crate) fn discard<T>(&self, value: T) {
+        if let Err(payload) = catch(|| drop(value)) {
+            self.report(Failure::Panic(payload));
+        }
+    }
+
+    /// The call, as failures name it.
+    pub(crate) fn call(&self) -> TaskInfo {
+        TaskInfo::unnamed(self.called_at)
+    }
+
+    /// A branch of the call, as failures name it.
+    pub(crate) fn branch(&self, _index: usize) -> TaskInfo {
+        self.call()
+    }
+
+    /// The name of the function.
+    pub(crate) fn function(&self) -> &'static str {
+        self.function
+    }
+
+    /// Where the function was called.
+    pub(crate) fn called_at(&self) -> &'static Location<'static> {
+        self.called_at
+    }
+
+    /// The runtime that the function is called or polled on.
+    ///
+    /// # Panics
+    ///
+    /// Outside of one.
+    #[track_caller]
+    pub(crate) fn runtime(&self, used: &str) -> Handle {
+        let Ok(runtime) = Handle::try_current() else {
+            let Self { function, called_at, .. } = self;
+            panic!(
+                "`{function}` at {called_at} was {used} outside of a tokio runtime: \
+                 use it in an async fn below `#[tokio::main]`, or in `Runtime::block_on`"
+            )
+        };
+        runtime
+    }
+}
