@@ -1,8 +1,8 @@
 //! The branches of one call of `race`, `try_all` or `wait_all`.
 //!
-//! Each branch is a task of its own with tokio's own typed `JoinHandle`. The handles are kept in the [shape](Handles) of
+//! Each branch is a task of its own with tokio's own typed `JoinHandle`. The handles are kept in the [shape](Shape) of
 //! the input: in a vector, for a `Vec` or an array, or in a tuple. So each output is found in its place, whoever ended
-//! first. The three functions differ in their [`Rules`], and in what they make of the outputs.
+//! first. The three functions differ in their [`Collector`]: in when a branch decides, and in what they make of an output.
 //!
 //! The future of a call waits for the [`Call`](crate::scope::Call) to say that a branch has decided, or that all have
 //! ended: it is woken for these two, and not for each branch. Then it waits for what the branches have left behind, which
@@ -39,11 +39,41 @@ pub trait Handles: Send + Sync + 'static {
     /// How they ended, in the same shape.
     type Ended: Send + 'static;
 
+    /// Whether there are none.
+    fn is_empty(&self) -> bool;
+
     /// Aborts a batch of them, from this one on. Says whether there are more.
     fn abort_batch(&self, from: usize) -> bool;
 
     /// Frees them, which have all ended.
     fn join(self) -> impl Future<Output = Self::Ended> + Send;
+}
+
+/// The futures of a call, in their shape, and what a function makes of them by means of a collector, `C`.
+pub trait Shape<C> {
+    /// Their branches.
+    type Handles: Handles;
+    /// What is collected, in the same shape.
+    type Collected: 'static;
+
+    /// Spawns them, in order.
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Self::Handles;
+
+    /// Collects all that there is; `None` if a branch has given nothing.
+    fn collect(ended: <Self::Handles as Handles>::Ended, collector: &mut C) -> Option<Self::Collected>;
+}
+
+/// Makes something of each branch that yields a `T`.
+pub trait Collector<T> {
+    /// What it makes of one.
+    type Item: 'static;
+
+    /// When a branch decides, and what fails in it.
+    fn rules() -> Rules<T>;
+
+    /// Takes what the branch with this index has come to, and gives what is wanted of it.
+    fn collect(&mut self, index: usize, ended: Ended<T>) -> Option<Self::Item>;
 }
 
 /// A call that spawns its branches.
@@ -68,11 +98,10 @@ impl Group {
     /// For a call of `function`. What fails below it without an owner is put into `cleanup`, or goes further out.
     #[track_caller]
     pub(crate) fn new(function: &'static str, cleanup: Option<Cleanup>) -> Self {
-        let called_at = Location::caller();
-        let call = Call::new(function, called_at);
-        let scope = Scope::enter(ScopeKind::Group(Arc::clone(&call), cleanup));
-        let reporter = Arc::new(Reporter::within(scope.parent(), function, called_at));
-        Self { spawner: Spawner { call, scope, reporter }, runtime: Handle::try_current().ok() }
+        let enclosing = Scope::current();
+        let reporter = Reporter::within(enclosing.as_ref(), function, Location::caller());
+        let spawner = Spawner::new(reporter, enclosing, |call| ScopeKind::Group(call, cleanup));
+        Self { spawner, runtime: Handle::try_current().ok() }
     }
 
     /// Spawns the branch with this index.
@@ -81,7 +110,7 @@ impl Group {
     ///
     /// Outside of a runtime.
     #[track_caller]
-    pub(crate) fn spawn<F>(&self, index: usize, rules: Rules<F::Output>, future: F) -> Branch<F::Output>
+    fn spawn<F>(&self, index: usize, rules: Rules<F::Output>, future: F) -> Branch<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
@@ -93,19 +122,15 @@ impl Group {
 
     /// Spawns the futures of a vector or an array.
     #[track_caller]
-    pub(crate) fn spawn_each<F>(
-        &self,
-        count: usize,
-        rules: fn() -> Rules<F::Output>,
-        futures: impl IntoIterator<Item = F>,
-    ) -> Vec<Branch<F::Output>>
+    fn spawn_each<F, C>(&self, count: usize, futures: impl IntoIterator<Item = F>) -> Vec<Branch<F::Output>>
     where
         F: Future<Output: Send> + Send + 'static,
+        C: Collector<F::Output>,
     {
         let mut handles = Vec::with_capacity(count);
         // Not by an adapter, which tokio would take for the caller.
         for future in futures {
-            handles.push(self.spawn(handles.len(), rules(), future));
+            handles.push(self.spawn(handles.len(), C::rules(), future));
         }
         handles
     }
@@ -210,13 +235,12 @@ impl<T> CallFuture<T> {
     }
 }
 
-/// What there is in the places of an array, out of a vector.
-pub(crate) fn array<T, const N: usize>(all: Vec<T>) -> [T; N] {
-    all.try_into().unwrap_or_else(|_| unreachable!("there are as many as there were futures"))
-}
-
 impl<T: Send + 'static> Handles for Vec<Branch<T>> {
     type Ended = Vec<Ended<T>>;
+
+    fn is_empty(&self) -> bool {
+        Vec::is_empty(self)
+    }
 
     fn abort_batch(&self, from: usize) -> bool {
         let rest = &self[from..];
@@ -236,10 +260,47 @@ impl<T: Send + 'static> Handles for Vec<Branch<T>> {
     }
 }
 
-macro_rules! handles {
-    ($($T:ident $n:tt),+) => {
-        impl<$($T: Send + 'static),+> Handles for ($(Branch<$T>,)+) {
-            type Ended = ($(Ended<$T>,)+);
+impl<F: Future<Output: Send> + Send + 'static, C: Collector<F::Output>> Shape<C> for Vec<F> {
+    type Handles = Vec<Branch<F::Output>>;
+    type Collected = Vec<C::Item>;
+
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Self::Handles {
+        group.spawn_each::<F, C>(self.len(), self)
+    }
+
+    fn collect(ended: Vec<Ended<F::Output>>, collector: &mut C) -> Option<Self::Collected> {
+        let count = ended.len();
+        let mut items = Vec::with_capacity(count);
+        for (index, ended) in ended.into_iter().enumerate() {
+            items.extend(collector.collect(index, ended));
+        }
+        (items.len() == count).then_some(items)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static, C: Collector<F::Output>, const N: usize> Shape<C> for [F; N] {
+    type Handles = Vec<Branch<F::Output>>;
+    type Collected = [C::Item; N];
+
+    #[track_caller]
+    fn spawn(self, group: &Group) -> Self::Handles {
+        group.spawn_each::<F, C>(N, self)
+    }
+
+    fn collect(ended: Vec<Ended<F::Output>>, collector: &mut C) -> Option<Self::Collected> {
+        <Vec<F> as Shape<C>>::collect(ended, collector)?.try_into().ok()
+    }
+}
+
+macro_rules! shape {
+    ($($F:ident $n:tt),+) => {
+        impl<$($F: Send + 'static),+> Handles for ($(Branch<$F>,)+) {
+            type Ended = ($(Ended<$F>,)+);
+
+            fn is_empty(&self) -> bool {
+                false
+            }
 
             fn abort_batch(&self, _: usize) -> bool {
                 $(self.$n.abort();)+
@@ -248,6 +309,24 @@ macro_rules! handles {
 
             async fn join(self) -> Self::Ended {
                 ($(unconstrained(self.$n).await,)+)
+            }
+        }
+
+        impl<Z, $($F: Future<Output: Send> + Send + 'static),+> Shape<Z> for ($($F,)+)
+        where
+            $(Z: Collector<$F::Output>),+
+        {
+            type Handles = ($(Branch<$F::Output>,)+);
+            type Collected = ($(<Z as Collector<$F::Output>>::Item,)+);
+
+            #[track_caller]
+            fn spawn(self, group: &Group) -> Self::Handles {
+                ($(group.spawn($n, <Z as Collector<$F::Output>>::rules(), self.$n),)+)
+            }
+
+            fn collect(ended: <Self::Handles as Handles>::Ended, collector: &mut Z) -> Option<Self::Collected> {
+                let items = ($(collector.collect($n, ended.$n),)+);
+                Some(($(items.$n?,)+))
             }
         }
     };
@@ -268,4 +347,4 @@ macro_rules! for_tuples {
 }
 pub(crate) use for_tuples;
 
-for_tuples!(handles);
+for_tuples!(shape);

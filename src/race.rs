@@ -8,8 +8,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::group::{Branch, Branches, CallFuture, Group, for_tuples};
-use crate::scope::Rules;
+use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, for_tuples};
+use crate::scope::{Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, and yields the index and the output of the first to finish.
 ///
@@ -94,24 +94,43 @@ pub fn race<S: Race>(futures: S) -> RaceFuture<S::Output> {
     let handles = futures.spawn(&group);
     assert!(!handles.is_empty(), "`race` was called without a future to wait for");
     let branches = group.with(handles);
-    RaceFuture(CallFuture::new(&branches.call().clone(), first(branches)))
+    RaceFuture(CallFuture::new(&branches.call().clone(), first(branches, S::collect)))
 }
 
 /// Waits for the first, and for the end of the others.
-async fn first<T: Send + 'static>(branches: Branches<Vec<Branch<T>>>) -> (usize, T) {
-    let (first, mut ended) = branches.join().await;
+async fn first<H: Handles, T: Send + 'static, U>(
+    branches: Branches<H>,
+    collect: fn(H::Ended, &mut Winner<T>) -> U,
+) -> (usize, T) {
+    let (first, ended) = branches.join().await;
     let Some(index) = first else { panic!("no future of a `race` could finish: their runtime has shut down") };
-    let winner = ended.swap_remove(index).expect("who has decided was not cut off");
-    drop(ended);
-    match winner.take() {
-        Ok(output) => (index, output),
-        Err(payload) => payload.resume(),
-    }
+    let mut winner = Winner { index, output: None };
+    collect(ended, &mut winner);
+    let output = winner.output.expect("who has decided was not cut off").take();
+    (index, output.unwrap_or_else(|payload| payload.resume()))
 }
 
-/// Whoever finishes first decides. An `Err` is but a value.
-fn rules<T>() -> Rules<T> {
-    Rules { decides: |ended| ended.is_some(), failure_of: |_| None }
+/// Takes the output of the winner. Those of the others are dropped, which reports their panics.
+#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+pub struct Winner<T> {
+    index: usize,
+    output: Option<Unreported<T>>,
+}
+
+impl<T: Send + 'static> Collector<T> for Winner<T> {
+    type Item = ();
+
+    /// Whoever finishes first decides. An `Err` is but a value.
+    fn rules() -> Rules<T> {
+        Rules { decides: |ended| ended.is_some(), failure_of: |_| None }
+    }
+
+    fn collect(&mut self, index: usize, ended: Ended<T>) -> Option<()> {
+        if index == self.index {
+            self.output = ended.ok();
+        }
+        Some(())
+    }
 }
 
 /// What [`race`] accepts: a `Vec`, an array or a tuple of up to eight futures with one output type.
@@ -134,54 +153,23 @@ fn rules<T>() -> Rules<T> {
     label = "neither a `Vec`, an array nor a tuple of up to eight futures that have one output type and are `Send + 'static`",
     note = "give it a Vec, an array or a tuple: an iterator becomes one by `.collect::<Vec<_>>()`"
 )]
-pub trait Race: sealed::Sealed<Self::Output> {
+pub trait Race: Shape<Winner<Self::Output>> {
     /// What each of the futures yields.
     type Output: Send + 'static;
-}
-
-mod sealed {
-    use crate::group::{Branch, Group};
-
-    /// Spawns the futures as branches of a group, in order.
-    pub trait Sealed<T: Send + 'static> {
-        #[track_caller]
-        fn spawn(self, group: &Group) -> Vec<Branch<T>>;
-    }
 }
 
 impl<F: Future<Output: Send> + Send + 'static> Race for Vec<F> {
     type Output = F::Output;
 }
 
-impl<F: Future<Output: Send> + Send + 'static> sealed::Sealed<F::Output> for Vec<F> {
-    #[track_caller]
-    fn spawn(self, group: &Group) -> Vec<Branch<F::Output>> {
-        group.spawn_each(self.len(), rules, self)
-    }
-}
-
 impl<F: Future<Output: Send> + Send + 'static, const N: usize> Race for [F; N] {
     type Output = F::Output;
-}
-
-impl<F: Future<Output: Send> + Send + 'static, const N: usize> sealed::Sealed<F::Output> for [F; N] {
-    #[track_caller]
-    fn spawn(self, group: &Group) -> Vec<Branch<F::Output>> {
-        group.spawn_each(N, rules, self)
-    }
 }
 
 macro_rules! race_tuple {
     ($($F:ident $n:tt),+) => {
         impl<T: Send + 'static, $($F: Future<Output = T> + Send + 'static),+> Race for ($($F,)+) {
             type Output = T;
-        }
-
-        impl<T: Send + 'static, $($F: Future<Output = T> + Send + 'static),+> sealed::Sealed<T> for ($($F,)+) {
-            #[track_caller]
-            fn spawn(self, group: &Group) -> Vec<Branch<T>> {
-                vec![$(group.spawn($n, rules(), self.$n)),+]
-            }
         }
     };
 }

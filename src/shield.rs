@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::error::Failure;
-use crate::scope::{Call, Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
+use crate::scope::{Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
 
 /// Runs a future as a task that goes on to its end even if the caller is cancelled.
 ///
@@ -132,11 +132,8 @@ impl<T: Send + 'static> Shield<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let reporter = Arc::new(reporter);
         let weak = enclosing.as_ref().map(Arc::downgrade).unwrap_or_default();
-        let call = Call::new(reporter.function(), reporter.called_at());
-        let scope = Scope::within(enclosing, ScopeKind::Shield(Arc::clone(&call)));
-        let spawner = Spawner { call, scope, reporter };
+        let spawner = Spawner::new(reporter, enclosing, ScopeKind::Shield);
         let work = spawner.spawn(runtime, 0, Rules { decides: |_| false, failure_of }, future);
         Self { work: Some(work), reporter: spawner.reporter, enclosing: weak }
     }
@@ -170,7 +167,7 @@ impl<T: Send + 'static> Future for Shield<T> {
                 // There may be the panic of a destructor in it.
                 self.hand_over();
                 drop(cut_off);
-                let called_at = self.reporter.called_at();
+                let called_at = self.reporter.called_at;
                 panic!("the runtime of shielded work has shut down before that had ended (`shield` at {called_at})")
             }
         }

@@ -133,7 +133,10 @@ async fn run_until<F: Future>(
     let reporter = Reporter::within(scope.parent(), function, called_at);
     let mut future = pin!(Scoped::new(Arc::clone(&scope), future));
     let ended = match deadline {
-        Some(deadline) => time::timeout_at(deadline, future.as_mut()).await,
+        Some(deadline) => {
+            drop(reporter.runtime("polled"));
+            time::timeout_at(deadline, future.as_mut()).await
+        }
         None => Ok(future.as_mut().await),
     };
     let outcome = match ended {

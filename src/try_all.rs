@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use crate::closing_reason::ClosingReason;
 use crate::error::{BoxError, Failure, PoolError, Report, TaskError, catch};
-use crate::group::{Branch, Branches, CallFuture, Ended, Group, Handles, array, for_tuples};
+use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, for_tuples};
 use crate::scope::{Cleanup, Reporter, Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, and yields all their values, in order, or every error.
@@ -85,34 +85,25 @@ pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Output, S::Error> {
     let handles = futures.spawn(&group);
     let left_behind = LeftBehind { cleanup, reporter: Arc::clone(group.reporter()) };
     let branches = group.with(handles);
-    TryAllFuture(CallFuture::new(&branches.call().clone(), all(left_behind, branches, S::values)))
+    TryAllFuture(CallFuture::new(&branches.call().clone(), all(left_behind, branches, S::collect)))
 }
 
-/// Waits for all, and takes the values, in their shape, or the failures.
+/// Waits for all, and takes the values, or the failures.
 async fn all<H: Handles, T, E: Send + 'static>(
     left_behind: LeftBehind,
     branches: Branches<H>,
-    values: fn(H::Ended, &mut Failures<'_, E>) -> Option<T>,
+    collect: fn(H::Ended, &mut Failures<E>) -> Option<T>,
 ) -> Result<T, PoolError<E>> {
     let (first, ended) = branches.join().await;
     let below = left_behind.cleanup.close();
     let mut failures = Failures {
-        reporter: &left_behind.reporter,
+        reporter: Arc::clone(&left_behind.reporter),
         any: first.is_some() || !below.is_empty(),
         of_branches: Vec::new(),
         cut_off: None,
         below,
     };
-    let values = values(ended, &mut failures);
-    values.ok_or_else(|| failures.into_error())
-}
-
-/// A failure decides, and so does a branch that was cut off by its runtime.
-fn rules<T, E: Into<BoxError>>() -> Rules<Result<T, E>> {
-    Rules {
-        decides: |ended| !matches!(ended, Some(Ok(Ok(_)))),
-        failure_of: |output| output.err().map(|error| Failure::Error(error.into())),
-    }
+    collect(ended, &mut failures).ok_or_else(|| failures.into_error())
 }
 
 /// What has failed below without an owner. Dropped with the call, before that has returned it, it goes further out.
@@ -129,10 +120,10 @@ impl Drop for LeftBehind {
     }
 }
 
-/// What has failed in a call.
+/// Takes the values, or, if there is a failure, all failures.
 #[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
-pub struct Failures<'a, E> {
-    reporter: &'a Reporter,
+pub struct Failures<E> {
+    reporter: Arc<Reporter>,
     /// Whether there is any failure, so that the values are nobody's.
     any: bool,
     /// Each with its place in the order.
@@ -143,14 +134,23 @@ pub struct Failures<'a, E> {
     below: Vec<TaskError>,
 }
 
-impl<E: Send + 'static> Failures<'_, E> {
-    /// The value of a branch, if nothing has failed. Otherwise it is dropped, or its failure kept.
-    fn value<T: Send + 'static>(&mut self, index: usize, ended: Ended<Result<T, E>>) -> Option<T> {
+impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Collector<Result<T, E>> for Failures<E> {
+    type Item = T;
+
+    /// A failure decides, and so does a branch that was cut off by its runtime.
+    fn rules() -> Rules<Result<T, E>> {
+        Rules {
+            decides: |ended| !matches!(ended, Some(Ok(Ok(_)))),
+            failure_of: |output| output.err().map(|error| Failure::Error(error.into())),
+        }
+    }
+
+    fn collect(&mut self, index: usize, ended: Ended<Result<T, E>>) -> Option<T> {
         let Some(ended) = ended.map_or_else(Unreported::of_cut_off, Some) else {
             self.cut_off = self.cut_off.or(Some(index));
             return None;
         };
-        let order = ended.order();
+        let order = ended.order;
         let failure = match ended.take() {
             Ok(Ok(value)) if !self.any => return Some(value),
             Ok(Ok(value)) => {
@@ -164,7 +164,9 @@ impl<E: Send + 'static> Failures<'_, E> {
         self.of_branches.push((order, TaskError::new(self.reporter.branch(index), failure)));
         None
     }
+}
 
+impl<E> Failures<E> {
     /// The report, in order of occurrence.
     fn into_error(mut self) -> PoolError<E> {
         self.of_branches.sort_by_key(|(order, _)| *order);
@@ -203,29 +205,11 @@ impl<E: Send + 'static> Failures<'_, E> {
     label = "neither a `Vec`, an array nor a tuple of up to eight futures of a `Result` that have one error type and are `Send + 'static`",
     note = "give it a Vec, an array or a tuple: an iterator becomes one by `.collect::<Vec<_>>()`"
 )]
-pub trait TryAll: sealed::Sealed<Self::Output, Self::Error> {
+pub trait TryAll: Shape<Failures<Self::Error>, Collected = Self::Output> {
     /// The values, in the shape of the futures.
     type Output: Send + 'static;
     /// The error of each of the futures.
     type Error: Into<BoxError> + Send + 'static;
-}
-
-mod sealed {
-    use super::Failures;
-    use crate::group::{Group, Handles};
-
-    /// `T` is the shape of the values.
-    pub trait Sealed<T, E> {
-        /// The branches.
-        type Handles: Handles;
-
-        /// Spawns the futures as branches of a group, in order.
-        #[track_caller]
-        fn spawn(self, group: &Group) -> Self::Handles;
-
-        /// The values in their places, if nothing has failed.
-        fn values(ended: <Self::Handles as Handles>::Ended, failures: &mut Failures<'_, E>) -> Option<T>;
-    }
 }
 
 /// A branch of `try_all`: its value and its error as types with names.
@@ -244,34 +228,9 @@ where
     type Error = E;
 }
 
-/// The values of a vector or an array.
-fn values<T: Send + 'static, E: Send + 'static>(
-    ended: Vec<Ended<Result<T, E>>>,
-    failures: &mut Failures<'_, E>,
-) -> Option<Vec<T>> {
-    let mut values = Vec::with_capacity(ended.len());
-    for (index, ended) in ended.into_iter().enumerate() {
-        values.extend(failures.value(index, ended));
-    }
-    (!failures.any).then_some(values)
-}
-
 impl<F: TryBranch> TryAll for Vec<F> {
     type Output = Vec<F::Value>;
     type Error = F::Error;
-}
-
-impl<F: TryBranch> sealed::Sealed<Vec<F::Value>, F::Error> for Vec<F> {
-    type Handles = Vec<Branch<F::Output>>;
-
-    #[track_caller]
-    fn spawn(self, group: &Group) -> Self::Handles {
-        group.spawn_each(self.len(), rules, self)
-    }
-
-    fn values(ended: Vec<Ended<F::Output>>, failures: &mut Failures<'_, F::Error>) -> Option<Vec<F::Value>> {
-        values(ended, failures)
-    }
 }
 
 impl<F: TryBranch, const N: usize> TryAll for [F; N] {
@@ -279,43 +238,11 @@ impl<F: TryBranch, const N: usize> TryAll for [F; N] {
     type Error = F::Error;
 }
 
-impl<F: TryBranch, const N: usize> sealed::Sealed<[F::Value; N], F::Error> for [F; N] {
-    type Handles = Vec<Branch<F::Output>>;
-
-    #[track_caller]
-    fn spawn(self, group: &Group) -> Self::Handles {
-        group.spawn_each(N, rules, self)
-    }
-
-    fn values(ended: Vec<Ended<F::Output>>, failures: &mut Failures<'_, F::Error>) -> Option<[F::Value; N]> {
-        values(ended, failures).map(array)
-    }
-}
-
 macro_rules! try_all_tuple {
     (A 0 $(, $F:ident $n:tt)*) => {
         impl<A: TryBranch, $($F: TryBranch<Error = A::Error>),*> TryAll for (A, $($F,)*) {
             type Output = (A::Value, $($F::Value,)*);
             type Error = A::Error;
-        }
-
-        impl<A: TryBranch, $($F: TryBranch<Error = A::Error>),*>
-            sealed::Sealed<(A::Value, $($F::Value,)*), A::Error> for (A, $($F,)*)
-        {
-            type Handles = (Branch<A::Output>, $(Branch<$F::Output>,)*);
-
-            #[track_caller]
-            fn spawn(self, group: &Group) -> Self::Handles {
-                (group.spawn(0, rules(), self.0), $(group.spawn($n, rules(), self.$n),)*)
-            }
-
-            fn values(
-                ended: (Ended<A::Output>, $(Ended<$F::Output>,)*),
-                failures: &mut Failures<'_, A::Error>,
-            ) -> Option<(A::Value, $($F::Value,)*)> {
-                let values = (failures.value(0, ended.0), $(failures.value($n, ended.$n),)*);
-                Some((values.0?, $(values.$n?,)*))
-            }
         }
     };
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::error::{BoxError, Failure, TaskError};
-use crate::group::{Branch, Branches, CallFuture, Ended, Group, Handles, array, for_tuples};
-use crate::scope::{Reporter, Rules};
+use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, for_tuples};
+use crate::scope::{Reporter, Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, each to its end, and yields for each of them, in order, its value or its
 /// failure.
@@ -20,7 +20,8 @@ use crate::scope::{Reporter, Rules};
 /// panicked. `wait_all` is ready only when all have ended, with everything below them.
 ///
 /// The futures are spawned when `wait_all` is called, on the runtime that it is called from. They come as a `Vec`, an
-/// array or a tuple of up to eight, whose values and errors may differ in type.
+/// array or a tuple of up to eight, whose values and errors may differ in type. A future without a value, of `()`, has a
+/// `Result<(), TaskError<Infallible>>`: all that it can do is panic.
 ///
 /// Unlike [`tokio::join!`](https://docs.rs/tokio/latest/tokio/macro.join.html), it runs its branches as tasks of their
 /// own, which may use several processors and cannot borrow from the caller, and a panic of one is a result. Unlike
@@ -81,37 +82,44 @@ use crate::scope::{Reporter, Rules};
 pub fn wait_all<S: WaitAll>(futures: S) -> WaitAllFuture<S::Output> {
     let group = Group::new("wait_all", None);
     let handles = futures.spawn(&group);
-    let reporter = Arc::clone(group.reporter());
+    let outcomes = Outcomes(Arc::clone(group.reporter()));
     let branches = group.with(handles);
-    WaitAllFuture(CallFuture::new(&branches.call().clone(), all(reporter, branches, S::outcomes)))
+    WaitAllFuture(CallFuture::new(&branches.call().clone(), all(outcomes, branches, S::collect)))
 }
 
-/// Waits for all, and takes what they have come to, in their shape.
+/// Waits for all, and takes what they have come to.
 async fn all<H: Handles, T>(
-    reporter: Arc<Reporter>,
+    mut outcomes: Outcomes,
     branches: Branches<H>,
-    outcomes: fn(H::Ended, &Reporter) -> T,
+    collect: fn(H::Ended, &mut Outcomes) -> Option<T>,
 ) -> T {
     let (_, ended) = branches.join().await;
-    outcomes(ended, &reporter)
+    collect(ended, &mut outcomes).expect("there is an outcome of each branch")
 }
 
-/// Nothing decides.
-fn rules<T: WaitOutput>() -> Rules<T> {
-    Rules { decides: |_| false, failure_of: |output| output.into_result().err().map(|e| Failure::Error(e.into())) }
-}
+/// Makes an outcome of each branch.
+#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+pub struct Outcomes(Arc<Reporter>);
 
-/// What a branch has come to.
-fn outcome<T: WaitOutput>(index: usize, ended: Ended<T>, reporter: &Reporter) -> Outcome<T> {
-    let failure = match ended.map(|ended| ended.take()) {
-        Ok(Ok(output)) => match output.into_result() {
-            Ok(value) => return Ok(value),
-            Err(error) => Failure::Error(error),
-        },
-        Ok(Err(payload)) => Failure::Panic(payload),
-        Err(_) => Failure::Cancelled,
-    };
-    Err(TaskError::new(reporter.branch(index), failure))
+impl<T: WaitOutput> Collector<T> for Outcomes {
+    type Item = Outcome<T>;
+
+    /// Nothing decides.
+    fn rules() -> Rules<T> {
+        Rules { decides: |_| false, failure_of: |output| output.into_result().err().map(|e| Failure::Error(e.into())) }
+    }
+
+    fn collect(&mut self, index: usize, ended: Ended<T>) -> Option<Outcome<T>> {
+        let failure = match ended.map(Unreported::take) {
+            Ok(Ok(output)) => match output.into_result() {
+                Ok(value) => return Some(Ok(value)),
+                Err(error) => Failure::Error(error),
+            },
+            Ok(Err(payload)) => Failure::Panic(payload),
+            Err(_) => Failure::Cancelled,
+        };
+        Some(Err(TaskError::new(self.0.branch(index), failure)))
+    }
 }
 
 /// What [`wait_all`] accepts: a `Vec`, an array or a tuple of up to eight futures of a `Result` or of `()`.
@@ -136,28 +144,9 @@ fn outcome<T: WaitOutput>(index: usize, ended: Ended<T>, reporter: &Reporter) ->
     label = "neither a `Vec`, an array nor a tuple of up to eight futures of a `Result` or of `()` that are `Send + 'static`",
     note = "give it a Vec, an array or a tuple: an iterator becomes one by `.collect::<Vec<_>>()`"
 )]
-pub trait WaitAll: sealed::Sealed<Self::Output> {
-    /// A `Result<T, TaskError<E>>` for each future, in the shape of the futures. A future of `()` cannot fail but by a
-    /// panic: it has a `Result<(), TaskError<Infallible>>`.
+pub trait WaitAll: Shape<Outcomes, Collected = Self::Output> {
+    /// A `Result<T, TaskError<E>>` for each future, in the shape of the futures.
     type Output: Send + 'static;
-}
-
-mod sealed {
-    use crate::group::{Group, Handles};
-    use crate::scope::Reporter;
-
-    /// `T` is what the call yields.
-    pub trait Sealed<T> {
-        /// The branches.
-        type Handles: Handles;
-
-        /// Spawns the futures as branches of a group, in order.
-        #[track_caller]
-        fn spawn(self, group: &Group) -> Self::Handles;
-
-        /// What they have come to.
-        fn outcomes(ended: <Self::Handles as Handles>::Ended, reporter: &Reporter) -> T;
-    }
 }
 
 /// What a branch yields: a `Result`, or nothing.
@@ -189,69 +178,18 @@ impl WaitOutput for () {
 /// What there is in the place of a branch.
 type Outcome<T> = Result<<T as WaitOutput>::Value, TaskError<<T as WaitOutput>::Error>>;
 
-/// What there is in the places of a vector or an array.
-fn outcomes<T: WaitOutput>(ended: Vec<Ended<T>>, reporter: &Reporter) -> Vec<Outcome<T>> {
-    ended.into_iter().enumerate().map(|(index, ended)| outcome(index, ended, reporter)).collect()
-}
-
 impl<F: Future<Output: WaitOutput> + Send + 'static> WaitAll for Vec<F> {
     type Output = Vec<Outcome<F::Output>>;
-}
-
-impl<F: Future<Output: WaitOutput> + Send + 'static> sealed::Sealed<Vec<Outcome<F::Output>>> for Vec<F> {
-    type Handles = Vec<Branch<F::Output>>;
-
-    #[track_caller]
-    fn spawn(self, group: &Group) -> Self::Handles {
-        group.spawn_each(self.len(), rules, self)
-    }
-
-    fn outcomes(ended: Vec<Ended<F::Output>>, reporter: &Reporter) -> Vec<Outcome<F::Output>> {
-        outcomes(ended, reporter)
-    }
 }
 
 impl<F: Future<Output: WaitOutput> + Send + 'static, const N: usize> WaitAll for [F; N] {
     type Output = [Outcome<F::Output>; N];
 }
 
-impl<F: Future<Output: WaitOutput> + Send + 'static, const N: usize> sealed::Sealed<[Outcome<F::Output>; N]>
-    for [F; N]
-{
-    type Handles = Vec<Branch<F::Output>>;
-
-    #[track_caller]
-    fn spawn(self, group: &Group) -> Self::Handles {
-        group.spawn_each(N, rules, self)
-    }
-
-    fn outcomes(ended: Vec<Ended<F::Output>>, reporter: &Reporter) -> [Outcome<F::Output>; N] {
-        array(outcomes(ended, reporter))
-    }
-}
-
 macro_rules! wait_all_tuple {
     ($($F:ident $n:tt),+) => {
         impl<$($F: Future<Output: WaitOutput> + Send + 'static),+> WaitAll for ($($F,)+) {
             type Output = ($(Outcome<$F::Output>,)+);
-        }
-
-        impl<$($F: Future<Output: WaitOutput> + Send + 'static),+> sealed::Sealed<($(Outcome<$F::Output>,)+)>
-            for ($($F,)+)
-        {
-            type Handles = ($(Branch<$F::Output>,)+);
-
-            #[track_caller]
-            fn spawn(self, group: &Group) -> Self::Handles {
-                ($(group.spawn($n, rules(), self.$n),)+)
-            }
-
-            fn outcomes(
-                ended: ($(Ended<$F::Output>,)+),
-                reporter: &Reporter,
-            ) -> ($(Outcome<$F::Output>,)+) {
-                ($(outcome($n, ended.$n, reporter),)+)
-            }
         }
     };
 }

@@ -287,7 +287,7 @@ fn conclude<T, E: Into<BoxError>>(
         (Ok(value), handled) => {
             reporter.discard(value);
             let Some(Err(exit)) = handled else {
-                panic!("the runtime of an exit handler has shut down (`with_exit` at {})", reporter.called_at())
+                panic!("the runtime of an exit handler has shut down (`with_exit` at {})", reporter.called_at)
             };
             Err(ExitError::Exit(exit))
         }

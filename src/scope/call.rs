@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::{Completion, Reporter, Scope, Scoped, Unreported};
+use super::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported};
 use crate::error::{Failure, PanicPayload, TaskError, catch};
 
 /// No branch has decided.
@@ -110,7 +110,8 @@ impl Call {
 }
 
 /// What a function makes of the ends of its tasks.
-pub(crate) struct Rules<T> {
+#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+pub struct Rules<T> {
     /// Whether the other tasks are aborted when one has ended like this; `None` if it was cut off.
     pub(crate) decides: fn(Option<&Result<T, PanicPayload>>) -> bool,
     /// The failure in an output that nobody takes.
@@ -143,6 +144,17 @@ pub(crate) struct Spawner {
 }
 
 impl Spawner {
+    /// For the call that is named in the reports, in a new scope of this kind.
+    pub(crate) fn new(
+        reporter: Reporter,
+        enclosing: Option<Arc<Scope>>,
+        kind: impl FnOnce(Arc<Call>) -> ScopeKind,
+    ) -> Self {
+        let call = Call::new(reporter.function, reporter.called_at);
+        let scope = Scope::within(enclosing, kind(Arc::clone(&call)));
+        Self { call, scope, reporter: Arc::new(reporter) }
+    }
+
     /// Spawns a future as a task of the call.
     #[track_caller]
     pub(crate) fn spawn<F>(

@@ -25,14 +25,14 @@ pub struct Unreported<T, R: Borrow<Reporter> = Arc<Reporter>> {
     /// Which branch of the call it was.
     index: usize,
     /// How many branches had decided before it, if it has decided itself.
-    order: usize,
+    pub(crate) order: usize,
 }
 
 /// Reports failures in the name of a call, to the enclosing scope.
 #[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Reporter {
-    function: &'static str,
-    called_at: &'static Location<'static>,
+    pub(crate) function: &'static str,
+    pub(crate) called_at: &'static Location<'static>,
     /// Set at once, or when the future of the call is dropped: a handle that is kept for long keeps no pool waiting.
     enclosing: OnceLock<Arc<Scope>>,
 }
@@ -57,11 +57,6 @@ impl<T, R: Borrow<Reporter>> Unreported<T, R> {
     /// Takes it, so that it is reported no more.
     pub(crate) fn take(mut self) -> Result<T, PanicPayload> {
         self.output.take().expect("it is taken here only, by value")
-    }
-
-    /// Which place its failure has among those of its call.
-    pub(crate) fn order(&self) -> usize {
-        self.order
     }
 }
 
@@ -112,7 +107,7 @@ impl Reporter {
 
     /// Tells the enclosing scope, in the name of the call.
     pub(crate) fn report(&self, failure: Failure) {
-        self.pass_on(TaskError::new(self.call(), failure));
+        self.pass_on(TaskError::new(TaskInfo::unnamed(self.called_at), failure));
     }
 
     /// Tells the enclosing scope.
@@ -127,24 +122,9 @@ impl Reporter {
         }
     }
 
-    /// The call, as failures name it.
-    pub(crate) fn call(&self) -> TaskInfo {
-        TaskInfo::unnamed(self.called_at)
-    }
-
     /// A branch of the call, as failures name it.
     pub(crate) fn branch(&self, _index: usize) -> TaskInfo {
-        self.call()
-    }
-
-    /// The name of the function.
-    pub(crate) fn function(&self) -> &'static str {
-        self.function
-    }
-
-    /// Where the function was called.
-    pub(crate) fn called_at(&self) -> &'static Location<'static> {
-        self.called_at
+        TaskInfo::unnamed(self.called_at)
     }
 
     /// The runtime that the function is called or polled on.

@@ -308,6 +308,33 @@ fn race_tie_goes_to_the_lowest_index_also_if_that_finished_last() {
     });
 }
 
+/// To abort thousands of tasks takes longer than a turn should, and so does freeing them.
+#[test]
+fn race_of_many_leaves_the_others_their_turn_as_it_aborts_the_losers() {
+    on_current_thread(|| async {
+        let alive = Alive::default();
+        let branch = |index| {
+            let one = alive.one();
+            async move {
+                let _one = one;
+                if index > 0 {
+                    pending::<()>().await;
+                }
+            }
+        };
+        let mut racing = task::spawn(race((0..3_000).map(branch).collect::<Vec<_>>()));
+        assert_pending!(racing.poll());
+        until(|| racing.is_woken()).await;
+        let mut turns = 0;
+        while racing.poll().is_pending() {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(alive.count(), 0);
+        assert!(turns > 20, "{turns}");
+    });
+}
+
 #[test]
 fn race_without_futures_panics() {
     let message = "`race` was called without a future to wait for";
@@ -1849,8 +1876,10 @@ fn timeout_in_a_pool_that_is_cancelled_does_not_elapse() {
 fn timeout_needs_a_runtime_with_timers_when_it_is_polled() {
     for limit in [Duration::ZERO, Duration::from_secs(1)] {
         let limited = timeout(limit, pending::<()>());
+        let line = line!() - 1;
         let message = panic_text(|| task::spawn(limited).poll());
-        assert!(message.contains("there is no reactor running"), "{limit:?}: {message}");
+        assert!(message.starts_with(&format!("`timeout` at {}:{line}:", file!())), "{limit:?}: {message}");
+        assert!(message.contains("was polled outside of a tokio runtime"), "{limit:?}: {message}");
 
         let without_timers = Builder::new_current_thread().build().unwrap();
         let message = panic_text(|| without_timers.block_on(async { drop(timeout(limit, ready(())).await) }));

@@ -297,6 +297,23 @@ fn shield_panic_that_nobody_took_is_reported_when_it_is_dropped() {
     });
 }
 
+/// Whether the output is dropped by the `Shield` or by the task, the pool waits until that has been reported.
+#[test]
+fn shield_panic_is_reported_also_if_it_is_dropped_just_as_the_work_ends() {
+    on_both(|| async {
+        for turns in 0..100 {
+            let cleanup = cleanup_of(async || {
+                let work = shield(async { quiet_panic("untaken") });
+                for _ in 0..turns % 4 {
+                    tokio::task::yield_now().await;
+                }
+                drop::<aiodrive::Shield<()>>(work);
+            });
+            assert_eq!(cleanup.await, ["panic: untaken"]);
+        }
+    });
+}
+
 #[test]
 fn shield_output_that_nobody_takes_is_dropped_also_if_it_is_an_error() {
     for finished_before in [false, true] {

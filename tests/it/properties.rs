@@ -129,8 +129,8 @@ fn handles_and_named_futures_are_unpin_and_move_between_threads() {
     is_unpin::<TaskHandle<std::marker::PhantomPinned>>();
     is_unpin::<Shield<std::marker::PhantomPinned>>();
     is_unpin::<RaceFuture<std::marker::PhantomPinned>>();
-    is_unpin::<TryAllFuture<Vec<Option<u8>>, Option<u8>, Vec<u8>, BoxError>>();
-    is_unpin::<WaitAllFuture<Vec<Result<u8, TaskError>>, Result<u8, TaskError>>>();
+    is_unpin::<TryAllFuture<Vec<u8>, BoxError>>();
+    is_unpin::<WaitAllFuture<Vec<Result<u8, TaskError>>>>();
     is_unpin::<Primed<Pin<Box<dyn Future<Output = std::marker::PhantomPinned>>>>>();
     fn primed_is_unpin<F: Future>(_: &F) {
         is_unpin::<Primed<F>>();
