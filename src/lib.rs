@@ -4,7 +4,6 @@
 
 mod cancel_task;
 mod cancellation_token;
-mod closing_reason;
 pub mod docs;
 mod error;
 mod group;
@@ -26,7 +25,7 @@ mod with_exit;
 
 pub use pool::{OnFailure, Pool, PoolBuilder, Started, TaskBuilder, TaskHandle, TaskOutput};
 
-pub use closing_reason::ClosingReason;
+pub use error::{CancelReason, ClosingReason, ParentReason};
 pub use pool::{NodeKind, PoolTree, TreeNode};
 pub use scope::NodeState;
 

@@ -8,8 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::closing_reason::ClosingReason;
-use crate::error::{BoxError, Failure, PoolError, Report, TaskError, catch};
+use crate::error::{BoxError, ClosingReason, Failure, PoolError, Report, TaskError, catch};
 use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, for_tuples};
 use crate::scope::{Cleanup, Reporter, Rules, Unreported};
 
@@ -166,7 +165,7 @@ impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Collector<Result<T, 
     }
 }
 
-impl<E> Failures<E> {
+impl<E: 'static> Failures<E> {
     /// The report, in order of occurrence.
     fn into_error(mut self) -> PoolError<E> {
         self.of_branches.sort_by_key(|(order, _)| *order);
@@ -175,13 +174,8 @@ impl<E> Failures<E> {
         if let (true, Some(index)) = (failures.is_empty(), self.cut_off) {
             failures.push(TaskError::new(self.reporter.branch(index), Failure::Cancelled));
         }
-        PoolError::new(Report {
-            pool: None,
-            failures,
-            cleanup_failures: self.below,
-            stuck: Vec::new(),
-            reason: ClosingReason::Failed,
-        })
+        let (cleanup_failures, reason) = (self.below, ClosingReason::Failed);
+        PoolError::new(Report { pool: None, failures, cleanup_failures, stuck: Vec::new(), reason }, None)
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a task failed.
 
-use super::{BoxError, PanicPayload, catch};
+use super::box_error::BoxError;
+use super::panic_payload::{PanicPayload, catch};
 
 /// How a task failed.
 ///
@@ -33,8 +34,12 @@ pub enum Failure<E = BoxError> {
     Error(E),
     /// It panicked: while it ran, or in a destructor while it was aborted.
     Panic(PanicPayload),
-    /// Its runtime shut down before it had ended. A task that the pool or its own handle aborted is no failure.
+    /// It was aborted before it had ended. In a [`PoolError`](crate::PoolError) only because its runtime shut down: a
+    /// task that its pool or its handle aborted is no failure. As an item of [`wait_all`](crate::wait_all()) by any
+    /// abort.
     Cancelled,
+    /// It was essential, and ended well while its pool was open.
+    Ended,
 }
 
 impl<E: Into<BoxError>> Failure<E> {
@@ -44,6 +49,7 @@ impl<E: Into<BoxError>> Failure<E> {
             Self::Error(error) => catch(|| error.into()).map_or_else(Failure::Panic, Failure::Error),
             Self::Panic(payload) => Failure::Panic(payload),
             Self::Cancelled => Failure::Cancelled,
+            Self::Ended => Failure::Ended,
         }
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! There are three lists: the failures of the pool's own tasks and its body; cleanup failures, of what had lost its
 //! owner; and what the pool gave up on. An error with none of them says that the body was cut short by a cancellation.
+//! How it reads is in [`text`](super::text), and how it is made in [`stopped`](super::stopped).
 
 use std::error::Error;
-use std::fmt::{self, Debug, Display};
 use std::mem;
 use std::sync::Arc;
 
-use super::echo::CancelledError;
-use super::text::{Parts, write_list};
-use super::{BoxError, Failure, TaskError, TaskInfo, catch};
-use crate::closing_reason::ClosingReason;
+use super::box_error::BoxError;
+use super::closing_reason::ClosingReason;
+use super::failure::Failure;
+use super::panic_payload::catch;
+use super::task_error::TaskError;
+use super::task_info::TaskInfo;
 
 /// Everything that went wrong in a pool, in order of occurrence.
 ///
@@ -19,8 +21,19 @@ use crate::closing_reason::ClosingReason;
 /// gave up on a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides another:
 /// [`failures`](Self::failures) has all of them, and the first is the one that closed the pool.
 ///
-/// Its `Display` is one line; `{:#}` prints one failure a line and indents the failures of nested pools. A `main` that
-/// returns a `PoolError` prints its `Debug`, which is longer and made for debugging: print `{error:#}` there yourself.
+/// How it reads:
+///
+/// - `{}` is one line, with the first three failures, and how many more there are.
+/// - `{:#}` is the report: a failure a line, each with its chain of causes, and those of nested pools indented. A chain
+///   of more than 24 links is shortened in the middle. Causes are those of a [`BoxError`] or, with the feature `anyhow`,
+///   of an `anyhow::Error`; any other error is written with its own `{:#}`, and has its causes after
+///   [`boxed`](Self::boxed).
+/// - `{:?}` is that report, too: it is what a `main` that returns the error prints, and a test. `{:#?}` shows the
+///   structure.
+///
+/// It can be shown, asked for its [`source`](Error::source), and dropped, however deep pools are nested in each other.
+/// Where an error type of your own stands in between, and shows the error in it with its own `Display`, it is the one
+/// that recurses: after 64 such levels, three dots stand for the rest.
 ///
 /// Unlike tokio's `JoinError`, it knows the name of the task and where it was spawned, and it holds the task's own
 /// error beside the panics.
@@ -45,9 +58,16 @@ use crate::closing_reason::ClosingReason;
 /// assert!(error.to_string().ends_with("failed: connection refused"));
 /// # }
 /// ```
-pub struct PoolError<E = BoxError>(Box<Report<E>>);
+pub struct PoolError<E = BoxError>(Box<Inner<E>>);
 
-/// What a [`PoolError`] is made of; boxed, so that a `Result` with it stays small.
+/// Boxed, so that a `Result` with it stays small.
+struct Inner<E> {
+    report: Report<E>,
+    /// The mark of an error that says only that something was stopped.
+    stop: Option<&'static (dyn Error + Send + Sync)>,
+}
+
+/// What a [`PoolError`] is made of.
 pub(crate) struct Report<E> {
     /// Its name.
     pub(crate) pool: Option<Arc<str>>,
@@ -70,15 +90,32 @@ impl<E> Report<E> {
 }
 
 impl<E> PoolError<E> {
-    /// The error with this report.
-    pub(crate) fn new(report: Report<E>) -> Self {
-        Self(Box::new(report))
+    /// The error with this report. The mark is for one that says only that something was stopped.
+    pub(super) fn with_stop(report: Report<E>, stop: Option<&'static (dyn Error + Send + Sync)>) -> Self {
+        Self(Box::new(Inner { report, stop }))
+    }
+
+    pub(super) fn report(&self) -> &Report<E> {
+        &self.0.report
+    }
+
+    /// The mark of an error that says only that something was stopped.
+    pub(super) fn stop_mark(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.stop.map(|mark| mark as _)
+    }
+
+    /// The failure, if there is one only.
+    pub(super) fn only_failure(&self) -> Option<&TaskError<E>> {
+        match self.failures() {
+            [only] if self.cleanup_failures().is_empty() && self.stuck().is_empty() => Some(only),
+            _ => None,
+        }
     }
 
     /// Takes the first failure out that is wanted.
     fn take(&mut self, wanted: impl FnMut(&TaskError<E>) -> bool) -> Option<Failure<E>> {
-        let at = self.0.failures.iter().position(wanted)?;
-        Some(self.0.failures.remove(at).into_failure())
+        let at = self.failures().iter().position(wanted)?;
+        Some(self.0.report.failures.remove(at).into_failure())
     }
 
     /// All failures of the pool's tasks and of its body, in order of occurrence.
@@ -103,7 +140,7 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn failures(&self) -> &[TaskError<E>] {
-        &self.0.failures
+        &self.0.report.failures
     }
 
     /// The same failures by value, in order of occurrence.
@@ -124,8 +161,8 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn into_failures(mut self) -> Vec<TaskError<E>> {
-        let failures = mem::take(&mut self.0.failures);
-        self.0.discard();
+        let failures = mem::take(&mut self.0.report.failures);
+        self.0.report.discard();
         failures
     }
 
@@ -146,7 +183,7 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn first(&self) -> Option<&TaskError<E>> {
-        self.0.failures.first()
+        self.0.report.failures.first()
     }
 
     /// The first failure that is an error, as the task or the body returned it.
@@ -177,12 +214,12 @@ impl<E> PoolError<E> {
             Some(Failure::Error(error)) => Some(error),
             _ => None,
         };
-        self.0.discard();
+        self.0.report.discard();
         error
     }
 
-    /// Whether nothing failed: the body was cut short by [`cancel`](crate::Pool::cancel), or because the enclosing task
-    /// was asked to stop.
+    /// Whether nothing failed: the body was cut short by [`cancel`](crate::Pool::cancel), or because the enclosing pool
+    /// closes.
     ///
     /// # Examples
     ///
@@ -201,10 +238,39 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.failures.is_empty() && self.0.cleanup_failures.is_empty() && self.0.stuck.is_empty()
+        self.failures().is_empty() && self.cleanup_failures().is_empty() && self.stuck().is_empty()
     }
 
-    /// What was given to [`cancel_with`](crate::Pool::cancel_with), if that is what closed the pool.
+    /// Whether the pool was closed from outside: by a cancel, an abort or a signal, its own or that of the pool in which
+    /// it is nested. Unlike with [`is_cancelled`](Self::is_cancelled), something may have failed as well.
+    ///
+    /// By this, a service tells a shutdown on which something went wrong from an end that nobody wanted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::{Pool, cancellation_token};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
+    /// pool.spawn(async {
+    ///     cancellation_token().cancelled().await;
+    ///     Err("cannot write the last page".into())
+    /// });
+    /// pool.cancel_on(async { tokio::task::yield_now().await });
+    /// let error = pool.run().await.unwrap_err();
+    /// assert!(error.was_cancelled() && !error.is_cancelled());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn was_cancelled(&self) -> bool {
+        self.closing_reason().is_from_outside()
+    }
+
+    /// What was given to [`cancel_with`](crate::Pool::cancel_with), if that is what closed the pool, or the pool in which
+    /// it is nested.
     ///
     /// # Examples
     ///
@@ -223,10 +289,7 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn cancel_reason(&self) -> Option<&str> {
-        match &self.0.reason {
-            ClosingReason::Cancelled(reason) => reason.as_deref(),
-            _ => None,
-        }
+        self.0.report.reason.cancel_reason()
     }
 
     /// Why the pool closed. What failed later, while it closed, is among the failures all the same.
@@ -244,7 +307,7 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn closing_reason(&self) -> &ClosingReason {
-        &self.0.reason
+        &self.0.report.reason
     }
 
     /// Whether the failure that closed the pool is a panic.
@@ -295,7 +358,7 @@ impl<E> PoolError<E> {
     pub fn resume_panic(mut self) -> Self {
         let panicked = |failed: &TaskError<E>| matches!(failed.failure(), Failure::Panic(_));
         let Some(Failure::Panic(payload)) = self.take(panicked) else { return self };
-        self.0.discard();
+        self.0.report.discard();
         payload.resume()
     }
 
@@ -321,7 +384,7 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn cleanup_failures(&self) -> &[TaskError] {
-        &self.0.cleanup_failures
+        &self.0.report.cleanup_failures
     }
 
     /// The same cleanup failures by value, in order of occurrence.
@@ -344,8 +407,8 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn into_cleanup_failures(mut self) -> Vec<TaskError> {
-        let failures = mem::take(&mut self.0.cleanup_failures);
-        self.0.discard();
+        let failures = mem::take(&mut self.0.report.cleanup_failures);
+        self.0.report.discard();
         failures
     }
 
@@ -381,58 +444,45 @@ impl<E> PoolError<E> {
     /// ```
     #[must_use]
     pub fn stuck(&self) -> &[TaskInfo] {
-        &self.0.stuck
+        &self.0.report.stuck
     }
-}
 
-impl<E: Debug> Debug for PoolError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PoolError")
-            .field("pool", &self.0.pool)
-            .field("failures", &self.0.failures)
-            .field("cleanup_failures", &self.0.cleanup_failures)
-            .field("stuck", &self.0.stuck)
-            .field("closing_reason", &self.0.reason)
-            .finish()
-    }
-}
-
-impl<E: Display> Display for PoolError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { pool, failures, cleanup_failures, stuck, .. } = &*self.0;
-        if let Some(name) = pool {
-            write!(f, "pool \"{name}\": ")?;
-        }
-        if self.is_cancelled() {
-            f.write_str("pool cancelled")?;
-            return self.cancel_reason().iter().try_for_each(|reason| write!(f, ": {reason}"));
-        }
-        let mut parts = Parts::new(f);
-        if !failures.is_empty() {
-            parts.begin(f)?;
-            write_list(f, "tasks failed", failures)?;
-        }
-        if !cleanup_failures.is_empty() {
-            parts.begin(f)?;
-            write_list(f, "failed while cleaning up", cleanup_failures)?;
-        }
-        if !stuck.is_empty() {
-            parts.begin(f)?;
-            f.write_str("gave up on ")?;
-            write_list(f, "tasks", stuck)?;
-        }
-        Ok(())
-    }
-}
-
-impl<E: Debug + Display + 'static> Error for PoolError<E> {
-    /// The cause of the only failure; with several, each failure has its own. Of a pool that was only cancelled: that
-    /// it was asked to stop.
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self.failures() {
-            [] if self.is_cancelled() => Some(&CancelledError),
-            [only] => only.source(),
-            _ => None,
-        }
+    /// The same error, with the errors of its failures in boxes.
+    ///
+    /// So their causes are part of the report, and can be reached through [`source`](Error::source): call it where an
+    /// error of a pool with an error type of its own becomes a [`BoxError`] or an `anyhow::Error`, which forget that
+    /// type. If the conversion of an error panics, that panic is the failure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// #[derive(Debug, thiserror::Error)]
+    /// #[error("cannot load the configuration")]
+    /// struct LoadError(#[source] std::io::Error);
+    ///
+    /// async fn serve() -> anyhow::Result<()> {
+    ///     let pool: Pool<LoadError> = Pool::new();
+    ///     pool.spawn(async { Err(LoadError(std::io::Error::other("no such file: app.toml"))) });
+    ///     pool.run().await.map_err(aiodrive::PoolError::boxed)?;
+    ///     Ok(())
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let error = serve().await.unwrap_err();
+    /// assert!(format!("{error:#}").ends_with("cannot load the configuration: no such file: app.toml"));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn boxed(self) -> PoolError
+    where
+        E: Into<BoxError>,
+    {
+        let Inner { report, stop } = *self.0;
+        let Report { pool, failures, cleanup_failures, stuck, reason } = report;
+        let failures = failures.into_iter().map(TaskError::boxed).collect();
+        PoolError::with_stop(Report { pool, failures, cleanup_failures, stuck, reason }, stop)
     }
 }

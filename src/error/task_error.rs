@@ -1,18 +1,20 @@
 //! One failure of one task.
 
-use std::any::Any;
-use std::error::Error;
-use std::fmt::{self, Debug, Display};
+use std::mem;
 
-use super::{BoxError, Failure, TaskInfo};
+use super::box_error::BoxError;
+use super::dispose::dispose;
+use super::failure::Failure;
+use super::task_info::TaskInfo;
 
 /// One failure: what failed, and which task it was.
 ///
 /// Unlike tokio's `JoinError`, which knows a panic or an abort of a task by its id, it also holds the error that the
 /// task returned, and knows the task by its name and the line that spawned it.
 ///
-/// Its `Display` is one line, `task "fetch" (src/main.rs:10:5) failed: connection refused`; with `{:#}` the error is
-/// printed in that form as well, which breaks the lines of a nested [`PoolError`](crate::PoolError).
+/// `{}` is one line, `task "fetch" (src/main.rs:10:5) failed: connection refused`. `{:#}` is the report, with the causes
+/// of the error, and with a line for each failure of a nested [`PoolError`](crate::PoolError). `{:?}` is the same
+/// report, and `{:#?}` shows the structure.
 ///
 /// # Examples
 ///
@@ -31,12 +33,17 @@ use super::{BoxError, Failure, TaskInfo};
 pub struct TaskError<E = BoxError> {
     task: TaskInfo,
     failure: Failure<E>,
+    /// How the failure is dropped. Only where it is made is `E` known to live as long as a queue of the thread may.
+    dispose: fn(Failure<E>),
 }
 
 impl<E> TaskError<E> {
     /// A failure of this task.
-    pub(crate) fn new(task: TaskInfo, failure: Failure<E>) -> Self {
-        Self { task, failure }
+    pub(crate) fn new(task: TaskInfo, failure: Failure<E>) -> Self
+    where
+        E: 'static,
+    {
+        Self { task, failure, dispose: dispose::<Failure<E>> }
     }
 
     /// The task that failed.
@@ -98,43 +105,72 @@ impl<E> TaskError<E> {
     /// # }
     /// ```
     #[must_use]
-    pub fn into_failure(self) -> Failure<E> {
-        self.failure
+    pub fn into_failure(mut self) -> Failure<E> {
+        self.take()
     }
-}
 
-impl<E: Into<BoxError>> TaskError<E> {
-    /// Forgets the error's type, so that a scope of any type can report it.
-    pub(crate) fn boxed(self) -> TaskError {
-        TaskError { task: self.task, failure: self.failure.boxed() }
-    }
-}
-
-impl<E: Debug> Debug for TaskError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskError").field("task", &self.task).field("failure", &self.failure).finish()
-    }
-}
-
-impl<E: Display> Display for TaskError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.task)?;
-        match &self.failure {
-            Failure::Error(error) => {
-                f.write_str("failed: ")?;
-                Display::fmt(error, f)
-            }
-            Failure::Panic(payload) => write!(f, "panicked: {payload}"),
-            Failure::Cancelled => f.write_str("was cut off by its runtime shutting down"),
+    /// The error that the task returned, if that is how it failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool<&str> = Pool::new();
+    /// pool.spawn(async { Err("disk full") });
+    /// let failed = pool.run().await.unwrap_err().into_failures().remove(0);
+    /// assert_eq!(failed.into_error(), Some("disk full"));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn into_error(self) -> Option<E> {
+        match self.into_failure() {
+            Failure::Error(error) => Some(error),
+            _ => None,
         }
     }
+
+    /// The same failure, with its error in a box.
+    ///
+    /// So errors of several types can be kept in one list, and their causes are part of the report and of the chain of
+    /// [sources](std::error::Error::source).
+    ///
+    /// If the conversion panics, that panic is the failure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Pool, TaskError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool<std::io::Error> = Pool::new();
+    /// pool.spawn(async { Err(std::io::ErrorKind::NotFound.into()) });
+    /// let failed: TaskError = pool.run().await.unwrap_err().into_failures().remove(0).boxed();
+    /// assert!(failed.into_error().unwrap().is::<std::io::Error>());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn boxed(mut self) -> TaskError
+    where
+        E: Into<BoxError>,
+    {
+        TaskError::new(self.task.clone(), self.take().boxed())
+    }
+
+    /// Leaves something that needs no destructor.
+    fn take(&mut self) -> Failure<E> {
+        mem::replace(&mut self.failure, Failure::Ended)
+    }
 }
 
-impl<E: Debug + Display + 'static> Error for TaskError<E> {
-    /// The cause of the error that the task returned, if that is a [`BoxError`]: the error's own text is part of
-    /// `Display` already. Other types are reached through [`failure`](Self::failure).
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        let Failure::Error(error) = &self.failure else { return None };
-        (error as &dyn Any).downcast_ref::<BoxError>()?.source()
+impl<E> Drop for TaskError<E> {
+    /// The error may hold others of its kind, as deep as pools are nested.
+    fn drop(&mut self) {
+        if mem::needs_drop::<E>() && matches!(self.failure, Failure::Error(_)) {
+            (self.dispose)(self.take());
+        }
     }
 }

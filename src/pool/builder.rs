@@ -204,11 +204,44 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
+    /// Says which errors of a type of your own only pass on that something has stopped.
+    ///
+    /// Such an error is no failure once the pool closes. A [`BoxError`] is looked into, with all its sources, and so is
+    /// an `anyhow::Error` with the feature `anyhow`; another type is opaque to the crate. A hook that panics says no.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Pool, TaskStopped};
+    ///
+    /// #[derive(Debug, thiserror::Error)]
+    /// enum AppError {
+    ///     #[error("the worker has stopped")]
+    ///     Worker(#[from] TaskStopped),
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool = Pool::<AppError>::builder().is_cancellation(|error| matches!(error, AppError::Worker(_))).build();
+    /// let worker = pool.spawn_with_handle(std::future::pending::<Result<(), _>>());
+    /// let canceller = pool.clone();
+    /// pool.spawn(async move {
+    ///     canceller.cancel();
+    ///     Ok(worker.await?) // `Cancelled`, which is no failure of this task
+    /// });
+    /// pool.run().await.unwrap();
+    /// # }
+    /// ```
+    pub fn is_cancellation(mut self, is_cancellation: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
+        self.options.is_cancellation = Some(Box::new(is_cancellation));
+        self
+    }
+
     /// Decides what the failure of a task does: close the pool, which is the default, or not.
     ///
     /// `policy` is called in the failing task, before anybody is told that it has ended. It is not asked about the
-    /// body, whose failures always close the pool, nor about tasks that were cut off by their runtime. If it panics,
-    /// the failure closes the pool, and the panic is reported after it.
+    /// body, whose failures always close the pool. If it panics, the failure closes the pool, and the panic is reported
+    /// after it.
     ///
     /// # Examples
     ///

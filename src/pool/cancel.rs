@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::Pool;
 use super::builder::shared_str;
 use crate::cancellation_token::cancellation_token;
-use crate::closing_reason::ClosingReason;
+use crate::error::ClosingReason;
 
 /// To close the pool, and to hear of it.
 impl<E: Send + 'static> Pool<E> {
@@ -39,7 +39,7 @@ impl<E: Send + 'static> Pool<E> {
     /// # }
     /// ```
     pub fn cancel(&self) {
-        self.shared.close(ClosingReason::Cancelled(None));
+        self.shared.close(ClosingReason::cancelled(None));
     }
 
     /// Like [`cancel`](Self::cancel), with a reason: for [`closing_reason`](Self::closing_reason), and for the error
@@ -69,7 +69,7 @@ impl<E: Send + 'static> Pool<E> {
     /// # }
     /// ```
     pub fn cancel_with(&self, reason: impl Into<Cow<'static, str>>) {
-        self.shared.close(ClosingReason::Cancelled(Some(shared_str(reason.into()))));
+        self.shared.close(ClosingReason::cancelled(Some(shared_str(reason.into()))));
     }
 
     /// Cancels the pool when `signal` is ready. Its output is dropped.

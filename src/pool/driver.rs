@@ -16,8 +16,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::closing::{Closing, close, detach};
 use super::shared::{End, Shared};
 use super::tasks::poll_join;
-use crate::closing_reason::ClosingReason;
-use crate::error::{BoxError, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch, is_cancellation};
+use crate::error::{BoxError, ClosingReason, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch};
 use crate::scope::Scope;
 use crate::scope::Scoped;
 
@@ -169,7 +168,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     {
         if self.outer_cancelled.as_mut().is_some_and(|outer_cancelled| outer_cancelled.as_mut().poll(cx).is_ready()) {
             self.outer_cancelled = None;
-            self.pool.close(ClosingReason::ParentClosing);
+            self.pool.close(ClosingReason::parent_closing(None));
         }
         if !self.pool.is_closed() {
             body.as_mut().poll(self, cx);
@@ -223,7 +222,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
             value => self.body_failed(catch(|| drop(value)).err().map(Failure::Panic)),
         }
         self.pool.name_stuck(self.body_info());
-        Err(PoolError::new(self.pool.take_report()))
+        Err(PoolError::new(self.pool.take_report(), self.pool.options.is_cancellation.as_deref()))
     }
 
     /// Records how the body failed, if it has.
@@ -235,7 +234,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     }
 
     fn body_info(&self) -> TaskInfo {
-        TaskInfo { name: None, spawned_at: self.call.1, body: true }
+        TaskInfo::of_body(self.call.1)
     }
 }
 
@@ -326,7 +325,7 @@ impl<T, F: Future> Body<T, F> {
         match ended.output {
             Ok(Ok(value)) => *this.value = Some(value),
             // It only says that something in it has heard the request to stop, or that a task has ended.
-            Ok(Err(error)) if is_cancellation(&error) && state.pool.expects_cancellation(0) => {
+            Ok(Err(error)) if state.pool.says_only_that_it_stopped(&error) => {
                 state.body_failed(catch(|| drop(error)).err().map(Failure::Panic));
             }
             Ok(Err(error)) => state.body_failed(Some(Failure::Error(error))),

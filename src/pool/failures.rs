@@ -1,7 +1,6 @@
 //! What has gone wrong in a pool: the lists from which its error is made.
 
-use crate::closing_reason::ClosingReason;
-use crate::error::{BoxError, Report, TaskError, TaskInfo};
+use crate::error::{BoxError, ClosingReason, Report, TaskError, TaskInfo};
 
 /// Everything that has gone wrong.
 pub(super) struct Failures<E> {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::limit::Limit;
 use super::on_failure::OnFailure;
-use crate::error::TaskError;
+use crate::error::{IsCancellation, TaskError};
 
 const WARN_EVERY: Duration = Duration::from_secs(5);
 
@@ -18,6 +18,8 @@ pub(super) struct Options<E> {
     pub(super) limit: Option<Limit>,
     pub(super) abandon_after: Option<Duration>,
     pub(super) on_failure: Option<Policy<E>>,
+    /// Which errors of a type of the user's only say that something has stopped.
+    pub(super) is_cancellation: Option<Box<IsCancellation<E>>>,
     /// How often a pool that closes names the tasks for which it waits.
     pub(super) warn_every: Duration,
 }
@@ -34,6 +36,7 @@ impl<E> Default for Options<E> {
             limit: None,
             abandon_after: None,
             on_failure: None,
+            is_cancellation: None,
             warn_every: WARN_EVERY,
         }
     }

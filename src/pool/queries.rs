@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Pool, PoolTree};
-use crate::closing_reason::ClosingReason;
+use crate::error::ClosingReason;
 use crate::scope::ErasedPool;
 
 /// To look at the pool.

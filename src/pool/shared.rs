@@ -43,8 +43,9 @@ use super::on_failure::OnFailure;
 use super::options::{Options, Policy};
 use super::tasks::{BATCH, TaskEntry, Tasks, abort_all, free_ended};
 use super::trace::Trace;
-use crate::closing_reason::ClosingReason;
-use crate::error::{BoxError, Failure, PanicPayload, Report, TaskError, TaskInfo, catch};
+use crate::error::{
+    BoxError, CancelledError, ClosingReason, Failure, PanicPayload, Report, TaskError, TaskInfo, cancellation, catch,
+};
 use crate::scope::{
     ChildKind, Current, ErasedPool, NodeState, Scope, ScopeKind, Snapshot, TaskClass, TaskKey, TaskSnapshot,
 };
@@ -59,6 +60,8 @@ pub(crate) struct Shared<E> {
     scope_ended: AtomicBool,
     /// Depths from here on up accept no tasks any more. Written under the lock.
     accepts_below: AtomicI64,
+    /// A task has failed, whatever has become of that.
+    failed: AtomicBool,
     /// The depth of the body has been aborted.
     pub(super) body_aborted: AtomicBool,
     pub(super) trace: Trace,
@@ -171,6 +174,7 @@ impl<E> Shared<E> {
             closed: AtomicBool::new(false),
             scope_ended: AtomicBool::new(false),
             accepts_below: AtomicI64::new(i64::MAX),
+            failed: AtomicBool::new(false),
             body_aborted: AtomicBool::new(false),
             trace: Trace::default(),
             inner: Mutex::new(Inner {
@@ -237,17 +241,6 @@ impl<E> Shared<E> {
     /// Whether anything failed, here or below, or was given up on.
     pub(super) fn has_failed(&self) -> bool {
         self.lock().failures.is_some()
-    }
-
-    /// Whether who runs at this depth may say that it was cancelled, and has not failed by that.
-    pub(super) fn expects_cancellation(&self, depth: i32) -> bool {
-        let mut inner = self.lock();
-        match inner.phase {
-            Phase::Planned | Phase::Running => false,
-            Phase::Closing | Phase::Closed => {
-                inner.failures.is_some() || inner.depths.get_mut(depth).is_none_or(|depth| depth.is_cancelled())
-            }
-        }
     }
 
     /// Waits until the pool begins to close.
@@ -445,9 +438,25 @@ impl<E: Send + 'static> Shared<E> {
 // ===== what a failure does =====
 
 impl<E: 'static> Shared<E> {
+    /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, or
+    /// the failure that the error speaks of was recorded or discarded here.
+    pub(super) fn says_only_that_it_stopped(&self, error: &E) -> bool {
+        match cancellation(error, self.options.is_cancellation.as_deref()) {
+            None => false,
+            Some(CancelledError::Cancelled) => self.is_closed(),
+            Some(CancelledError::Failed) => self.is_closed() || self.has_seen_a_failure(),
+        }
+    }
+
+    /// Whether a failure of a task was recorded or discarded.
+    fn has_seen_a_failure(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
     /// Records a failure of a task as its pool's policy says. Returns what nobody here takes any more, to be reported
     /// further out.
     pub(super) fn fail_task(&self, failure: TaskError<E>) -> Vec<TaskError> {
+        self.failed.store(true, Ordering::Release);
         self.trace.failed(&failure);
         match &self.options.on_failure {
             None => self.record(failure, OnFailure::Cancel).into_iter().collect(),
@@ -629,7 +638,7 @@ impl<E> Inner<E> {
 
     /// How failures of the body, and of the pool itself, are named.
     pub(super) fn body_info(&self) -> TaskInfo {
-        TaskInfo { name: None, spawned_at: self.called_at, body: true }
+        TaskInfo::of_body(self.called_at)
     }
 }
 

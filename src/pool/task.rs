@@ -15,7 +15,7 @@ use super::handle_inner::HandleInner;
 use super::limit::Turn;
 use super::output::OutputSink;
 use super::shared::Shared;
-use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch, is_cancellation};
+use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch};
 use crate::scope::{Completion, Current, Scope, Scoped};
 
 /// A future that a pool owns.
@@ -211,7 +211,7 @@ impl End<'_> {
 
     /// Whether something in the task has heard that it is to stop, or that another task has ended, and the pool knows.
     fn says_only_that_it_stopped<E: Send + 'static>(&self, error: &E) -> bool {
-        is_cancellation(error) && self.pool::<E>().expects_cancellation(self.current.scope.class().depth)
+        self.pool::<E>().says_only_that_it_stopped(error)
     }
 
     fn record<E: Send + 'static>(&self, failure: Failure<E>) {

@@ -19,7 +19,7 @@ mod on {
     use tokio::time::{Instant, Sleep, sleep};
     use tracing::{Level, Span, debug, error, error_span, event_enabled, warn};
 
-    use crate::closing_reason::ClosingReason;
+    use crate::error::ClosingReason;
     use crate::error::{BoxError, Failure, TaskError, TaskInfo, catch};
 
     /// The span of a pool that has a name.
@@ -91,6 +91,7 @@ mod on {
             },
             Failure::Panic(payload) => format!("panicked: {payload}"),
             Failure::Cancelled => "cut off by its runtime shutting down".to_owned(),
+            Failure::Ended => "ended although it was essential".to_owned(),
         }
     }
 
@@ -151,7 +152,7 @@ mod off {
     use std::task::Context;
     use std::time::Duration;
 
-    use crate::closing_reason::ClosingReason;
+    use crate::error::ClosingReason;
     use crate::error::{TaskError, TaskInfo};
 
     /// Takes no room, and does nothing.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::Scope;
-use crate::closing_reason::ClosingReason;
+use crate::error::ClosingReason;
 use crate::error::{TaskError, TaskInfo};
 use crate::scope::NodeState;
 

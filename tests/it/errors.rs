@@ -47,7 +47,7 @@ fn group_in(failed: &TaskError) -> &PoolError {
     error_in(failed).downcast_ref().unwrap()
 }
 
-fn only<E: fmt::Debug>(error: &PoolError<E>) -> &TaskError<E> {
+fn only<E: fmt::Debug + fmt::Display + 'static>(error: &PoolError<E>) -> &TaskError<E> {
     let [only] = error.failures() else { panic!("{error:?}") };
     only
 }
@@ -706,7 +706,7 @@ fn a_body_that_wraps_a_failure_in_its_own_error_adds_a_second() {
 }
 
 #[test]
-fn a_body_whose_error_is_caused_by_how_a_task_ended_adds_a_second_failure() {
+fn a_body_whose_error_is_caused_by_how_a_task_ended_adds_no_failure() {
     #[derive(Debug, thiserror::Error)]
     #[error("the import is incomplete")]
     struct Incomplete(#[source] TaskStopped);
@@ -717,9 +717,7 @@ fn a_body_whose_error_is_caused_by_how_a_task_ended_adds_a_second_failure() {
             Ok(handle.await.map_err(Incomplete)?)
         });
         let error = error.await.unwrap_err();
-        assert_eq!(reasons(&error), ["broken", "the import is incomplete"]);
-        let source = error_in(&error.failures()[1]).source().unwrap();
-        assert_eq!(source.downcast_ref(), Some(&TaskStopped::Failed));
+        assert_eq!(reasons(&error), ["broken"]);
     });
 }
 
@@ -1283,7 +1281,7 @@ fn a_pool_that_was_cancelled_reads_as_such() {
             assert_eq!((error.to_string(), format!("{error:#}")), (text.to_owned(), text.to_owned()));
             assert!(error.is_cancelled() && error.failures().is_empty() && error.first().is_none());
             assert_eq!(error.cancel_reason(), reason);
-            assert_eq!(error.source().unwrap().to_string(), "it was asked to stop");
+            assert_eq!(error.source().unwrap().to_string(), "it was stopped");
         }
     });
 }
@@ -1338,15 +1336,13 @@ fn a_refused_spawn_reads_as_a_closed_pool() {
 }
 
 #[test]
-fn debug_shows_all_that_is_known() {
+fn long_debug_shows_all_that_is_known() {
     on_both(|| async {
         let pool = Pool::<BoxError>::builder().name("web").build();
         pool.build_task().name("fetch").spawn(async { panic!("index 7") });
         let error = pool.run().await.unwrap_err();
-        let text = format!("{error:?}");
-        for part in
-            ["PoolError", "\"web\"", "TaskError", "\"fetch\"", file!(), "Panic(PanicPayload(Some(\"index 7\")))"]
-        {
+        let text = format!("{error:#?}");
+        for part in ["PoolError", "\"web\"", "TaskError", "\"fetch\"", file!(), "Panic(", "Some(", "\"index 7\""] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     });

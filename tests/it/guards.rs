@@ -548,7 +548,7 @@ fn with_exit_reads_well_around_and_below_a_pool() {
         let task = nested.failures()[0].task().to_string();
         let failed = "failed: no such user; exit handler failed: exit";
         assert_eq!(error.to_string(), format!("{task} {failed}; exit handler failed: exit"));
-        let failed = "failed: no such user\nexit handler failed: exit";
+        let failed = "failed:\n  no such user\n  exit handler failed: exit";
         assert_eq!(format!("{error:#}"), format!("{task} {failed}\nexit handler failed: exit"));
     });
 }

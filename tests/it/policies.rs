@@ -1680,7 +1680,7 @@ fn an_error_says_what_is_stuck() {
         let (one, two) = (format!("task \"one\" ({site})"), format!("task \"two\" ({site})"));
         assert_eq!(error.to_string(), format!("pool \"web\": gave up on 2 tasks: {one}; {two}"));
         assert_eq!(format!("{error:#}"), format!("pool \"web\": gave up on 2 tasks:\n  {one}\n  {two}"));
-        assert!(format!("{error:?}").contains("stuck: [TaskInfo"), "{error:?}");
+        assert!(format!("{error:#?}").contains("stuck: [\n        TaskInfo"), "{error:#?}");
     });
 }
 
@@ -1693,7 +1693,8 @@ fn an_error_says_what_has_failed_and_what_is_stuck() {
         let failed = format!("task \"fails\" ({}) failed: broken", error.first().unwrap().task().spawned_at());
         let (one, two) = (format!("task \"one\" ({site})"), format!("task \"two\" ({site})"));
         assert_eq!(error.to_string(), format!("pool \"web\": {failed}; gave up on 2 tasks: {one}; {two}"));
-        assert_eq!(format!("{error:#}"), format!("pool \"web\": {failed}\ngave up on 2 tasks:\n  {one}\n  {two}"));
+        let lines = format!("pool \"web\":\n  {failed}\n  gave up on 2 tasks:\n    {one}\n    {two}");
+        assert_eq!(format!("{error:#}"), lines);
         assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
     });
 }

@@ -521,7 +521,7 @@ fn check_return(realm: &Realm, ended: &Result<Value, PoolError>) {
         Err(error) => realm.world.check(error.stuck().is_empty(), || "a task was given up on".to_owned()),
     }
     if let (Err(error), true) = (ended, realm.is_shielded()) {
-        let asked = *error.closing_reason() == ClosingReason::ParentClosing;
+        let asked = matches!(error.closing_reason(), ClosingReason::ParentClosing(_));
         realm.world.check(!asked, || format!("pool {} was asked to stop in a shield", realm.id));
     }
     if let (Err(error), Clock::Paused) = (ended, realm.world.clock()) {
@@ -545,7 +545,7 @@ fn check_cause(realm: &Realm, ended: &Result<Value, PoolError>) {
     let (Some(first), Some(cancelled)) = (first, cancelled) else { return };
     let holds = match error.closing_reason() {
         ClosingReason::Failed => first < cancelled,
-        ClosingReason::Cancelled(None) => cancelled < first,
+        ClosingReason::Cancelled(_) => cancelled < first,
         _ => true,
     };
     let reason = error.closing_reason();

@@ -12,7 +12,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use self::snapshot::{Seen, walk};
-use crate::closing_reason::ClosingReason;
+use crate::error::ClosingReason;
 use crate::scope::NodeState;
 use crate::scope::{Call, ErasedPool, Snapshot, TaskClass, TaskSnapshot};
 
@@ -213,8 +213,8 @@ impl Node {
     /// A task, running or not yet.
     fn of_task(task: &TaskSnapshot) -> Self {
         Self {
-            name: task.info.name.clone(),
-            location: Some(task.info.spawned_at),
+            name: task.info.shared_name(),
+            location: Some(task.info.spawned_at()),
             class: task.class,
             ..Self::new(NodeKind::Task, task.state)
         }

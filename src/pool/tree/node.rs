@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::Location;
 
 use super::{Node, PoolTree};
-use crate::closing_reason::ClosingReason;
+use crate::error::ClosingReason;
 use crate::scope::NodeState;
 
 /// One pool, task or function in a [`PoolTree`].
@@ -146,7 +146,7 @@ impl<'a> TreeNode<'a> {
     ///
     /// let pool: Pool = Pool::new();
     /// pool.cancel();
-    /// assert_eq!(pool.tree().root().closing_reason(), Some(&ClosingReason::Cancelled(None)));
+    /// assert!(matches!(pool.tree().root().closing_reason(), Some(ClosingReason::Cancelled(_))));
     /// ```
     #[must_use]
     pub fn closing_reason(&self) -> Option<&'a ClosingReason> {
