@@ -19,7 +19,9 @@
 //! | `nesting` | nothing outlives its pool, at any depth, whoever was dropped |
 //! | `policies` | `on_failure`, `keep_open`, `cancel_on`, `spawn_local`, `abandon_after` |
 //! | `properties` | auto traits, sizes, inference |
+//! | `reports` | causes, many failures, deep ones: how they read, and that they can be dropped |
 //! | `start` | two-phase start |
+//! | `stops` | what only says that something was stopped, through any wrapping |
 //! | `tree` | who is alive, as data and as a drawing; why a pool closes |
 //! | `support` | the tools: both runtimes, drop flags, polling by hand |
 
@@ -40,6 +42,8 @@ mod misuse;
 mod nesting;
 mod policies;
 mod properties;
+mod reports;
 mod start;
+mod stops;
 mod support;
 mod tree;

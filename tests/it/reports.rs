@@ -1,0 +1,516 @@
+//! How errors read when there are causes, many failures, or many levels, and that they can be shown, asked and dropped
+//! however deep they are.
+
+use std::error::Error;
+use std::fmt::{self, Debug, Display};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aiodrive::{BoxError, ExitError, Failure, OnFailure, Pool, PoolError, TaskError, cancellation_token, wait_all};
+use tokio::runtime::Builder;
+
+use crate::support::{Alive, Counted, on_both};
+
+// ===== tools =====
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+/// The error of a pool whose tasks have failed so.
+fn failed<E>(failures: impl IntoIterator<Item = E>) -> PoolError<E>
+where
+    E: Into<BoxError> + Send + 'static,
+{
+    let pool: Pool<E> = Pool::builder().on_failure(|_| OnFailure::Collect).build();
+    for failure in failures {
+        pool.build_task().name("load").spawn(async move { Err(failure) });
+    }
+    block_on(pool.run()).unwrap_err()
+}
+
+/// What was being done, and why that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct While(&'static str, #[source] BoxError);
+
+fn cannot_load() -> While {
+    While("cannot load", io::Error::other("no such file").into())
+}
+
+/// Without the places in the code, which all tasks of a test share.
+fn text_of(text: impl Display) -> String {
+    let mut text = text.to_string();
+    while let Some(start) = text.find(" (tests").or_else(|| text.find(" at tests")) {
+        let length = text[start + 1..].find([')', ' ']).map_or(0, |length| length + 1);
+        let length = if text[start..].starts_with(" at") {
+            text[start + 4..].find([' ', '\n']).map_or(text.len() - start, |length| length + 4)
+        } else {
+            length + 1
+        };
+        text.replace_range(start..start + length, "");
+    }
+    text
+}
+
+fn report<E: Display + 'static>(error: &PoolError<E>) -> String {
+    text_of(format!("{error:#}"))
+}
+
+fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+    std::iter::successors(error.source(), |error| (*error).source()).map(ToString::to_string).collect()
+}
+
+// ===== causes =====
+
+#[test]
+fn the_report_has_the_causes_of_a_boxed_error() {
+    let error = failed::<BoxError>([cannot_load().into()]);
+    assert_eq!(report(&error), "task \"load\" failed: cannot load: no such file");
+    assert_eq!(text_of(&error), "task \"load\" failed: cannot load");
+    assert_eq!(causes(&error), ["no such file"]);
+}
+
+#[test]
+fn the_report_has_the_causes_of_each_of_several_failures() {
+    let error = failed::<BoxError>([cannot_load().into(), "no cause".into()]);
+    let lines =
+        ["2 tasks failed:", "  task \"load\" failed: cannot load: no such file", "  task \"load\" failed: no cause"];
+    assert_eq!(report(&error), lines.join("\n"));
+    assert!(error.source().is_none());
+    assert_eq!(causes(&error.failures()[0]), ["no such file"]);
+}
+
+#[test]
+fn the_report_has_the_causes_of_what_a_nested_pool_has_failed_with_once() {
+    let error = failed::<BoxError>([failed::<BoxError>([cannot_load().into()]).into()]);
+    assert_eq!(report(&error), "task \"load\" failed: task \"load\" failed: cannot load: no such file");
+    assert_eq!(causes(&error), ["no such file"]);
+}
+
+#[test]
+fn the_report_goes_on_through_an_error_around_a_nested_pool() {
+    let inner = failed::<BoxError>([cannot_load().into(), "beside it".into()]);
+    let error = failed::<BoxError>([While("a component has failed", inner.into()).into(), "last".into()]);
+    let lines = [
+        "2 tasks failed:",
+        "  task \"load\" failed: a component has failed: 2 tasks failed:",
+        "    task \"load\" failed: cannot load: no such file",
+        "    task \"load\" failed: beside it",
+        "  task \"load\" failed: last",
+    ];
+    assert_eq!(report(&error), lines.join("\n"));
+}
+
+#[test]
+fn a_typed_error_has_its_own_long_form_and_its_causes_in_a_box() {
+    #[derive(Debug)]
+    struct Long;
+    impl Display for Long {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(if f.alternate() { "long" } else { "short" })
+        }
+    }
+    impl Error for Long {}
+    let error = failed([Long]);
+    assert_eq!(
+        (report(&error), text_of(&error)),
+        ("task \"load\" failed: long".into(), "task \"load\" failed: short".into())
+    );
+
+    let error = failed([cannot_load()]);
+    assert_eq!((report(&error), causes(&error)), ("task \"load\" failed: cannot load".into(), vec![]));
+    let error = error.boxed();
+    assert_eq!(report(&error), "task \"load\" failed: cannot load: no such file");
+    assert_eq!(causes(&error), ["no such file"]);
+}
+
+#[test]
+fn all_failures_of_a_nested_typed_pool_are_in_the_report() {
+    let inner = failed((0..5).map(|nth| io::Error::other(nth.to_string())));
+    let error = failed::<BoxError>([inner.into()]);
+    let lines = (0..5).map(|nth| format!("\n  task \"load\" failed: {nth}")).collect::<String>();
+    assert_eq!(report(&error), format!("task \"load\" failed: 5 tasks failed:{lines}"));
+}
+
+#[test]
+fn a_typed_error_in_anyhow_keeps_its_causes_by_a_box() {
+    let error = anyhow::Error::new(failed([cannot_load()]).boxed()).context("at the start");
+    assert_eq!(text_of(format!("{error:#}")), "at the start: task \"load\" failed: cannot load: no such file");
+}
+
+#[test]
+fn a_box_keeps_everything_and_a_conversion_that_panics_is_the_failure() {
+    struct Picky(Option<&'static str>);
+    impl From<Picky> for BoxError {
+        fn from(error: Picky) -> Self {
+            error.0.expect("no text").into()
+        }
+    }
+    let pool: Pool<Picky> = Pool::builder().name("web").on_failure(|_| OnFailure::Collect).build();
+    pool.spawn(async { Err(Picky(Some("text"))) });
+    pool.spawn(async { Err(Picky(None)) });
+    pool.cancel_on(async { tokio::task::yield_now().await });
+    let error = block_on(pool.run()).map_err(PoolError::boxed).unwrap_err();
+    assert_eq!(text_of(&error), "pool \"web\": 2 tasks failed: task failed: text; task panicked: no text");
+}
+
+#[cfg(feature = "anyhow")]
+#[test]
+fn the_report_has_the_causes_of_anyhow_errors_once_boxed_or_not() {
+    let three_lines = || anyhow::Error::msg("the root").context("the middle").context("the top");
+    let expected = "task \"load\" failed: the top: the middle: the root";
+    let error = failed([three_lines()]);
+    assert_eq!((report(&error), causes(&error)), (expected.into(), vec!["the middle".into(), "the root".into()]));
+    assert_eq!(report(&failed::<BoxError>([three_lines().into()])), expected);
+    assert_eq!(report(&failed([three_lines()]).boxed()), expected);
+    let error = anyhow::Error::new(failed([three_lines()])).context("at the start");
+    assert_eq!(text_of(format!("{error:#}")), format!("at the start: {expected}"));
+    let nested = failed::<BoxError>([failed([three_lines(), three_lines()]).into()]);
+    assert_eq!(report(&nested).lines().nth(1).unwrap().trim(), expected);
+}
+
+#[test]
+fn an_exit_error_has_the_causes_of_both() {
+    let both = ExitError::Both::<BoxError> { body: cannot_load().into(), exit: cannot_load().into() };
+    assert_eq!(both.to_string(), "cannot load; exit handler failed: cannot load");
+    let lines = "cannot load: no such file\nexit handler failed: cannot load: no such file";
+    assert_eq!((format!("{both:#}"), format!("{both:?}")), (lines.into(), lines.into()));
+    let error = failed::<BoxError>([both.into(), "last".into()]);
+    let lines = [
+        "2 tasks failed:",
+        "  task \"load\" failed:",
+        "    cannot load: no such file",
+        "    exit handler failed: cannot load: no such file",
+        "  task \"load\" failed: last",
+    ];
+    assert_eq!(report(&error), lines.join("\n"));
+}
+
+// ===== the four forms =====
+
+#[test]
+fn debug_is_the_report_and_long_debug_the_structure() {
+    let error = failed::<BoxError>([cannot_load().into(), "no cause".into()]);
+    assert_eq!(format!("{error:?}"), format!("{error:#}"));
+    let failed = &error.failures()[0];
+    assert_eq!(format!("{failed:?}"), format!("{failed:#}"));
+    let text = format!("{error:#?}");
+    for part in ["PoolError {\n    pool: None,\n    failures: [\n        TaskError {", "Error(\n", "While("] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    let body = ExitError::Body(cannot_load());
+    assert_eq!(format!("{body:?}"), "cannot load");
+    assert!(format!("{body:#?}").starts_with("Body(\n    While("));
+}
+
+#[test]
+fn many_failures_are_a_short_line_and_a_long_report() {
+    let error = failed((0..500).map(|nth| BoxError::from(format!("[{nth}]"))));
+    let [a, b, c] = [0, 1, 2].map(|nth| format!("task \"load\" failed: [{nth}]"));
+    assert_eq!(text_of(&error), format!("500 tasks failed: {a}; {b}; {c}; and 497 more"));
+    assert_eq!(report(&error).lines().count(), 501);
+    assert!(report(&error).ends_with("\n  task \"load\" failed: [499]"));
+}
+
+#[test]
+fn a_line_has_three_failures_in_all_also_of_nested_pools() {
+    let nested = || BoxError::from(failed((0..5).map(|nth| BoxError::from(format!("[{nth}]")))));
+    let line = text_of(failed((0..4).map(|_| nested())));
+    let each = "task \"load\" failed: 5 tasks failed: task \"load\" failed: [0]; and 4 more";
+    assert_eq!(line, format!("4 tasks failed: {each}; {each}; {each}; and 1 more"));
+}
+
+#[test]
+fn a_long_chain_is_shortened_in_the_middle() {
+    let deep = |levels| (0..levels).fold(BoxError::from("the root"), |error, _| While("level", error).into());
+    let error = failed([deep(22)]);
+    assert_eq!(report(&error), format!("task \"load\" failed: {}the root", "level: ".repeat(22)));
+    let error = failed([deep(1_000)]);
+    let (first, last) = ("level: ".repeat(15), "level: ".repeat(7));
+    assert_eq!(report(&error), format!("task \"load\" failed: {first}... 978 more ...: {last}the root"));
+}
+
+#[test]
+fn a_chain_of_causes_without_an_end_does_not_hang() {
+    #[derive(Debug, thiserror::Error)]
+    #[error("again")]
+    struct Cycle;
+    struct Endless;
+    impl Debug for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Endless")
+        }
+    }
+    impl Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            Display::fmt(&Cycle, f)
+        }
+    }
+    impl Error for Endless {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(self)
+        }
+    }
+    let error = failed::<BoxError>([Endless.into()]);
+    assert!(report(&error).starts_with("task \"load\" failed: again: again: "));
+    assert!(report(&error).len() < 1_000);
+}
+
+#[test]
+fn an_error_whose_text_panics_harms_no_other_text() {
+    struct Hostile;
+    impl Debug for Hostile {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            Display::fmt(self, f)
+        }
+    }
+    impl Display for Hostile {
+        fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+            std::panic::resume_unwind(Box::new("hostile"))
+        }
+    }
+    impl Error for Hostile {}
+    let error = failed::<BoxError>([Hostile.into()]);
+    for _ in 0..1_000 {
+        assert!(catch_unwind(AssertUnwindSafe(|| error.to_string())).is_err());
+    }
+    assert_eq!(report(&failed(["well"])), "task \"load\" failed: well");
+}
+
+// ===== deep =====
+
+/// On a thread with the stack of a worker of tokio.
+fn on_a_small_stack<T: Send + 'static>(code: impl FnOnce() -> T + Send + 'static) -> T {
+    thread::Builder::new().stack_size(2 << 20).spawn(code).unwrap().join().unwrap()
+}
+
+/// A failure that has passed so many pools, with what each makes of its error.
+fn wrapped<E>(levels: usize, first: E, wrap: impl Fn(PoolError<E>) -> E) -> PoolError<E>
+where
+    E: Into<BoxError> + Send + 'static,
+{
+    block_on(async {
+        let mut error = first;
+        for level in 0.. {
+            let pool: Pool<E> = Pool::new();
+            pool.spawn(async move { Err(error) });
+            let failed = pool.run().await.unwrap_err();
+            if level == levels {
+                return failed;
+            }
+            error = wrap(failed);
+        }
+        unreachable!("the loop has no other end");
+    })
+}
+
+/// A hundred bytes a level would be enough to overflow.
+const DEEP: usize = 20_000;
+
+#[test]
+fn an_error_that_has_passed_many_pools_can_be_shown_asked_and_dropped() {
+    on_a_small_stack(|| {
+        let error = wrapped(DEEP, cannot_load().into(), BoxError::from);
+        assert!(error.to_string().ends_with(" failed: cannot load"));
+        assert!(format!("{error:#}").ends_with(" failed: cannot load: no such file"));
+        assert!(format!("{error:?}").len() < 3_000 && error.to_string().len() < 3_000);
+        assert!(format!("{error:#?}").contains("PoolError {"));
+        assert_eq!(causes(&error), ["no such file"]);
+        assert_eq!(causes(error.first().unwrap()), ["no such file"]);
+    });
+}
+
+#[test]
+fn an_error_with_context_at_each_of_many_levels_can_be_shown_asked_and_dropped() {
+    on_a_small_stack(|| {
+        let error = wrapped::<BoxError>(DEEP, cannot_load().into(), |error| While("context", error.into()).into());
+        assert!(error.to_string().ends_with(" failed: context"));
+        assert!(format!("{error:#}").ends_with(" failed: cannot load: no such file"));
+        assert!(causes(&error).len() > DEEP);
+        drop(error);
+    });
+}
+
+#[derive(Debug, thiserror::Error)]
+enum AppError {
+    #[error("the root")]
+    Root,
+    #[error("a component has failed")]
+    Component(#[source] Box<PoolError<AppError>>),
+    #[error(transparent)]
+    Through(Box<PoolError<AppError>>),
+    #[error("a component has failed: {0}")]
+    Shown(Box<PoolError<AppError>>),
+}
+
+#[test]
+fn an_error_enum_around_a_pool_at_each_of_many_levels_can_be_shown_asked_and_dropped() {
+    for wrap in [AppError::Component, AppError::Through, AppError::Shown] {
+        on_a_small_stack(move || {
+            let error = wrapped(DEEP, AppError::Root, |error| wrap(Box::new(error)));
+            assert!(error.to_string().len() < 10_000 && format!("{error:#}").len() < 10_000);
+            let error = error.boxed();
+            assert!(error.to_string().len() < 10_000 && format!("{error:#}").len() < 10_000);
+            causes(&error);
+            drop(error);
+        });
+    }
+}
+
+/// Without a pool in between.
+#[test]
+fn a_branch_that_fails_as_deep_can_be_dropped() {
+    on_a_small_stack(|| {
+        let mut error = BoxError::from("the root");
+        error = block_on(async {
+            for _ in 0..DEEP {
+                let [failed] = wait_all([async { Err::<(), _>(error) }]).await;
+                error = failed.unwrap_err().into();
+            }
+            error
+        });
+        assert!(format!("{:#}", error.downcast_ref::<TaskError>().unwrap()).ends_with("the root"));
+    });
+}
+
+#[test]
+fn a_deep_error_can_be_dropped_as_its_thread_ends() {
+    thread_local! {
+        static KEPT: std::cell::RefCell<Option<BoxError>> = const { std::cell::RefCell::new(None) };
+    }
+    on_a_small_stack(|| {
+        KEPT.with(|kept| *kept.borrow_mut() = Some(wrapped(DEEP, "the root".into(), BoxError::from).into()));
+    });
+}
+
+/// Counted, and panics as it is dropped.
+struct Heavy {
+    _counted: Counted,
+    _inner: Option<BoxError>,
+}
+
+impl Debug for Heavy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heavy")
+    }
+}
+
+impl Display for Heavy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("heavy")
+    }
+}
+
+impl Error for Heavy {}
+
+impl Drop for Heavy {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("heavy"));
+    }
+}
+
+#[test]
+fn a_destructor_that_panics_keeps_no_other_from_being_dropped() {
+    let alive = Alive::default();
+    let mut error = BoxError::from("the root");
+    for _ in 0..100 {
+        let heavy = Heavy { _counted: alive.one(), _inner: Some(error) };
+        error = failed::<BoxError>([heavy.into(), "beside it".into()]).into();
+    }
+    assert_eq!(alive.count(), 100);
+    let payload = catch_unwind(AssertUnwindSafe(|| drop(error))).unwrap_err();
+    assert_eq!((payload.downcast_ref(), alive.count()), (Some(&"heavy"), 0));
+
+    // While the thread unwinds, which a second panic would abort.
+    let error = failed::<BoxError>([Heavy { _counted: alive.one(), _inner: None }.into()]);
+    let payload = catch_unwind(AssertUnwindSafe(move || {
+        let _dropped = error;
+        std::panic::resume_unwind(Box::new("first"));
+    }));
+    assert_eq!((payload.unwrap_err().downcast_ref(), alive.count()), (Some(&"first"), 0));
+    drop(failed(["well"]));
+}
+
+// ===== growth =====
+
+/// What is sixteen times as much takes sixteen times as long, and not 256 times. A busy machine may double that.
+fn assert_linear(what: &str, n: usize, mut cost: impl FnMut(usize) -> Duration) {
+    let mut least = |n| (0..3).map(|_| cost(n)).min().unwrap();
+    let (short, long) = (least(n), least(16 * n));
+    assert!(long < 64 * short, "{what}: {n} take {short:?}, sixteen times as many {long:?}");
+}
+
+fn took(code: impl FnOnce()) -> Duration {
+    let begin = Instant::now();
+    code();
+    begin.elapsed()
+}
+
+#[test]
+fn a_failure_passes_each_pool_at_the_same_cost() {
+    let context = |error: PoolError| While("context", error.into()).into();
+    assert_linear("pools", 500, |levels| took(|| drop(wrapped(levels, "root".into(), BoxError::from))));
+    assert_linear("pools with context", 500, |levels| took(|| drop(wrapped(levels, "root".into(), context))));
+}
+
+#[test]
+fn a_report_takes_no_longer_than_it_is_long() {
+    assert_linear("levels", 100, |levels| {
+        let mut error = BoxError::from("the root");
+        for _ in 0..levels {
+            error = failed::<BoxError>(["beside it".into(), error]).into();
+        }
+        let mut length = 0;
+        let took = took(|| length = format!("{error:#}").len());
+        assert!(length < 200 * levels + 200, "{length} characters for {levels} levels");
+        took
+    });
+    assert_linear("failures", 500, |count| {
+        let error = failed((0..count).map(|nth| nth.to_string()));
+        took(|| drop(format!("{error:#}")))
+    });
+}
+
+// ===== values =====
+
+#[test]
+fn the_error_of_a_task_is_taken_by_value_and_a_panic_is_none() {
+    on_both(|| async {
+        let pool: Pool<&str> = Pool::builder().on_failure(|_| OnFailure::Collect).build();
+        pool.spawn(async { Err("an error") });
+        pool.spawn(async { std::panic::resume_unwind(Box::new("a panic")) });
+        let error = pool.run().await.unwrap_err();
+        let mut errors: Vec<_> = error.into_failures().into_iter().map(TaskError::into_error).collect();
+        errors.sort();
+        assert_eq!(errors, [None, Some("an error")]);
+    });
+}
+
+#[test]
+fn a_failed_shutdown_was_cancelled_and_a_failure_was_not() {
+    on_both(|| async {
+        let grace = || Pool::builder().grace(Duration::from_secs(1_000));
+        let stopped = grace().open(async |pool: Pool| {
+            pool.cancel_with("deployment");
+            cancellation_token().cancelled().await;
+            Err::<(), _>("cannot save".into())
+        });
+        let error = stopped.await.unwrap_err();
+        assert!(error.was_cancelled() && !error.is_cancelled());
+        assert_eq!(error.cancel_reason(), Some("deployment"));
+
+        let nested = grace().open(async |outer: Pool| {
+            outer.cancel();
+            cancellation_token().cancelled().await;
+            tokio::task::yield_now().await;
+            Ok(())
+        });
+        nested.await.unwrap();
+
+        let error = Pool::open(async |_: Pool| Err::<(), _>("broken".into())).await.unwrap_err();
+        assert!(!error.was_cancelled() && matches!(error.first().unwrap().failure(), Failure::Error(_)));
+    });
+}
