@@ -129,7 +129,10 @@ impl<E: Display + 'static> Link for PoolError<E> {
     }
 
     fn inner(&self) -> Option<&(dyn Error + 'static)> {
-        self.only_failure()?.inner()
+        match self.failures() {
+            [only] => only.inner(),
+            _ => None,
+        }
     }
 
     fn stop(&self) -> Option<&(dyn Error + 'static)> {

@@ -104,14 +104,6 @@ impl<E> PoolError<E> {
         self.0.stop.map(|mark| mark as _)
     }
 
-    /// The failure, if there is one only.
-    pub(super) fn only_failure(&self) -> Option<&TaskError<E>> {
-        match self.failures() {
-            [only] if self.cleanup_failures().is_empty() && self.stuck().is_empty() => Some(only),
-            _ => None,
-        }
-    }
-
     /// Takes the first failure out that is wanted.
     fn take(&mut self, wanted: impl FnMut(&TaskError<E>) -> bool) -> Option<Failure<E>> {
         let at = self.failures().iter().position(wanted)?;

@@ -89,8 +89,9 @@ impl<E: Debug + Display + 'static> Error for PoolError<E> {
     /// with the feature `anyhow`, an `anyhow::Error`. The error's own text is part of the text of this one already. An
     /// error of another type can be asked after [`boxed`](Self::boxed).
     ///
-    /// With several failures it is `None`, since each has its own: ask the [`failures`](Self::failures). If nothing
-    /// failed, it is an error of a private type, by which a pool knows that this one was only cancelled.
+    /// Of several failures each has its own: ask the [`failures`](Self::failures). If nothing failed, or nothing but what
+    /// says only that something was stopped, it is an error of a private type, by which a pool of any type knows that.
+    /// Otherwise it is `None`.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         source_of(self)
     }
