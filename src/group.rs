@@ -10,7 +10,8 @@
 //!
 //! # Invariants
 //!
-//! 1. Whoever aborts the branches marks their scope first.
+//! 1. The scope of the branches is marked before a decision aborts them. A call that is dropped passes on only the mark
+//!    of the enclosing scope: its owner may go on.
 //! 2. Until a function takes it, an output is an [`Unreported`]: wherever the call is dropped, its failure goes outwards.
 //! 3. Thousands of branches are aborted, and freed, in batches, so that the neighbours get their turn in between.
 
@@ -25,7 +26,7 @@ use tokio::task::{JoinError, JoinHandle, yield_now};
 
 use crate::scope::{Call, Cleanup, Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
 
-/// How many branches are aborted or freed in one turn: some ten microseconds.
+/// How many branches are aborted or freed in one turn, some ten microseconds: invariant 3.
 const BATCH: usize = 256;
 
 /// How a branch ended: a `JoinError` means that it was aborted, or cut off by its runtime.
@@ -169,7 +170,7 @@ impl<H: Handles> Branches<H> {
         (first, handles.join().await)
     }
 
-    /// Aborts those that have not ended.
+    /// Aborts those that have not ended: invariant 1.
     async fn abort(&self) {
         let (Some(scope), Some(handles)) = (&self.scope, &self.handles) else { return };
         scope.abort();
@@ -182,7 +183,7 @@ impl<H: Handles> Branches<H> {
 }
 
 impl<H: Handles> Drop for Branches<H> {
-    /// An owner that goes on may have dropped the call: the mark is passed down only if there is one around.
+    /// Aborts them all: invariant 1. What they yield is dropped with their handles: invariant 2.
     fn drop(&mut self) {
         self.call.hand_over();
         if let Some(scope) = &self.scope {

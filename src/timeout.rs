@@ -1,6 +1,6 @@
 //! A limit on how long a future may take.
 //!
-//! The future runs in a scope of its own, in class. At the limit it is dropped; then comes the wait for that scope,
+//! The future runs in a scope of its own, in place. At the limit it is dropped; then comes the wait for that scope,
 //! which ends when all has ended that the future had begun. The wait is the same if the future was in time, so that the
 //! scope of a call never outlives it.
 

@@ -95,7 +95,7 @@ impl Call {
         }
     }
 
-    /// A branch decides. Says how many have done so before, and whether that was none.
+    /// A branch decides: invariant 2. Says how many have done so before, and whether that was none.
     fn decide(&self, index: usize) -> (usize, bool) {
         let order = self.decisions.fetch_add(1, Ordering::AcqRel);
         (order, self.first.fetch_min(index, Ordering::AcqRel) == NONE)
@@ -174,10 +174,15 @@ impl Spawner {
 }
 
 impl<T> End<T> {
-    /// The future has ended like this, and is gone; `None` if it was cut off without a word.
-    fn reached(self, scope: Option<Arc<Scope>>, output: Option<Result<T, PanicPayload>>) -> Option<Unreported<T>> {
-        let Self { index, rules: Rules { decides, failure_of }, call, reporter } = self;
-        let (order, decided_first) = if decides(output.as_ref()) { call.decide(index) } else { (0, false) };
+    /// The future has ended like this, and is gone; `None` if it was cut off without a word. Invariants 1 and 2.
+    fn reached(
+        self,
+        scope: Option<Arc<Scope>>,
+        decides: bool,
+        output: Option<Result<T, PanicPayload>>,
+    ) -> Option<Unreported<T>> {
+        let Self { index, rules: Rules { failure_of, .. }, call, reporter } = self;
+        let (order, decided_first) = if decides { call.decide(index) } else { (0, false) };
         let output = output.map(|output| Unreported::of_branch(output, failure_of, reporter, index, order));
         drop(scope);
         call.task_ended(decided_first);
@@ -197,7 +202,8 @@ impl<F: Future<Output: Send> + 'static> Future for CallTask<F> {
             let failure = TaskError::new(end.reporter.branch(end.index), Failure::Panic(payload));
             Scope::report_to(scope.as_deref(), failure);
         }
-        Poll::Ready(end.reached(scope, Some(output)).expect("there is an output"))
+        let decides = (end.rules.decides)(Some(&output));
+        Poll::Ready(end.reached(scope, decides, Some(output)).expect("there is an output"))
     }
 }
 
@@ -208,8 +214,8 @@ impl<F: Future<Output: Send> + 'static> PinnedDrop for CallTask<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         let Some(end) = this.end.take() else { return };
-        let panic = this.future.as_mut().end();
-        if let Some(cut_off) = end.reached(this.future.take_scope(), panic.map(Err)) {
+        let (decides, panic) = ((end.rules.decides)(None), this.future.as_mut().end());
+        if let Some(cut_off) = end.reached(this.future.take_scope(), decides, panic.map(Err)) {
             resume_unwind(Box::new(cut_off));
         }
     }

@@ -535,6 +535,26 @@ fn race_whose_runtime_has_shut_down_panics() {
 }
 
 #[test]
+fn race_is_not_won_by_a_destructor_that_panics_as_the_runtime_shuts_down() {
+    on_both(|| async {
+        let cleanup = cleanup_of(async || {
+            let gone = runtime();
+            let entered = gone.enter();
+            let bomb = OnDrop::new(|| quiet_panic("in drop"));
+            let racing = race([async move {
+                let _bomb = bomb;
+                pending::<()>().await
+            }]);
+            drop(entered);
+            std::thread::scope(|scope| _ = scope.spawn(|| drop(gone)));
+            let message = panic_of(racing).await;
+            assert!(message.contains("no future of a `race` could finish"), "{message}");
+        });
+        assert_eq!(cleanup.await, ["panic: in drop"]);
+    });
+}
+
+#[test]
 fn functions_say_in_their_debug_text_what_they_are() {
     on_current_thread(async || {
         let mut racing = race([ready(())]);
