@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use aiodrive::{BoxError, Pool, race, shield, try_all};
+use aiodrive::{BoxError, Pool, race, shield, try_all, wait_all};
 
 /// A value has nowhere to go but a handle.
 fn a_task_returns_no_value(pool: Pool) {
@@ -55,6 +55,12 @@ fn the_futures_of_a_race_have_one_output() {
 
 fn the_futures_of_try_all_have_one_error() {
     drop(try_all((async { Ok::<_, BoxError>(1) }, async { Err::<u8, _>(std::fmt::Error) })));
+}
+
+fn futures_are_collected_first() {
+    drop(race((0..3).map(|n| async move { n })));
+    drop(try_all((0..3).map(|n| async move { Ok::<_, BoxError>(n) })));
+    drop(wait_all((0..3).map(|n| async move { Ok::<_, BoxError>(n) })));
 }
 
 fn main() {}
