@@ -4,7 +4,7 @@
 //! the input: in a vector, for a `Vec` or an array, or in a tuple. So each output is found in its place, whoever ended
 //! first. The three functions differ in their [`Collector`]: in when a branch decides, and in what they make of an output.
 //!
-//! The future of a call waits for the [`Call`](crate::scope::Call) to say that a branch has decided, or that all have
+//! The future of a call waits for the [`Call`] to say that a branch has decided, or that all have
 //! ended: it is woken for these two, and not for each branch. Then it waits for what the branches have left behind, which
 //! are pools that were moved out of them, shielded work and exit handlers. Then it takes the outputs.
 //!
