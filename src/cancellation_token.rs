@@ -72,3 +72,26 @@ use crate::scope::Scope;
 pub fn cancellation_token() -> CancellationToken {
     Scope::current().and_then(|scope| scope.token()).unwrap_or_default()
 }
+
+/// The token of the code that this is called from, or `None` outside of everything that belongs to a pool.
+///
+/// For a library that stops when it is told to, in a pool or without one: [`cancellation_token`] gives a token in both
+/// cases, and the one outside is never cancelled.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Pool, try_cancellation_token};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// assert!(try_cancellation_token().is_none());
+/// let inside = Pool::open(async |_: Pool| Ok(try_cancellation_token().is_some())).await?;
+/// assert!(inside);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub fn try_cancellation_token() -> Option<CancellationToken> {
+    Scope::current().map(|scope| scope.token().unwrap_or_default())
+}

@@ -158,7 +158,11 @@ impl<H: Handles> Branches<H> {
     /// decided then, by the lowest index, and how all ended.
     pub(crate) async fn join(mut self) -> (Option<usize>, H::Ended) {
         let first = self.call.decided().await;
-        if first.is_some() {
+        if self.call.is_aborted() {
+            // The task around the call is aborted. If tokio can drop it, it does so here.
+            yield_now().await;
+        }
+        if first.is_some() || self.call.is_aborted() {
             self.abort().await;
         }
         self.call.ended().await;
@@ -173,12 +177,13 @@ impl<H: Handles> Branches<H> {
     /// Aborts those that have not ended: invariant 1.
     async fn abort(&self) {
         let (Some(scope), Some(handles)) = (&self.scope, &self.handles) else { return };
-        scope.abort();
+        scope.mark_aborted();
         let mut from = 0;
         while handles.abort_batch(from) {
             from += BATCH;
             yield_now().await;
         }
+        scope.abort_nested();
     }
 }
 
@@ -186,17 +191,13 @@ impl<H: Handles> Drop for Branches<H> {
     /// Aborts them all: invariant 1. What they yield is dropped with their handles: invariant 2.
     fn drop(&mut self) {
         self.call.hand_over();
-        if let Some(scope) = &self.scope {
-            if scope.parent().is_some_and(|enclosing| enclosing.is_aborted()) {
-                scope.abort();
-            }
+        let (Some(scope), Some(handles)) = (&self.scope, &self.handles) else { return };
+        scope.mark_aborted();
+        let mut from = 0;
+        while handles.abort_batch(from) {
+            from += BATCH;
         }
-        if let Some(handles) = &self.handles {
-            let mut from = 0;
-            while handles.abort_batch(from) {
-                from += BATCH;
-            }
-        }
+        scope.abort_nested();
     }
 }
 

@@ -29,9 +29,10 @@ pub use error::{CancelReason, ClosingReason, ParentReason};
 pub use pool::{NodeKind, PoolTree, TreeNode};
 pub use scope::NodeState;
 
-pub use cancellation_token::cancellation_token;
+pub use cancellation_token::{cancellation_token, try_cancellation_token};
 #[cfg(feature = "signal")]
-pub use shutdown_signal::shutdown_signal;
+pub use shutdown_signal::{ShutdownSignals, shutdown_signal};
+pub use tokio_util::sync::CancellationToken;
 
 pub use latch_event::LatchEvent;
 

@@ -1,5 +1,7 @@
 //! What the outside world says to a service that is to stop.
 
+use std::future::poll_fn;
+
 /// Waits until the process is asked to stop: by SIGINT or SIGTERM, or by Ctrl-C or Ctrl-Break on Windows.
 ///
 /// It listens from its first poll on. Until then, a signal ends the process as usual; to listen from the call on,
@@ -33,43 +35,110 @@
 /// }
 /// ```
 pub async fn shutdown_signal() {
-    imp::shutdown_signal().await.expect("the operating system lets a process listen to its signals");
+    ShutdownSignals::new().recv().await;
+}
+
+/// The requests to stop that this process gets, one after the other: SIGINT and SIGTERM, or Ctrl-C and Ctrl-Break on
+/// Windows.
+///
+/// It listens from [`new`](Self::new) on, and no signal that comes between two calls of [`recv`](Self::recv) is lost. As
+/// in tokio, several of the same kind that come before anybody looks are one. Once a process has listened, these signals
+/// never again end it by themselves.
+///
+/// For the usual case, *the first cancels, the second aborts*, there is
+/// [`Pool::cancel_on_signals`](crate::Pool::cancel_on_signals).
+///
+/// # Examples
+///
+/// ```no_run
+/// use aiodrive::{Pool, ShutdownSignals};
+///
+/// # #[tokio::main]
+/// # async fn main() {
+/// let pool: Pool = Pool::new();
+/// let mut signals = ShutdownSignals::new();
+/// let admin = pool.clone();
+/// pool.build_task().daemon().spawn(async move {
+///     signals.recv().await;
+///     println!("stopping; press Ctrl-C once more to stop at once");
+///     admin.cancel();
+/// });
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct ShutdownSignals(imp::Signals);
+
+impl ShutdownSignals {
+    /// Listens from now on.
+    ///
+    /// # Panics
+    ///
+    /// - Outside of a tokio runtime, or in one without the I/O driver.
+    /// - If the operating system does not let it listen.
+    #[must_use]
+    #[track_caller]
+    #[expect(clippy::new_without_default, reason = "it begins to listen, and can panic")]
+    pub fn new() -> Self {
+        Self(imp::Signals::new().expect("the operating system lets a process listen to its signals"))
+    }
+
+    /// Waits for the next signal.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
+    /// signal was taken.
+    ///
+    /// # Examples
+    ///
+    /// See [`ShutdownSignals`].
+    pub async fn recv(&mut self) {
+        poll_fn(|cx| self.0.poll_recv(cx)).await;
+    }
 }
 
 /// SIGINT and SIGTERM.
 #[cfg(unix)]
 mod imp {
-    use std::future::poll_fn;
     use std::io;
-    use std::task::Poll;
+    use std::task::{Context, Poll};
 
-    use tokio::signal::unix::{SignalKind, signal};
+    use tokio::signal::unix::{Signal, SignalKind, signal};
 
-    pub(super) async fn shutdown_signal() -> io::Result<()> {
-        let mut signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
-        poll_fn(|cx| {
-            let came = signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
-            if came { Poll::Ready(Ok(())) } else { Poll::Pending }
-        })
-        .await
+    #[derive(Debug)]
+    pub(super) struct Signals([Signal; 2]);
+
+    impl Signals {
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]))
+        }
+
+        pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            let came = self.0.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
+            if came { Poll::Ready(()) } else { Poll::Pending }
+        }
     }
 }
 
 /// Ctrl-C and Ctrl-Break.
 #[cfg(windows)]
 mod imp {
-    use std::future::poll_fn;
     use std::io;
-    use std::task::Poll;
+    use std::task::{Context, Poll};
 
-    use tokio::signal::windows::{ctrl_break, ctrl_c};
+    use tokio::signal::windows::{CtrlBreak, CtrlC, ctrl_break, ctrl_c};
 
-    pub(super) async fn shutdown_signal() -> io::Result<()> {
-        let (mut ctrl_c, mut ctrl_break) = (ctrl_c()?, ctrl_break()?);
-        poll_fn(|cx| {
-            let came = ctrl_c.poll_recv(cx).is_ready() || ctrl_break.poll_recv(cx).is_ready();
-            if came { Poll::Ready(Ok(())) } else { Poll::Pending }
-        })
-        .await
+    #[derive(Debug)]
+    pub(super) struct Signals(CtrlC, CtrlBreak);
+
+    impl Signals {
+        pub(super) fn new() -> io::Result<Self> {
+            Ok(Self(ctrl_c()?, ctrl_break()?))
+        }
+
+        pub(super) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+            let came = self.0.poll_recv(cx).is_ready() || self.1.poll_recv(cx).is_ready();
+            if came { Poll::Ready(()) } else { Poll::Pending }
+        }
     }
 }

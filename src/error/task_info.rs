@@ -69,7 +69,6 @@ impl TaskInfo {
     }
 
     /// A branch of a call of this function, counted from 0.
-    #[allow(dead_code, reason = "the functions name their branches by it")]
     pub(crate) fn branch(function: &'static str, index: usize, called_at: &'static Location<'static>) -> Self {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
         Self { who: Who::Branch { function, index }, spawned_at: called_at }

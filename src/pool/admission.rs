@@ -15,7 +15,7 @@ use super::output::OutputSink;
 use super::shared::{Admission, Place, Planned, Shared};
 use super::task::{Task, pool_of};
 use crate::error::{TaskInfo, catch};
-use crate::scope::{Current, Scope, ScopeKind, TaskClass};
+use crate::scope::{Current, TaskClass};
 
 /// A way to spawn a task. Each is `#[track_caller]`, as is every function on the way here, so that tokio learns the
 /// user's line.
@@ -65,12 +65,9 @@ fn poll_once(task: impl Future<Output = ()>) {
     debug_assert!(ended.is_ready(), "a closure's turn has come before it has a thread");
 }
 
-/// A closure as the future of a task. It runs in a scope of its own, so that the pools that are opened in it know that
-/// no abort reaches them.
+/// A closure as the future of a task.
 pub(super) async fn run_closure<O>(closure: impl FnOnce() -> O) -> O {
-    let Some(Current { scope, key }) = Current::current() else { return closure() };
-    let scope = Scope::within(Some(scope), ScopeKind::Blocking);
-    Current::enter(&mut Some(Current { scope, key }), closure)
+    closure()
 }
 
 impl<E: Send + 'static> Shared<E> {
@@ -98,7 +95,7 @@ impl<E: Send + 'static> Shared<E> {
             }
         };
         task.place(current);
-        let handle = task.handle().cloned();
+        let handle = task.handle_in_place();
         if K::BLOCKS && task.is_waiting() {
             self.spawn::<OnRuntime, _>(place, wait_then_run(task), handle);
         } else {
@@ -122,12 +119,16 @@ impl<E: Send + 'static> Shared<E> {
         let (current, place) = match self.place(class, info, turn) {
             Admission::Placed(current, place) => (current, place),
             Admission::Refused => return,
-            Admission::Planned => panic!("`spawn_local` was called on a pool that does not run yet"),
+            Admission::Planned => panic!(
+                "`spawn_local` was called on a pool that does not run yet: its tasks belong to the thread that runs it"
+            ),
         };
         task.place(current);
-        let handle = task.handle().cloned();
+        let handle = task.handle_in_place();
         if catch(|| self.spawn::<OnThisThread, _>(place, task, handle)).is_err() {
-            panic!("`spawn_local` was called outside of a `LocalSet`");
+            panic!(
+                "`spawn_local` was called outside of a `LocalSet` and of a `LocalRuntime`, on whose thread the task would stay"
+            );
         }
     }
 
@@ -168,7 +169,7 @@ where
 {
     poll_fn(|cx| task.poll_turn(cx)).await;
     let Some(scope) = task.current().map(|current| Arc::clone(&current.scope)) else { return };
-    let (pool, handle) = (pool_of::<E>(&scope), task.handle().cloned());
+    let (pool, handle) = (pool_of::<E>(&scope), task.handle_in_place());
     pool.spawn::<OnBlockingThread, _>(pool.place_again(scope.class()), task, handle);
 }
 
@@ -195,7 +196,9 @@ where
     }
 
     fn set_turn(&mut self, turn: Turn) {
-        self.task.set_turn(turn);
+        if let (_, Some(place)) = self.task.for_place() {
+            *place = turn;
+        }
     }
 
     fn admit(self: Box<Self>, pool: &Arc<Shared<E>>) {
@@ -203,7 +206,7 @@ where
         let is_cancelled = task.handle().is_some_and(|handle| handle.is_cancelled());
         let refused = if is_cancelled { Some(task) } else { pool.admit::<K, _, _>(class, task).err() };
         if let Some(mut task) = refused {
-            task.place(Current { scope: pool.scope(class), key: None });
+            task.place(Current::in_task(pool.scope(class), None));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! of them, so that a pool without them has only the room of a pointer for all.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Display};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.options.grace = grace;
+        self.options.grace = Some(grace);
         self
     }
 
@@ -204,6 +204,26 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
+    /// Decides what a cleanup failure does: a failure of something nested whose owner is gone. The default is
+    /// [`Collect`](OnFailure::Collect): it is kept, and does not close the pool.
+    ///
+    /// A pool that lives long, as that of a server does, keeps every one of them until it ends. If they are logged
+    /// elsewhere, [`Discard`](OnFailure::Discard) them.
+    ///
+    /// `policy` is called where the failure arrives. One that panics is taken to say `Collect`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{OnFailure, Pool};
+    ///
+    /// let server: Pool = Pool::builder().on_cleanup_failure(|_| OnFailure::Discard).build();
+    /// ```
+    pub fn on_cleanup_failure(mut self, policy: impl Fn(&TaskError) -> OnFailure + Send + Sync + 'static) -> Self {
+        self.options.policies_mut().on_cleanup_failure = Some(Box::new(policy));
+        self
+    }
+
     /// Says which errors of a type of your own only pass on that something has stopped.
     ///
     /// Such an error is no failure once the pool closes. A [`BoxError`] is looked into, with all its sources, and so is
@@ -233,7 +253,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn is_cancellation(mut self, is_cancellation: impl Fn(&E) -> bool + Send + Sync + 'static) -> Self {
-        self.options.is_cancellation = Some(Box::new(is_cancellation));
+        self.options.policies_mut().is_cancellation = Some(Box::new(is_cancellation));
         self
     }
 
@@ -263,7 +283,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn on_failure(mut self, policy: impl Fn(&TaskError<E>) -> OnFailure + Send + Sync + 'static) -> Self {
-        self.options.on_failure = Some(Box::new(policy));
+        self.options.policies_mut().on_failure = Some(Box::new(policy));
         self
     }
 
@@ -350,7 +370,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     #[must_use]
     #[track_caller]
     pub fn build(self) -> Pool<E> {
-        Pool { shared: Shared::new(self.options, false) }
+        Pool::of(Shared::new(self.options, false))
     }
 
     /// Opens the pool around a body, as [`Pool::open`] does.
@@ -389,9 +409,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     where
         B: FnOnce(Pool<E>) -> F,
         F: Future<Output = Result<T, E>>,
-        E: Into<BoxError>,
+        E: Into<BoxError> + Display,
     {
-        let pool = Pool { shared: Shared::new(self.options, true) };
+        let pool = Pool::of(Shared::new(self.options, true));
         let state = DriverState::new(Arc::clone(&pool.shared), "Pool::open");
         Drive::new(state, Body::new(Then::new(std::future::ready(()), move || body(pool))))
     }
@@ -399,14 +419,15 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
 impl<E> fmt::Debug for PoolBuilder<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { name, grace, keep_open, limit, abandon_after, on_failure, .. } = &self.options;
+        let Options { name, grace, keep_open, limit, abandon_after, .. } = &self.options;
+        let has_on_failure = self.options.policies().is_some_and(|policies| policies.on_failure.is_some());
         f.debug_struct("PoolBuilder")
             .field("name", name)
             .field("grace", grace)
             .field("keep_open", keep_open)
             .field("limit", &limit.as_ref().map(|limit| limit.tasks))
             .field("abandon_after", abandon_after)
-            .field("has_on_failure", &on_failure.is_some())
+            .field("has_on_failure", &has_on_failure)
             .finish()
     }
 }

@@ -4,10 +4,14 @@
 
 use std::borrow::Cow;
 
-use super::Pool;
+use tokio::time::{Instant, timeout_at};
+
 use super::builder::shared_str;
-use crate::cancellation_token::cancellation_token;
+use super::{Pool, TaskBuilder};
 use crate::error::ClosingReason;
+use crate::scope::TaskKind;
+#[cfg(feature = "signal")]
+use crate::shutdown_signal::ShutdownSignals;
 
 /// To close the pool, and to hear of it.
 impl<E: Send + 'static> Pool<E> {
@@ -74,13 +78,17 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Cancels the pool when `signal` is ready. Its output is dropped.
     ///
-    /// The signal is awaited in a [daemon](super::TaskBuilder::daemon), until the pool closes. That is a task of the
-    /// pool with the name `cancel_on`, which [`len`](Self::len) counts and [`tree`](Self::tree) shows, with the line of
-    /// this call. The signal is first polled when the daemon first runs; if it must not miss anything from this call on,
-    /// pass a [`prime`](crate::prime())d future. It can be anything that is awaited: `shutdown_signal()` of the feature
-    /// `signal`, a `CancellationToken`, a timer, a [`LatchEvent`](crate::LatchEvent).
+    /// The pool awaits the signal until it begins to close, then drops it. The signal is a watcher: it holds the pool
+    /// open only if that is [kept open](crate::PoolBuilder::keep_open), costs no grace, and is at no depth.
+    /// [`len`](Self::len) does not count it; [`tree`](Self::tree) shows it as a daemon with the name `cancel_on` and the
+    /// line of this call. It is first polled when the pool runs; if it must not miss anything from this call on, pass a
+    /// [`prime`](crate::prime())d future. It can be anything that is awaited: a `CancellationToken`, a timer, a
+    /// [`LatchEvent`](crate::LatchEvent).
     ///
-    /// If the signal panics, that is a failure of the pool.
+    /// For signals of the operating system, use `cancel_on_signals`. Do not write `cancel_on(shutdown_signal())` beside
+    /// `abort_on(shutdown_signal())`: both hear the *first* signal.
+    ///
+    /// A signal that panics is a failure of the pool.
     ///
     /// # Examples
     ///
@@ -92,19 +100,162 @@ impl<E: Send + 'static> Pool<E> {
     /// # async fn main() {
     /// let pool: Pool = Pool::new();
     /// pool.spawn(std::future::pending::<()>());
-    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(60))); // or `shutdown_signal()`
+    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(60)));
     /// assert!(pool.tree().nodes().any(|node| node.name() == Some("cancel_on") && node.is_daemon()));
     /// pool.run().await.unwrap();
     /// # }
     /// ```
     #[track_caller]
     pub fn cancel_on<F: Future + Send + 'static>(&self, signal: F) {
-        // No handle of the pool is kept in the task, which in a planned pool would be kept in the pool.
-        self.build_task().name("cancel_on").daemon().spawn(async {
-            let asked = cancellation_token();
-            if asked.run_until_cancelled(signal).await.is_some() {
-                Self::current().cancel();
+        // No handle of the pool is kept in the watcher, which in a planned pool would be kept in the pool.
+        TaskBuilder::watcher(self, "cancel_on", TaskKind::Canceller).spawn(async {
+            drop(signal.await);
+            Self::current().cancel();
+        });
+    }
+
+    /// Cancels the pool at `deadline`, a point in time of tokio's clock. The last call counts: a later deadline takes
+    /// the place of an earlier one, and `None` takes it back.
+    ///
+    /// So an idle timeout moves its deadline at each sign of life. A deadline that is over cancels at once. Like
+    /// [`cancel_on`](Self::cancel_on), this is a watcher of the pool, with the name `cancel_at`; the
+    /// [`closing_reason`](Self::closing_reason) is [`Deadline`](ClosingReason::Deadline).
+    ///
+    /// In a runtime without timers the watcher panics, which is a failure of the pool.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    /// use tokio::time::{Instant, sleep};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let begin = Instant::now();
+    /// let pool: Pool = Pool::new();
+    /// let idle = pool.clone();
+    /// pool.spawn(async move {
+    ///     for _ in 0..3 {
+    ///         idle.cancel_at(Some(Instant::now() + Duration::from_secs(10)));
+    ///         sleep(Duration::from_secs(2)).await; // a sign of life
+    ///     }
+    ///     std::future::pending::<()>().await
+    /// });
+    /// pool.run().await.unwrap();
+    /// assert_eq!(begin.elapsed(), Duration::from_secs(14));
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn cancel_at(&self, deadline: Option<Instant>) {
+        let Some(mut deadline) = self.shared.set_deadline(deadline) else { return };
+        TaskBuilder::watcher(self, "cancel_at", TaskKind::Canceller).spawn(async move {
+            loop {
+                let at = *deadline.borrow_and_update();
+                match timeout_at(at, deadline.changed()).await {
+                    Ok(Ok(())) => {}
+                    // It was taken back.
+                    Ok(Err(_)) => return,
+                    Err(_) => return Self::current().shared.close(ClosingReason::Deadline),
+                }
             }
+        });
+    }
+
+    /// Closes the pool without any time: like [`cancel`](Self::cancel), but whatever grace this pool or a nested one
+    /// has is over. All tasks are aborted, down to the last nested pool; only [`shield`](crate::shield())ed work and the
+    /// handlers of [`with_exit`](crate::with_exit()) run on, and are waited for.
+    ///
+    /// A pool that closes already goes on from where it is. So a service cancels at the first signal, and aborts at the
+    /// second.
+    ///
+    /// # Panics
+    ///
+    /// As [`cancel`](Self::cancel) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let begin = tokio::time::Instant::now();
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(60)).build();
+    /// pool.spawn(std::future::pending::<()>());
+    /// let admin = pool.clone();
+    /// pool.spawn(async move {
+    ///     admin.cancel();
+    ///     tokio::time::sleep(Duration::from_secs(1)).await;
+    ///     admin.abort();
+    /// });
+    /// pool.run().await.unwrap(); // after one second, not sixty
+    /// # assert_eq!(begin.elapsed(), Duration::from_secs(1));
+    /// # }
+    /// ```
+    pub fn abort(&self) {
+        self.shared.abort_for(ClosingReason::Aborted);
+    }
+
+    /// Aborts the pool when `signal` is ready. Its output is dropped.
+    ///
+    /// As [`cancel_on`](Self::cancel_on), but the signal is awaited until everything else has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let begin = tokio::time::Instant::now();
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(60)).build();
+    /// pool.spawn(std::future::pending::<()>());
+    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(1)));
+    /// pool.abort_on(tokio::time::sleep(Duration::from_secs(5)));
+    /// pool.run().await.unwrap(); // after five seconds
+    /// # assert_eq!(begin.elapsed(), Duration::from_secs(5));
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn abort_on<F: Future + Send + 'static>(&self, signal: F) {
+        TaskBuilder::watcher(self, "abort_on", TaskKind::Aborter).spawn(async {
+            drop(signal.await);
+            Self::current().abort();
+        });
+    }
+
+    /// Cancels the pool at the first SIGINT or SIGTERM (on Windows, Ctrl-C or Ctrl-Break), and aborts it at the second.
+    ///
+    /// It listens from the moment at which the pool runs, as [`ShutdownSignals`](crate::ShutdownSignals) does, and is a
+    /// watcher like that of [`cancel_on`](Self::cancel_on).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::time::Duration;
+    /// use aiodrive::{Pool, PoolError};
+    ///
+    /// # async fn serve() -> Result<(), aiodrive::BoxError> { Ok(()) }
+    /// #[tokio::main]
+    /// async fn main() -> Result<(), PoolError> {
+    ///     let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
+    ///     pool.cancel_on_signals();
+    ///     pool.spawn(serve());
+    ///     pool.run().await
+    /// }
+    /// ```
+    #[cfg(feature = "signal")]
+    #[track_caller]
+    pub fn cancel_on_signals(&self) {
+        TaskBuilder::watcher(self, "cancel_on_signals", TaskKind::Aborter).spawn(async {
+            let mut signals = ShutdownSignals::new();
+            signals.recv().await;
+            Self::current().cancel();
+            signals.recv().await;
+            Self::current().abort();
         });
     }
 

@@ -11,12 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::shared::{Phase, Shared};
-use super::tasks::{abort_all, poll_join};
+use super::depths::{Depth, Depths};
+use super::shared::{Phase, Shared, Time};
+use super::tasks::{Aborted, Tasks, abort_all, poll_join};
 use super::trace::WaitWarning;
-use super::tree::tasks_of;
+use super::tree::{tasks_of, tasks_without_grace};
 use crate::error::{BoxError, Failure, Report, TaskError, TaskInfo, catch};
-use crate::scope::{ErasedPool, NodeState, Scope, Snapshot};
+use crate::scope::{Current, ErasedPool, NodeState, Scope, Snapshot, TaskKind};
 
 /// The closing of a pool. Who polls it is the driver, or, once that was dropped, the runtime.
 pub(super) type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -27,9 +28,10 @@ pub(super) type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
     let _rest = AbortRest(&pool);
     let mut warning = WaitWarning::default();
+    pool.abort_watchers(TaskKind::Canceller);
     while let Some(depth) = pool.cancel_next_depth() {
-        within(pool.options.grace, wait_empty(&pool, depth, &mut warning)).await;
-        pool.abort(depth);
+        wait_grace(&pool, depth, &mut warning).await;
+        pool.abort_depth(depth);
         let joined = wait_empty(&pool, depth, &mut warning);
         match pool.options.abandon_after {
             None => joined.await,
@@ -37,6 +39,29 @@ pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
             Some(_) => pool.add_stuck(tasks_of(pool.abandon(depth))),
         }
         pool.remove(depth);
+    }
+    pool.abort_watchers(TaskKind::Aborter);
+    wait_unwatched(&pool).await;
+    pool.end();
+}
+
+/// Gives the tasks of a depth the time that they have, as long as they can use it.
+async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &mut WaitWarning) {
+    let ended = poll_fn(|cx| {
+        let ended = pool.poll_grace(depth, cx);
+        if ended.is_pending() {
+            warning.poll(cx, pool.options.warn_every, &pool.trace, || tasks_of(pool.snapshot()));
+        }
+        ended
+    });
+    match pool.time() {
+        Time::None => {}
+        Time::Outer => ended.await,
+        Time::Grace(grace) => {
+            if within(grace, ended).await.is_none() {
+                pool.overrun(depth);
+            }
+        }
     }
 }
 
@@ -63,23 +88,29 @@ async fn wait_empty<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &m
     poll_fn(|cx| poll_join(&mut sets, cx)).await;
 }
 
-/// What a future returns, if it does so before a time is over. No time is none: the future is then polled once. A
-/// runtime that has shut down has no time either: its timers panic.
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    if limit.is_zero() {
-        return poll_fn(|cx| Poll::Ready(value(future.as_mut().poll(cx)))).await;
-    };
-    let Some(deadline) = Instant::now().checked_add(limit) else { return Some(future.await) };
-    let mut timeout = pin!(time::timeout_at(deadline, future));
-    poll_fn(|cx| catch(|| timeout.as_mut().poll(cx).map(Result::ok)).unwrap_or(Poll::Ready(None))).await
+/// Waits until the last watcher, too, has been joined.
+async fn wait_unwatched<E: Send + 'static>(pool: &Shared<E>) {
+    let mut sets = poll_fn(|cx| pool.poll_unwatched(cx)).await;
+    poll_fn(|cx| poll_join(&mut sets, cx)).await;
 }
 
-fn value<T>(poll: Poll<T>) -> Option<T> {
-    match poll {
-        Poll::Ready(value) => Some(value),
-        Poll::Pending => None,
-    }
+/// What a future returns, if it does so before a time is over. No time is none: the future is then polled once. A
+/// runtime that has shut down, or has no timers, has no time left: it panics when it is asked for a timer.
+async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let Some(deadline) = Instant::now().checked_add(limit) else { return Some(future.await) };
+    let timer = (!limit.is_zero()).then(|| catch(|| time::sleep_until(deadline)).ok()).flatten();
+    let mut timer = pin!(timer);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        match timer.as_mut().as_pin_mut() {
+            Some(timer) => catch(|| timer.poll(cx)).unwrap_or(Poll::Ready(())).map(|()| None),
+            None => Poll::Ready(None),
+        }
+    })
+    .await
 }
 
 /// Goes on with the closing of a pool whose future was dropped, and reports to the enclosing scope what has failed.
@@ -90,6 +121,9 @@ where
     E: Into<BoxError> + Send + 'static,
 {
     let Some(runtime) = pool.runtime.get().cloned() else { return };
+    if Current::is_aborted() {
+        ErasedPool::abort(&*pool);
+    }
     let report = ReportRest { pool, enclosing };
     let entered = runtime.enter();
     let closed = closing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -112,11 +146,17 @@ struct ReportRest<E: Into<BoxError> + Send + 'static> {
 impl<E: Into<BoxError> + Send + 'static> Drop for ReportRest<E> {
     fn drop(&mut self) {
         self.pool.abort_rest();
-        // What the pool has stopped waiting for needs no word: the enclosing scope waits for it still.
-        let Report { failures, cleanup_failures, .. } = self.pool.take_report();
-        let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
-        failures.for_each(|failure| Scope::report_to(self.enclosing.as_deref(), failure));
+        report_rest(&self.pool, self.enclosing.as_deref());
     }
+}
+
+/// Reports to the enclosing scope what has failed in a pool that returns no error.
+pub(super) fn report_rest<E: Into<BoxError> + 'static>(pool: &Shared<E>, enclosing: Option<&Scope>) {
+    drop(catch(|| drop(pool.drop_policies())));
+    // What the pool has stopped waiting for needs no word: the enclosing scope waits for it still.
+    let Report { failures, cleanup_failures, .. } = pool.take_report();
+    let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
+    failures.for_each(|failure| Scope::report_to(enclosing, failure));
 }
 
 // ===== what a step does, under the lock =====
@@ -128,13 +168,11 @@ impl<E: 'static> Shared<E> {
         if inner.phase != Phase::Closing {
             return None;
         }
-        let Some(depth) = inner.depths.highest() else {
-            let held = inner.end();
-            drop(inner);
-            drop(held);
-            return None;
+        let depth = inner.depths.highest()?;
+        let (token, aborted) = match inner.depths.get_mut(depth) {
+            Some(depth) => (depth.cancel(), depth.without_grace().map(Tasks::abort).collect()),
+            None => (None, Vec::new()),
         };
-        let token = inner.depths.entry(depth).cancel();
         // What is above has been closed.
         self.refuse_from(i64::from(depth) + 1);
         let info = inner.body_info();
@@ -144,7 +182,57 @@ impl<E: 'static> Shared<E> {
             let panicked = self.fail(TaskError::new(info, Failure::Panic(payload)));
             debug_assert!(panicked.is_none(), "a pool that closes has not returned");
         }
+        self.abort_tasks(aborted, |depths| depths.get_mut(depth));
         Some(depth)
+    }
+
+    /// Aborts tasks, with what is nested in them, and takes their sets back. Their depth refuses other tasks already, or
+    /// aborts them as they come.
+    fn abort_tasks(&self, tasks: Vec<Aborted>, depth: impl FnOnce(&mut Depths) -> Option<&mut Depth>) {
+        let (scopes, sets): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
+        scopes.iter().flatten().for_each(|scope| scope.mark_aborted());
+        let mut sets: Vec<_> = sets.into_iter().flatten().collect();
+        sets.iter_mut().for_each(abort_all);
+        scopes.iter().flatten().for_each(|scope| scope.abort_nested());
+        if let Some(depth) = depth(&mut self.lock().depths) {
+            depth.keep_sets(sets);
+        }
+    }
+
+    fn time(&self) -> Time {
+        self.lock().time(&self.options)
+    }
+
+    /// Ready when nothing runs at a depth that can use the time it has, or when no time is left. Otherwise the driver
+    /// will be woken.
+    fn poll_grace(&self, depth: i32, cx: &Context<'_>) -> Poll<()> {
+        let waker = cx.waker().clone();
+        let mut inner = self.lock();
+        let has_time = !matches!(inner.time(&self.options), Time::None);
+        let was_awaited = inner.was_awaited();
+        let all_slots_taken = self.options.limit.as_ref().is_some_and(|limit| inner.depths.slots() >= limit.tasks);
+        let Some(tasks) = inner.depths.get_mut(depth).filter(|tasks| has_time && !tasks.is_empty()) else {
+            return Poll::Ready(());
+        };
+        let is_body_alone = depth == 0 && self.has_body.load(Ordering::Acquire);
+        let deaf = tasks.deaf(all_slots_taken).filter(|scopes| !is_body_alone && (scopes.is_empty() || !was_awaited));
+        let replaced = inner.driver.replace(waker);
+        drop(inner);
+        drop(replaced);
+        let is_deaf = deaf.is_some_and(|scopes| !scopes.iter().any(|scope| scope.has_children()));
+        if is_deaf { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Notes the tasks that a depth has left when its grace is over, with those of nested pools that have no grace of
+    /// their own.
+    fn overrun(&self, depth: i32) {
+        let mut left = Snapshot::new(NodeState::Closing);
+        if let Some(tasks) = self.lock().depths.get_mut(depth) {
+            tasks.snapshot(depth, &mut left);
+        }
+        let tasks = tasks_without_grace(left);
+        self.trace.overran(&tasks);
+        self.lock().overrun.extend(tasks);
     }
 
     /// Ready when nothing runs at a depth. Otherwise the driver will be woken.
@@ -161,17 +249,43 @@ impl<E: 'static> Shared<E> {
     }
 
     /// Aborts what is left at a depth, with the body from depth 0 on.
-    fn abort(&self, depth: i32) {
+    fn abort_depth(&self, depth: i32) {
         let mut inner = self.lock();
         self.refuse_from(depth.into());
         self.body_aborted.fetch_or(depth <= 0, Ordering::AcqRel);
-        let sets = inner.depths.get_mut(depth).map(|depth| depth.abort());
+        let tasks = inner.depths.get_mut(depth).map(|depth| depth.all_tasks().map(Tasks::abort).collect());
         drop(inner);
-        let mut sets = sets.unwrap_or_default();
-        sets.iter_mut().for_each(abort_all);
-        if let Some(depth) = self.lock().depths.get_mut(depth) {
-            depth.keep_sets(sets);
+        self.abort_tasks(tasks.unwrap_or_default(), |depths| depths.get_mut(depth));
+    }
+
+    /// Aborts the watchers of a kind.
+    fn abort_watchers(&self, kind: TaskKind) {
+        let mut inner = self.lock();
+        let tasks = inner.depths.watchers_mut().map(|watchers| vec![watchers.entry(kind).abort()]);
+        drop(inner);
+        if let Some(tasks) = tasks {
+            self.abort_tasks(tasks, Depths::watchers_mut);
         }
+    }
+
+    /// Ready when no watcher is left. Otherwise the driver will be woken.
+    fn poll_unwatched(&self, cx: &Context<'_>) -> Poll<Vec<JoinSet<()>>> {
+        let waker = cx.waker().clone();
+        let mut inner = self.lock();
+        if inner.depths.is_unwatched() {
+            return Poll::Ready(inner.depths.watchers_mut().map(Depth::take_sets).unwrap_or_default());
+        }
+        let replaced = inner.driver.replace(waker);
+        drop(inner);
+        drop(replaced);
+        Poll::Pending
+    }
+
+    /// Ends a pool of which nothing is left.
+    fn end(&self) {
+        let held = self.lock().end();
+        drop(held);
+        self.has_changed();
     }
 
     /// What is left of the sets of a depth at which nothing runs any more.
@@ -210,7 +324,8 @@ impl<E: 'static> Shared<E> {
         let (held, tokens, depths) = (inner.end(), inner.depths.cancel_all(), inner.depths.all());
         drop(inner);
         tokens.iter().for_each(|token| drop(catch(|| token.cancel())));
-        depths.into_iter().for_each(|depth| self.abort(depth));
+        depths.into_iter().for_each(|depth| self.abort_depth(depth));
+        [TaskKind::Canceller, TaskKind::Aborter].into_iter().for_each(|kind| self.abort_watchers(kind));
         drop(held);
     }
 }

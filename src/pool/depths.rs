@@ -1,31 +1,44 @@
 //! The depths of a pool: what runs at each, and the token by which it is cancelled.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::tasks::{TaskEntry, Tasks};
-use crate::scope::{Snapshot, TaskClass, TaskKey};
+use crate::scope::{Scope, Snapshot, TaskClass, TaskKey, TaskKind};
 
 /// All depths of a pool that are not closed. Those at which nothing is and nobody has a token are let go of, so that a
 /// pool that lives long does not remember each depth it has ever seen.
 pub(super) struct Depths {
     /// Depth 0, which nearly all pools make do with.
     zero: Option<Depth>,
-    others: Option<Box<BTreeMap<i32, Depth>>>,
+    others: BTreeMap<i32, Depth>,
     /// Those that the pool has stopped waiting for. Their tasks are listed until they end.
-    abandoned: Option<Box<BTreeMap<i32, Depth>>>,
-    /// How many scopes have not ended, of tasks that are no daemons and of daemons; the abandoned are not among them.
+    abandoned: BTreeMap<i32, Depth>,
+    /// Of the pool itself, at no depth.
+    watchers: Option<Box<Depth>>,
+    /// How many there are in `zero` and `others`.
+    count: Count,
+    /// How many tasks have a slot under a limit.
+    slots: usize,
+}
+
+/// How much there is, of what holds the pool open and of daemons.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+struct Count {
+    /// Scopes that have not ended.
     scopes: [usize; 2],
-    /// How many tasks are listed, but for the abandoned.
-    tasks: usize,
+    /// Tasks that are listed.
+    tasks: [usize; 2],
 }
 
 /// The tasks of a pool that are cancelled together.
 pub(super) struct Depth {
     tasks: Tasks,
-    daemons: Option<Box<Tasks>>,
+    /// The other kinds, made when the first of them comes.
+    others: Option<Box<[Option<Tasks>; TaskKind::COUNT - 1]>>,
     /// Made for the first who asks.
     token: Option<CancellationToken>,
     cancelled: bool,
@@ -33,94 +46,146 @@ pub(super) struct Depth {
 
 impl Depths {
     pub(super) const fn new() -> Self {
-        Self { zero: Some(Depth::new()), others: None, abandoned: None, scopes: [0; 2], tasks: 0 }
+        let count = Count { scopes: [0; 2], tasks: [0; 2] };
+        Self {
+            zero: Some(Depth::new()),
+            others: BTreeMap::new(),
+            abandoned: BTreeMap::new(),
+            watchers: None,
+            count,
+            slots: 0,
+        }
     }
 
-    /// What there is of a depth, which is made if it is not there.
-    pub(super) fn entry(&mut self, depth: i32) -> &mut Depth {
+    /// What there is at the depth of a class, which is made if it is not there.
+    pub(super) fn entry(&mut self, class: TaskClass) -> &mut Depth {
         match &mut self.zero {
-            Some(zero) if depth == 0 => zero,
-            _ => self.others.get_or_insert_default().entry(depth).or_insert_with(Depth::new),
+            _ if class.kind.is_watcher() => self.watchers.get_or_insert_with(|| Box::new(Depth::new())),
+            Some(zero) if class.depth == 0 => zero,
+            _ => self.others.entry(class.depth).or_insert_with(Depth::new),
         }
     }
 
     pub(super) fn get_mut(&mut self, depth: i32) -> Option<&mut Depth> {
-        if depth == 0 { self.zero.as_mut() } else { self.others.as_mut()?.get_mut(&depth) }
+        if depth == 0 { self.zero.as_mut() } else { self.others.get_mut(&depth) }
     }
 
     /// The tasks of a class, also if the pool has stopped waiting for them.
     pub(super) fn tasks_mut(&mut self, class: TaskClass) -> Option<&mut Tasks> {
-        let Self { zero, others, abandoned, .. } = self;
+        let Self { zero, others, abandoned, watchers, .. } = self;
         let depth = match zero {
+            _ if class.kind.is_watcher() => watchers.as_deref_mut(),
             Some(zero) if class.depth == 0 => Some(zero),
-            _ => others.as_mut().and_then(|others| others.get_mut(&class.depth)),
+            _ => others.get_mut(&class.depth),
         };
-        let depth = depth.or_else(|| abandoned.as_mut()?.get_mut(&class.depth));
-        depth?.tasks_mut(class.daemon)
+        depth.or_else(|| abandoned.get_mut(&class.depth))?.tasks_mut(class.kind)
+    }
+
+    /// Whether what is at the depth of a class is counted.
+    fn is_counted(&mut self, class: TaskClass) -> bool {
+        !class.kind.is_watcher() && self.get_mut(class.depth).is_some()
     }
 
     /// Lists a task that is about to be spawned.
     pub(super) fn insert(&mut self, class: TaskClass, entry: TaskEntry) -> (TaskKey, JoinSet<()>) {
-        self.tasks += 1;
-        let tasks = self.entry(class.depth).entry(class.daemon);
-        (tasks.entries.insert(entry), tasks.borrow_set())
+        self.count.tasks[class.kind.nth()] += usize::from(!class.kind.is_watcher());
+        self.slots += usize::from(entry.has_slot());
+        let tasks = self.entry(class).entry(class.kind);
+        (tasks.insert(entry), tasks.borrow_set())
     }
 
     /// Takes a task that has ended off the list. Gives a set back whose ended tasks are to be freed, without the lock.
-    pub(super) fn task_ended(&mut self, class: TaskClass, key: TaskKey) -> (Option<TaskEntry>, Option<JoinSet<()>>) {
-        let is_left = self.get_mut(class.depth).is_some();
+    pub(super) fn task_ended(
+        &mut self,
+        class: TaskClass,
+        key: TaskKey,
+    ) -> (Option<TaskEntry>, Option<(JoinSet<()>, bool)>) {
+        let is_counted = self.is_counted(class);
         let Some(tasks) = self.tasks_mut(class) else { return (None, None) };
         let (entry, ended) = tasks.task_ended(key);
-        self.tasks -= usize::from(is_left && entry.is_some());
+        self.count.tasks[class.kind.nth()] -= usize::from(is_counted && entry.is_some());
+        self.slots -= usize::from(entry.as_ref().is_some_and(TaskEntry::has_slot));
         (entry, ended)
     }
 
+    /// A queued task has got a slot.
+    pub(super) fn turn_came(&mut self, class: TaskClass, key: TaskKey) {
+        let came = self.tasks_mut(class).is_some_and(|tasks| tasks.turn_came(key));
+        self.slots += usize::from(came);
+    }
+
+    /// How many tasks have a slot under a limit.
+    pub(super) fn slots(&self) -> usize {
+        self.slots
+    }
+
     /// Counts a scope that has begun.
-    pub(super) fn scope_began(&mut self, daemon: bool) {
-        self.scopes[usize::from(daemon)] += 1;
+    pub(super) fn scope_began(&mut self, class: TaskClass) {
+        self.count.scopes[class.kind.nth()] += usize::from(!class.kind.is_watcher());
     }
 
     /// Counts a scope that has ended. Gives the depth back if nobody needs it any more.
     pub(super) fn scope_ended(&mut self, class: TaskClass) -> Option<Depth> {
-        let depth = self.get_mut(class.depth)?;
-        depth.tasks_mut(class.daemon)?.scope_ended();
-        let unused = class.depth != 0 && depth.is_empty() && depth.token.is_none() && !depth.cancelled;
-        self.scopes[usize::from(class.daemon)] -= 1;
-        if unused { self.others.as_mut()?.remove(&class.depth) } else { None }
+        let is_counted = self.is_counted(class);
+        self.tasks_mut(class)?.scope_ended();
+        self.count.scopes[class.kind.nth()] -= usize::from(is_counted);
+        let depth = self.get_mut(class.depth).filter(|_| is_counted && class.depth != 0)?;
+        let unused = depth.is_empty() && depth.token.is_none() && !depth.cancelled;
+        if unused { self.others.remove(&class.depth) } else { None }
     }
 
     /// The highest depth that is left.
     pub(super) fn highest(&self) -> Option<i32> {
-        let other = self.others.as_ref().and_then(|others| others.last_key_value()).map(|(depth, _)| *depth);
+        let other = self.others.last_key_value().map(|(depth, _)| *depth);
         other.max(self.zero.as_ref().map(|_| 0))
     }
 
     /// Whether only depth 0 is left.
     pub(super) fn is_single(&self) -> bool {
-        self.others.as_ref().is_none_or(|others| others.is_empty())
+        self.others.is_empty()
     }
 
     /// Whether nothing runs but daemons.
     pub(super) fn has_only_daemons(&self) -> bool {
-        self.scopes[0] == 0
+        self.count.scopes[0] == 0
     }
 
-    /// Whether nothing runs.
+    /// Whether no task is left but daemons.
+    pub(super) fn is_idle(&self) -> bool {
+        self.count.tasks[0] == 0
+    }
+
+    /// Whether nothing runs, but for watchers.
     pub(super) fn is_empty(&self) -> bool {
-        self.scopes == [0; 2]
+        self.count.scopes == [0; 2]
     }
 
-    /// How many tasks are listed, but for the abandoned.
+    /// Whether nothing is left, and nobody has a token that is to be cancelled.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_empty() && self.is_unwatched() && self.iter().all(|(_, depth)| depth.token.is_none())
+    }
+
+    /// The watchers, if there have been any.
+    pub(super) fn watchers_mut(&mut self) -> Option<&mut Depth> {
+        self.watchers.as_deref_mut()
+    }
+
+    /// Whether no watcher is left.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.watchers.as_ref().is_none_or(|watchers| watchers.is_empty())
+    }
+
+    /// How many tasks are listed, but for the abandoned and watchers.
     pub(super) fn len(&self) -> usize {
-        self.tasks
+        self.count.tasks.iter().sum()
     }
 
     /// Takes a depth out that is closed.
     pub(super) fn remove(&mut self, depth: i32) -> Option<Depth> {
-        let removed = if depth == 0 { self.zero.take() } else { self.others.as_mut()?.remove(&depth) };
-        for (tasks, scopes) in removed.iter().flat_map(Depth::classes).zip(&mut self.scopes) {
-            *scopes -= tasks.scopes();
-            self.tasks -= tasks.len();
+        let removed = if depth == 0 { self.zero.take() } else { self.others.remove(&depth) };
+        for (kind, tasks) in removed.iter().flat_map(Depth::kinds) {
+            self.count.scopes[kind.nth()] -= tasks.scopes();
+            self.count.tasks[kind.nth()] -= tasks.len();
         }
         removed
     }
@@ -129,13 +194,13 @@ impl Depths {
     pub(super) fn abandon(&mut self, depth: i32, snapshot: &mut Snapshot) {
         if let Some(abandoned) = self.remove(depth) {
             abandoned.snapshot(depth, snapshot);
-            self.abandoned.get_or_insert_default().insert(depth, abandoned);
+            self.abandoned.insert(depth, abandoned);
         }
     }
 
     /// Whether something was abandoned.
     pub(super) fn has_abandoned(&self) -> bool {
-        self.abandoned.is_some()
+        !self.abandoned.is_empty()
     }
 
     /// The depths that are left.
@@ -145,60 +210,80 @@ impl Depths {
 
     /// Marks all depths as cancelled; their tokens are to be cancelled without the lock.
     pub(super) fn cancel_all(&mut self) -> Vec<CancellationToken> {
-        let others = self.others.iter_mut().flat_map(|others| others.values_mut());
-        self.zero.iter_mut().chain(others).filter_map(Depth::cancel).collect()
+        self.zero.iter_mut().chain(self.others.values_mut()).filter_map(Depth::cancel).collect()
     }
 
     /// Takes out all sets of all depths.
     pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
-        let others = self.others.iter_mut().flat_map(|others| others.values_mut());
-        self.zero.iter_mut().chain(others).flat_map(Depth::take_sets).collect()
+        self.zero.iter_mut().chain(self.others.values_mut()).flat_map(Depth::take_sets).collect()
     }
 
     /// Adds what there is to be seen, in no order.
     pub(super) fn snapshot(&self, snapshot: &mut Snapshot) {
-        let abandoned = self.abandoned.iter().flat_map(|abandoned| abandoned.iter());
-        for (depth, tasks) in self.iter().chain(abandoned.map(|(depth, tasks)| (*depth, tasks))) {
+        for (depth, tasks) in self.iter().chain(self.abandoned.iter().map(|(depth, tasks)| (*depth, tasks))) {
             tasks.snapshot(depth, snapshot);
         }
+        self.watchers.iter().for_each(|watchers| watchers.snapshot(0, snapshot));
     }
 
     /// All depths that are left, in no order.
     fn iter(&self) -> impl Iterator<Item = (i32, &Depth)> {
-        let others = self.others.iter().flat_map(|others| others.iter());
-        self.zero.iter().map(|depth| (0, depth)).chain(others.map(|(depth, tasks)| (*depth, tasks)))
+        self.zero.iter().map(|depth| (0, depth)).chain(self.others.iter().map(|(depth, tasks)| (*depth, tasks)))
     }
 }
 
 impl Depth {
     const fn new() -> Self {
-        Self { tasks: Tasks::new(), daemons: None, token: None, cancelled: false }
+        Self { tasks: Tasks::new(), others: None, token: None, cancelled: false }
     }
 
-    /// The tasks that are daemons, or those that are not. They are made if they are not there.
-    pub(super) fn entry(&mut self, daemon: bool) -> &mut Tasks {
-        match daemon {
-            false => &mut self.tasks,
-            true => self.daemons.get_or_insert_with(|| Box::new(Tasks::new())),
+    /// The tasks of a kind, which are made if they are not there.
+    pub(super) fn entry(&mut self, kind: TaskKind) -> &mut Tasks {
+        match kind {
+            TaskKind::Task => &mut self.tasks,
+            _ => self.others.get_or_insert_default()[kind as usize - 1].get_or_insert_with(Tasks::new),
         }
     }
 
-    fn tasks_mut(&mut self, daemon: bool) -> Option<&mut Tasks> {
-        if daemon { self.daemons.as_deref_mut() } else { Some(&mut self.tasks) }
+    fn tasks_mut(&mut self, kind: TaskKind) -> Option<&mut Tasks> {
+        match kind {
+            TaskKind::Task => Some(&mut self.tasks),
+            _ => self.others.as_mut()?[kind as usize - 1].as_mut(),
+        }
     }
 
-    /// The tasks that are no daemons, then the daemons.
-    fn classes(&self) -> impl Iterator<Item = &Tasks> {
-        std::iter::once(&self.tasks).chain(self.daemons.as_deref())
+    /// All tasks, by their kinds.
+    fn kinds(&self) -> impl Iterator<Item = (TaskKind, &Tasks)> {
+        let others = self.others.iter().flat_map(|others| others.iter()).map(Option::as_ref);
+        TaskKind::ALL
+            .into_iter()
+            .zip(std::iter::once(Some(&self.tasks)).chain(others))
+            .filter_map(|(kind, tasks)| Some((kind, tasks?)))
     }
 
-    fn classes_mut(&mut self) -> impl Iterator<Item = &mut Tasks> {
-        std::iter::once(&mut self.tasks).chain(self.daemons.as_deref_mut())
+    fn kinds_mut(&mut self) -> impl Iterator<Item = &mut Tasks> {
+        let others = self.others.iter_mut().flat_map(|others| others.iter_mut()).flatten();
+        std::iter::once(&mut self.tasks).chain(others)
     }
 
     /// Whether nothing runs here.
     pub(super) fn is_empty(&self) -> bool {
-        self.classes().all(|tasks| tasks.scopes() == 0)
+        self.kinds().all(|(_, tasks)| tasks.scopes() == 0)
+    }
+
+    /// Whether tasks are left that can do nothing with the time they have: they wait for a turn which cannot come before
+    /// they are aborted; or they are daemons that nobody can have told, since nobody has a token, and nothing is nested
+    /// in the scopes that are returned. Those that only look at `is_closed` now and then are taken for deaf.
+    pub(super) fn deaf(&self, all_slots_taken: bool) -> Option<Vec<Arc<Scope>>> {
+        let mut scopes = Vec::new();
+        let waits = |tasks: &Tasks| tasks.are_queued() && (all_slots_taken || tasks.len() == 0);
+        for (kind, tasks) in self.kinds().filter(|(_, tasks)| !waits(tasks)) {
+            if !kind.is_daemon() || !tasks.have_begun() || self.token.is_some() {
+                return None;
+            }
+            scopes.extend(tasks.existing_scope());
+        }
+        Some(scopes)
     }
 
     /// What its tasks are cancelled by.
@@ -216,9 +301,16 @@ impl Depth {
         self.cancelled
     }
 
-    /// Takes out the sets that are to be aborted, without the lock.
-    pub(super) fn abort(&mut self) -> Vec<JoinSet<()>> {
-        self.classes_mut().flat_map(Tasks::abort).collect()
+    /// The tasks that are aborted at the signal.
+    pub(super) fn without_grace(&mut self) -> impl Iterator<Item = &mut Tasks> {
+        let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
+        let kinds = TaskKind::ALL.into_iter().skip(1).zip(others);
+        kinds.filter_map(|(kind, tasks)| tasks.as_mut().filter(|_| kind.has_no_grace()))
+    }
+
+    /// All tasks, to be aborted.
+    pub(super) fn all_tasks(&mut self) -> impl Iterator<Item = &mut Tasks> {
+        self.kinds_mut()
     }
 
     /// Takes sets back that were aborted.
@@ -228,12 +320,11 @@ impl Depth {
 
     /// Takes out all sets, to wait for them.
     pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
-        self.classes_mut().flat_map(Tasks::take_sets).collect()
+        self.kinds_mut().flat_map(Tasks::take_sets).collect()
     }
 
-    fn snapshot(&self, depth: i32, snapshot: &mut Snapshot) {
-        for (tasks, daemon) in self.classes().zip([false, true]) {
-            tasks.snapshot(TaskClass { depth, daemon }, snapshot);
-        }
+    /// Adds what there is to be seen here.
+    pub(super) fn snapshot(&self, depth: i32, snapshot: &mut Snapshot) {
+        self.kinds().for_each(|(kind, tasks)| tasks.snapshot(TaskClass { depth, kind }, snapshot));
     }
 }

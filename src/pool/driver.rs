@@ -1,8 +1,10 @@
 //! Polls the body, waits for the tasks, closes the pool; and hands the closing on if its own future is dropped.
 
+use std::fmt::Display;
 use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,12 +15,11 @@ use tokio::task::coop::{consume_budget, has_budget_remaining};
 use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::closing::{Closing, close, detach};
+use super::closing::{Closing, close, detach, report_rest};
 use super::shared::{End, Shared};
 use super::tasks::poll_join;
 use crate::error::{BoxError, ClosingReason, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch};
-use crate::scope::Scope;
-use crate::scope::Scoped;
+use crate::scope::{ErasedPool, Scope, Scoped};
 
 /// Runs a pool to its end: the future behind `open` and `run`.
 #[must_use = "a pool does nothing until its future is polled"]
@@ -50,6 +51,11 @@ where
         let Projected { mut body, state } = self.project();
         let first = matches!(state.step, Step::Unpolled);
         loop {
+            if state.has_to_yield() {
+                // The task around the pool is aborted. If tokio can drop it, it does so now; in a blocking call it cannot.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match state.step {
                 Step::Unpolled => {
                     // Here, where nothing is lost yet if the future is dropped meanwhile.
@@ -57,6 +63,7 @@ where
                         ready!(pin!(consume_budget()).poll(cx));
                     }
                     body.as_mut().enter(state.start());
+                    state.pool.has_body.store(!body.has_ended(), Ordering::Release);
                 }
                 Step::Running => ready!(state.poll_running(body.as_mut(), cx)),
                 Step::Closing(_) => ready!(state.poll_closing(body.as_mut(), cx)),
@@ -87,8 +94,10 @@ pub(super) struct DriverState<E: Into<BoxError> + Send + 'static> {
     step: Step,
     /// What the body panicked with, to be resumed when all has ended.
     panic: Option<PanicPayload>,
-    /// Ready when the enclosing task is outer_cancelled to stop, if this has to listen to that.
-    outer_cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// That of the pool around, if this pool follows it.
+    signal: Option<Signal>,
+    /// Whether tokio had its chance to drop the pool with an aborted task.
+    has_yielded: bool,
 }
 
 /// How far the state has come.
@@ -109,17 +118,19 @@ enum Step {
     Done,
 }
 
-impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
+impl<E: Into<BoxError> + Display + Send + 'static> DriverState<E> {
     /// The state of a pool that was made to have one.
     #[track_caller]
     pub(super) fn new(pool: Arc<Shared<E>>, call: &'static str) -> Self {
+        pool.text.get_or_init(|| |error| error.to_string());
         Self {
             pool,
             enclosing: None,
             call: (call, Location::caller()),
             step: Step::Unpolled,
             panic: None,
-            outer_cancelled: None,
+            signal: None,
+            has_yielded: false,
         }
     }
 
@@ -133,7 +144,9 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         assert!(pool.claim(), "`{call}` was called on a pool that already ran");
         Self::new(pool, call)
     }
+}
 
+impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     /// Lets the planned tasks run.
     ///
     /// # Panics
@@ -154,11 +167,21 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         }
         let enclosing = Scope::current();
         // Before the first task begins: a request that comes after this is for this pool too.
-        self.outer_cancelled = enclosing.as_ref().and_then(|scope| scope.token_to_obey()).and_then(listen);
-        let scope = self.pool.start(runtime, enclosing.clone(), site);
+        let signal = enclosing.as_ref().and_then(|scope| scope.signal_to_follow());
+        let has_outer_time = signal.is_some();
+        self.signal = signal.and_then(|(pool, token)| Some(Signal { pool, cancelled: listen(token)? }));
+        let scope = self.pool.start(runtime, enclosing.clone(), has_outer_time, site);
         self.enclosing = enclosing;
         self.step = Step::Running;
         scope
+    }
+
+    /// Whether the pool has heard since the last poll that a task around it is aborted.
+    fn has_to_yield(&mut self) -> bool {
+        !self.has_yielded && self.pool.is_aborted_around() && {
+            self.has_yielded = true;
+            true
+        }
     }
 
     /// Ready once closing has begun, or nothing is left.
@@ -166,9 +189,8 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     where
         F: Future<Output = Result<T, E>>,
     {
-        if self.outer_cancelled.as_mut().is_some_and(|outer_cancelled| outer_cancelled.as_mut().poll(cx).is_ready()) {
-            self.outer_cancelled = None;
-            self.pool.close(ClosingReason::parent_closing(None));
+        if let Some(signal) = self.signal.take_if(|signal| signal.cancelled.as_mut().poll(cx).is_ready()) {
+            self.pool.close(ClosingReason::parent_closing(signal.pool.closing_reason().as_ref()));
         }
         if !self.pool.is_closed() {
             body.as_mut().poll(self, cx);
@@ -210,19 +232,25 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     /// What the pool has come to.
     ///
     /// A panic of the body outranks everything, as in `std::thread::scope`: the caller expects to unwind, and an error
-    /// in its class would hide the bug. That is the one case in which failures are not returned.
+    /// in its place would hide the bug. Failures go to the enclosing scope then.
     fn finish<T, F>(&mut self, body: Pin<&mut Body<T, F>>) -> Result<T, PoolError<E>> {
-        let well = matches!(std::mem::replace(&mut self.step, Step::Done), Step::Over);
+        self.step = Step::Done;
         if let Some(payload) = self.panic.take() {
-            self.pool.take_report().discard();
+            report_rest(&self.pool, self.enclosing.as_deref());
             payload.resume();
         }
+        let is_cancellation = self.pool.drop_policies();
         match body.take_value() {
-            Some(value) if well || !self.pool.has_failed() => return Ok(value),
+            Some(value) if !self.pool.has_failed() => return Ok(value),
             value => self.body_failed(catch(|| drop(value)).err().map(Failure::Panic)),
         }
         self.pool.name_stuck(self.body_info());
-        Err(PoolError::new(self.pool.take_report(), self.pool.options.is_cancellation.as_deref()))
+        let error = PoolError::new(self.pool.take_report(), is_cancellation.as_deref());
+        if let Err(payload) = catch(|| drop(is_cancellation)) {
+            let failure = TaskError::new(self.body_info(), Failure::Panic(payload));
+            Scope::report_to(self.enclosing.as_deref(), failure);
+        }
+        Err(error)
     }
 
     /// Records how the body failed, if it has.
@@ -256,6 +284,12 @@ impl<E: Into<BoxError> + Send + 'static> Drop for DriverState<E> {
         self.body_failed(panic.map(Failure::Panic));
         detach(closing, Arc::clone(&self.pool), self.enclosing.take());
     }
+}
+
+/// The closing of the pool around.
+struct Signal {
+    pool: Arc<dyn ErasedPool>,
+    cancelled: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 /// Listens to a token, unless it has been cancelled: what is begun then is cleanup work, and has its time.
@@ -302,7 +336,8 @@ impl<T, F> Body<T, F> {
     fn cut_short<E: Into<BoxError> + Send + 'static>(self: Pin<&mut Self>, state: &DriverState<E>) {
         let mut future = self.project().future;
         if !future.has_ended() {
-            let dropped = future.as_mut().end();
+            let dropped = future.as_mut().abort();
+            state.pool.has_body.store(false, Ordering::Release);
             drop(future.take_scope());
             state.body_failed(dropped.map(Failure::Panic));
         }
@@ -321,6 +356,7 @@ impl<T, F: Future> Body<T, F> {
             return;
         }
         let Poll::Ready(ended) = this.future.as_mut().poll(cx) else { return };
+        state.pool.has_body.store(false, Ordering::Release);
         drop(this.future.take_scope());
         match ended.output {
             Ok(Ok(value)) => *this.value = Some(value),

@@ -171,6 +171,7 @@ impl<T> Future for TaskHandle<T> {
     ///
     /// If polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        assert!(!self.value.is_terminated(), "a `TaskHandle` was polled after it was ready");
         let sent = ready!(Pin::new(&mut self.value).poll(cx));
         Poll::Ready(sent.unwrap_or(Err(TaskStopped::Cancelled)))
     }

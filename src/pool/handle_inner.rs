@@ -1,9 +1,11 @@
 //! What a [`TaskHandle`](super::TaskHandle) and its task share.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use tokio::task::{self, AbortHandle};
+
+use crate::scope::{Scope, TaskKey};
 
 #[derive(Default)]
 pub(super) struct HandleInner {
@@ -15,6 +17,8 @@ pub(super) struct HandleInner {
     task: OnceLock<AbortHandle>,
     /// A closure that had to wait for its turn is spawned a second time, on a thread.
     closure: OnceLock<AbortHandle>,
+    /// Where the task is, for what is nested in it.
+    place: OnceLock<(Weak<Scope>, TaskKey)>,
 }
 
 impl HandleInner {
@@ -28,6 +32,13 @@ impl HandleInner {
         }
     }
 
+    /// The task is about to be spawned in this scope.
+    pub(super) fn placed(&self, scope: &Arc<Scope>, key: Option<TaskKey>) {
+        if let Some(key) = key {
+            self.place.get_or_init(|| (Arc::downgrade(scope), key));
+        }
+    }
+
     pub(super) fn cancel(&self) {
         // Stored before the look at what is spawned, as `spawned` does it the other way round: one sees the other.
         self.cancelled.store(true, Ordering::SeqCst);
@@ -36,6 +47,9 @@ impl HandleInner {
 
     fn abort(&self) {
         [&self.task, &self.closure].into_iter().filter_map(OnceLock::get).for_each(AbortHandle::abort);
+        if let Some((scope, key)) = self.place.get() {
+            scope.upgrade().iter().for_each(|scope| scope.abort_nested_in(*key));
+        }
     }
 
     pub(super) fn is_cancelled(&self) -> bool {

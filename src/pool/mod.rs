@@ -42,6 +42,8 @@ mod cancel;
 
 mod queries;
 
+mod track;
+
 mod admission;
 mod builder;
 mod closing;
@@ -193,6 +195,21 @@ pub struct Pool<E = BoxError> {
     shared: Arc<Shared<E>>,
 }
 
+impl<E> Pool<E> {
+    /// Another handle.
+    fn of(shared: Arc<Shared<E>>) -> Self {
+        shared.handle_made();
+        Self { shared }
+    }
+}
+
+impl<E> Drop for Pool<E> {
+    /// A pool that is kept open ends when nothing can come any more.
+    fn drop(&mut self) {
+        self.shared.handle_dropped();
+    }
+}
+
 impl<E: Send + 'static> Default for Pool<E> {
     fn default() -> Self {
         Self::new()
@@ -201,7 +218,7 @@ impl<E: Send + 'static> Default for Pool<E> {
 
 impl<E> Clone for Pool<E> {
     fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
+        Self::of(Arc::clone(&self.shared))
     }
 }
 

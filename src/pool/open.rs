@@ -3,6 +3,10 @@
 //! To open a pool and to run a planned one is the same: both yield a [`Drive`], the one with the body that it was
 //! given, the other with a body that has returned already.
 
+use std::any::type_name;
+use std::fmt::Display;
+use std::sync::Arc;
+
 use super::driver::{Body, Drive, DriverState};
 use super::{Pool, PoolBuilder};
 use crate::error::{BoxError, PoolError};
@@ -13,6 +17,10 @@ impl<E: Send + 'static> Pool<E> {
     /// Plans a pool: tasks that are spawned in it wait until it [runs](Self::run).
     ///
     /// It needs no runtime. A pool that never runs drops its tasks unpolled, with its last handle.
+    ///
+    /// A planned task that has a handle of its own pool keeps the pool, which keeps the task. If such a pool may never be
+    /// run, [`cancel`](Self::cancel) it, which drops its tasks; or have the task ask for
+    /// [`Pool::current`](Self::current).
     ///
     /// # Examples
     ///
@@ -98,7 +106,7 @@ impl<E: Send + 'static> Pool<E> {
     where
         B: FnOnce(Pool<E>) -> F,
         F: Future<Output = Result<T, E>>,
-        E: Into<BoxError>,
+        E: Into<BoxError> + Display,
     {
         Self::builder().open(body)
     }
@@ -140,9 +148,9 @@ impl<E: Send + 'static> Pool<E> {
     #[track_caller]
     pub fn run(self) -> impl Future<Output = Result<(), PoolError<E>>> + Send
     where
-        E: Into<BoxError>,
+        E: Into<BoxError> + Display,
     {
-        let state = DriverState::claim(self.shared, "Pool::run");
+        let state = DriverState::claim(Arc::clone(&self.shared), "Pool::run");
         Drive::new(state, Body::<(), std::future::Pending<Result<(), E>>>::returned(()))
     }
 
@@ -181,7 +189,15 @@ impl<E: Send + 'static> Pool<E> {
     #[must_use]
     #[track_caller]
     pub fn current() -> Self {
-        Self::try_current().expect("`Pool::current` was called outside of a pool with this error type")
+        let Some(scope) = Scope::current() else { panic!("`Pool::current` was called outside of a pool") };
+        match (scope.nearest_pool(), scope.innermost_error_type()) {
+            (Some(shared), _) => Self::of(shared),
+            (None, None) => panic!("`Pool::current` was called outside of a pool"),
+            (None, Some(found)) => panic!(
+                "`Pool::<{}>::current` was called in a pool with another error type, `Pool<{found}>`",
+                type_name::<E>()
+            ),
+        }
     }
 
     /// The innermost pool with this error type that the calling task, body or destructor is in, if there is one.
@@ -208,6 +224,6 @@ impl<E: Send + 'static> Pool<E> {
     /// ```
     #[must_use]
     pub fn try_current() -> Option<Self> {
-        Scope::current()?.nearest_pool().map(|shared| Self { shared })
+        Scope::current()?.nearest_pool().map(Self::of)
     }
 }

@@ -54,6 +54,7 @@ use crate::error::TaskStopped;
 pub trait TaskOutput<E>: sealed::Sealed<E> {}
 
 impl<E> TaskOutput<E> for () {}
+#[doc(hidden)]
 impl<E> TaskOutput<E> for Never {}
 impl<E> TaskOutput<E> for Infallible {}
 impl<E> TaskOutput<E> for Result<(), E> {}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Pool, PoolTree};
-use crate::error::ClosingReason;
+use crate::error::{ClosingReason, TaskInfo};
 use crate::scope::ErasedPool;
 
 /// To look at the pool.
@@ -98,6 +98,66 @@ impl<E: Send + 'static> Pool<E> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Waits until no task is left but daemons, or the pool has closed. Queued and
+    /// [tracked](Self::track_future) tasks count, and so do planned ones; the body does not.
+    ///
+    /// It is ready at a poll at which that holds: a task may be spawned right after. Do not await it in a task of the
+    /// pool that is no daemon, which would wait for itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that the
+    /// pool is as it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// Pool::open(async |pool: Pool| {
+    ///     for batch in 0..3 {
+    ///         for job in 0..10 {
+    ///             pool.spawn(async move { println!("{batch}.{job}") });
+    ///         }
+    ///         pool.idle().await; // one batch after the other
+    ///     }
+    ///     Ok(())
+    /// })
+    /// .await
+    /// # }
+    /// ```
+    pub async fn idle(&self) {
+        self.shared.idle().await;
+    }
+
+    /// The tasks that were aborted since the [grace](crate::PoolBuilder::grace) was over, in the order in which their
+    /// depths were closed: of this pool, and of pools nested in it without a grace of their own.
+    ///
+    /// An overrun is no failure. With the feature `tracing`, a `WARN` event has them too. They are kept until the last
+    /// handle of the pool is gone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(1)).build();
+    /// pool.build_task().name("upload").spawn(std::future::pending::<()>());
+    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(1)));
+    /// pool.clone().run().await.unwrap();
+    /// assert_eq!(pool.overrun()[0].name(), Some("upload"));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn overrun(&self) -> Vec<TaskInfo> {
+        self.shared.lock().overrun.clone()
     }
 
     /// Who is alive in the pool and below it, at any level: tasks, with the class where each was spawned, nested pools,

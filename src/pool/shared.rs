@@ -21,33 +21,37 @@
 //!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So the last `Arc`
 //!    of a scope is never dropped under the lock.
 
-use std::any::Any;
+use std::any::{Any, type_name};
 use std::future::poll_fn;
 use std::mem;
 use std::panic::Location;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::task::coop::consume_budget;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::depths::Depths;
 use super::failures::Failures;
 use super::limit::Turn;
 use super::on_failure::OnFailure;
-use super::options::{Options, Policy};
+use super::options::{Options, TaskSettings, TextOf};
 use super::tasks::{BATCH, TaskEntry, Tasks, abort_all, free_ended};
 use super::trace::Trace;
 use crate::error::{
-    BoxError, CancelledError, ClosingReason, Failure, PanicPayload, Report, TaskError, TaskInfo, cancellation, catch,
+    BoxError, CancelledError, ClosingReason, Failure, IsCancellation, PanicPayload, Report, TaskError, TaskInfo,
+    cancellation, catch,
 };
 use crate::scope::{
-    ChildKind, Current, ErasedPool, NodeState, Scope, ScopeKind, Snapshot, TaskClass, TaskKey, TaskSnapshot,
+    ChildKind, Current, ErasedPool, NodeState, Scope, ScopeKind, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot,
 };
 
 /// The part of a pool that outlives its run: every handle has it.
@@ -55,15 +59,25 @@ pub(crate) struct Shared<E> {
     pub(super) options: Options<E>,
     /// Where the tasks run; set when the pool does.
     pub(super) runtime: OnceLock<Handle>,
+    /// Set when the pool is opened or run.
+    pub(super) text: OnceLock<TextOf<E>>,
     closed: AtomicBool,
     /// A scope has ended since the driver left its waker: it will most likely not have to leave one again.
     scope_ended: AtomicBool,
     /// Depths from here on up accept no tasks any more. Written under the lock.
     accepts_below: AtomicI64,
+    /// A task around the pool is aborted.
+    aborted_around: AtomicBool,
     /// A task has failed, whatever has become of that.
     failed: AtomicBool,
     /// The depth of the body has been aborted.
     pub(super) body_aborted: AtomicBool,
+    /// The body is polled.
+    pub(super) has_body: AtomicBool,
+    /// How many handles the users have.
+    handles: AtomicUsize,
+    /// Notified when the pool starts, when no task is left but daemons, and when it has closed.
+    changed: Notify,
     pub(super) trace: Trace,
     inner: Mutex<Inner<E>>,
 }
@@ -88,6 +102,18 @@ pub(super) struct Inner<E> {
     closing: Option<CancellationToken>,
     /// `None` as long as nothing has gone wrong.
     pub(super) failures: Option<Box<Failures<E>>>,
+    /// A pool around this one gives its tasks time, which is then that of the tasks here too.
+    has_outer_time: bool,
+    /// The pool closes for a reason of its own, not only since a pool around it does.
+    has_own_cause: bool,
+    /// No time is left: the pool was aborted, or a task around it was.
+    aborted: bool,
+    /// Somebody has waited for the closing, and so has heard of it.
+    was_awaited: bool,
+    /// When the pool is cancelled, if that is set: what its watcher follows.
+    deadline: Option<watch::Sender<Instant>>,
+    /// The tasks that were aborted since their grace was over.
+    pub(super) overrun: Vec<TaskInfo>,
     /// The call of `open` or `run`.
     called_at: &'static Location<'static>,
 }
@@ -139,13 +165,17 @@ pub(super) struct Place {
     /// Of the task, if it was not spawned before.
     key: Option<TaskKey>,
     pub(super) set: JoinSet<()>,
+    /// Whether everything in it has been aborted.
+    was_aborted: bool,
 }
 
-impl<E> Drop for Inner<E> {
+impl<E> Drop for Shared<E> {
     /// A pool that never ran still has its plans.
     fn drop(&mut self) {
-        if !self.plans.is_empty() {
-            resume(drop_plans(mem::take(&mut self.plans)));
+        let plans = mem::take(&mut self.lock().plans);
+        if !plans.is_empty() {
+            self.trace.never_ran(self.options.name.as_deref(), plans.len());
+            resume(drop_plans(plans));
         }
     }
 }
@@ -171,11 +201,16 @@ impl<E> Shared<E> {
         Arc::new(Self {
             options,
             runtime: OnceLock::new(),
+            text: OnceLock::new(),
             closed: AtomicBool::new(false),
             scope_ended: AtomicBool::new(false),
             accepts_below: AtomicI64::new(i64::MAX),
+            aborted_around: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             body_aborted: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
+            handles: AtomicUsize::new(0),
+            changed: Notify::new(),
             trace: Trace::default(),
             inner: Mutex::new(Inner {
                 phase: Phase::Planned,
@@ -188,6 +223,12 @@ impl<E> Shared<E> {
                 reason: None,
                 closing: None,
                 failures: None,
+                has_outer_time: false,
+                has_own_cause: false,
+                aborted: false,
+                was_awaited: false,
+                deadline: None,
+                overrun: Vec::new(),
                 called_at: Location::caller(),
             }),
         })
@@ -208,6 +249,11 @@ impl<E> Shared<E> {
         self.accepts_below.fetch_min(depth, Ordering::AcqRel);
     }
 
+    /// Whether a task around the pool is aborted.
+    pub(super) fn is_aborted_around(&self) -> bool {
+        self.aborted_around.load(Ordering::Acquire)
+    }
+
     /// Whether the depth of the body has been aborted.
     pub(super) fn is_body_aborted(&self) -> bool {
         self.body_aborted.load(Ordering::Acquire)
@@ -216,6 +262,16 @@ impl<E> Shared<E> {
     /// Takes the right to run the pool; there is one.
     pub(super) fn claim(&self) -> bool {
         !mem::replace(&mut self.lock().claimed, true)
+    }
+
+    pub(super) fn handle_made(&self) {
+        self.handles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn handle_dropped(&self) {
+        if self.handles.fetch_sub(1, Ordering::AcqRel) == 1 && self.options.keep_open {
+            drop(catch(|| wake_driver(self.lock())));
+        }
     }
 
     /// How many tasks have not ended.
@@ -255,6 +311,51 @@ impl<E> Shared<E> {
         token.cancelled().await;
     }
 
+    /// Moves the deadline, or takes it back. A new one comes with what its watcher is to follow.
+    pub(super) fn set_deadline(&self, deadline: Option<Instant>) -> Option<watch::Receiver<Instant>> {
+        let mut inner = self.lock();
+        let Some(at) = deadline else {
+            let taken_back = inner.deadline.take();
+            drop(inner);
+            drop(taken_back);
+            return None;
+        };
+        if let Some(sender) = inner.deadline.clone() {
+            drop(inner);
+            sender.send_replace(at);
+            return None;
+        }
+        let (sender, receiver) = watch::channel(at);
+        inner.deadline = Some(sender);
+        Some(receiver)
+    }
+
+    /// Waits until no task is left but daemons, or the pool has closed.
+    pub(super) async fn idle(&self) {
+        self.wait_until(|inner| {
+            let mut plans = inner.plans.iter();
+            inner.phase == Phase::Closed || inner.depths.is_idle() && plans.all(|plan| plan.class().kind.is_daemon())
+        })
+        .await;
+    }
+
+    /// Waits until the pool runs, or never will.
+    pub(super) async fn started(&self) {
+        self.wait_until(|inner| inner.phase != Phase::Planned).await;
+    }
+
+    async fn wait_until(&self, holds: impl Fn(&Inner<E>) -> bool) {
+        consume_budget().await;
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if holds(&self.lock()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner<E>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,6 +380,7 @@ impl<E: Send + 'static> Shared<E> {
         self: &Arc<Self>,
         runtime: Handle,
         enclosing: Option<Arc<Scope>>,
+        has_outer_time: bool,
         called_at: &'static Location<'static>,
     ) -> Arc<Scope> {
         self.trace.opened(self.options.name.as_ref());
@@ -286,10 +388,15 @@ impl<E: Send + 'static> Shared<E> {
         drop(self.runtime.set(runtime));
         if let Some(enclosing) = &enclosing {
             enclosing.add_child(ChildKind::Pool(Arc::downgrade(self) as Weak<dyn ErasedPool>));
+            // What is marked from here on finds the pool among the children.
+            if enclosing.is_aborted() || Current::is_aborted() {
+                ErasedPool::abort(&**self);
+            }
         }
         let mut inner = self.lock();
         inner.enclosing = enclosing;
         inner.called_at = called_at;
+        inner.has_outer_time = has_outer_time;
         let scope = self.scope_in(&mut inner, TaskClass::default());
         if inner.phase == Phase::Planned {
             inner.phase = Phase::Running;
@@ -300,7 +407,9 @@ impl<E: Send + 'static> Shared<E> {
         let plans = mem::take(&mut inner.plans);
         drop(inner);
         // Each of them, although one cannot be spawned.
-        resume(plans.into_iter().map(|plan| catch(|| plan.admit(self)).err()).fold(None, Option::or));
+        let panic = plans.into_iter().map(|plan| catch(|| plan.admit(self)).err()).fold(None, Option::or);
+        self.has_changed();
+        resume(panic);
         scope
     }
 
@@ -316,26 +425,34 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// Makes room for a task, and has it take its turn if it has not.
-    pub(super) fn place(self: &Arc<Self>, class: TaskClass, info: &TaskInfo, turn: &mut Turn) -> Admission {
+    pub(super) fn place(self: &Arc<Self>, class: TaskClass, info: &TaskInfo, turn: Option<&mut Turn>) -> Admission {
         let mut inner = self.lock();
-        match inner.phase {
-            Phase::Planned => return Admission::Planned,
-            Phase::Running | Phase::Closing if self.accepts(class.depth) => {}
+        match (inner.phase, class.kind) {
+            (Phase::Planned, _) => return Admission::Planned,
+            (Phase::Running, kind) if kind.is_watcher() => {}
+            // What can abort the pool is of use until the last depth is closed.
+            (Phase::Closing, TaskKind::Aborter) if inner.depths.highest().is_some() => {}
+            (Phase::Closing, TaskKind::Canceller) => return Admission::Refused,
+            (Phase::Running | Phase::Closing, _) if self.accepts(class.depth) => {}
             _ => return Admission::Refused,
         }
-        if matches!(turn, Turn::Free) {
-            *turn = self.turn(class);
-        }
+        let is_limited = turn.is_some() && self.options.limit.is_some() && !class.kind.is_daemon();
+        let is_queued = turn.is_some_and(|turn| {
+            if matches!(turn, Turn::Free) {
+                *turn = self.turn(class);
+            }
+            turn.is_waiting()
+        });
         let scope = self.scope_in(&mut inner, class);
-        let entry = TaskEntry { info: info.clone(), spawned: false, queued: turn.is_waiting() };
+        let entry = TaskEntry::new(info.clone(), is_limited, is_queued);
         let (key, set) = inner.depths.insert(class, entry);
-        Admission::Placed(Current { scope, key: Some(key) }, Place { class, key: Some(key), set })
+        Admission::Placed(Current::in_task(scope, Some(key)), Place { class, key: Some(key), set, was_aborted: false })
     }
 
     /// A place under the limit. Taken under the lock, so that the queue has the order of the list.
     fn turn(&self, class: TaskClass) -> Turn {
         match &self.options.limit {
-            Some(limit) if !class.daemon => limit.turn(),
+            Some(limit) if !class.kind.is_daemon() => limit.turn(),
             _ => Turn::Free,
         }
     }
@@ -343,14 +460,14 @@ impl<E: Send + 'static> Shared<E> {
     /// Once more a set for a task that is on the list, to spawn something else in its stead.
     pub(super) fn place_again(&self, class: TaskClass) -> Place {
         let set = self.lock().depths.tasks_mut(class).map(Tasks::borrow_set).unwrap_or_default();
-        Place { class, key: None, set }
+        Place { class, key: None, set, was_aborted: false }
     }
 
     /// Puts a set back, and aborts it if its depth was aborted meanwhile.
     pub(super) fn return_set(&self, place: Place) {
-        let Place { class, key, mut set } = place;
+        let Place { class, key, mut set, was_aborted } = place;
         free_ended(&mut set, 2);
-        if let Some(mut set) = self.keep_set(class, key, set) {
+        if let Some(mut set) = self.keep_set(class, key, set, was_aborted) {
             abort_all(&mut set);
             let mut inner = self.lock();
             if let Some(tasks) = inner.depths.tasks_mut(class) {
@@ -360,13 +477,17 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// Gives the set back if it is to be aborted.
-    fn keep_set(&self, class: TaskClass, spawned: Option<TaskKey>, set: JoinSet<()>) -> Option<JoinSet<()>> {
+    fn keep_set(
+        &self,
+        class: TaskClass,
+        spawned: Option<TaskKey>,
+        set: JoinSet<()>,
+        was_aborted: bool,
+    ) -> Option<JoinSet<()>> {
         let mut inner = self.lock();
         let Some(tasks) = inner.depths.tasks_mut(class) else { return Some(set) };
-        if let Some(entry) = spawned.and_then(|key| tasks.entries.get_mut(key)) {
-            entry.spawned = true;
-        }
-        tasks.return_set(set)
+        spawned.into_iter().for_each(|key| tasks.task_spawned(key));
+        tasks.return_set(set, was_aborted)
     }
 
     /// The scope of a class of tasks, which is made if there is none.
@@ -377,14 +498,25 @@ impl<E: Send + 'static> Shared<E> {
     fn scope_in(self: &Arc<Self>, inner: &mut Inner<E>, class: TaskClass) -> Arc<Scope> {
         let Inner { depths, enclosing, .. } = inner;
         let mut began = false;
-        let scope = depths.entry(class.depth).entry(class.daemon).scope(|| {
+        let scope = depths.entry(class).entry(class.kind).scope(|| {
             began = true;
             Scope::within(enclosing.clone(), ScopeKind::Pool(Arc::clone(self) as Arc<dyn ErasedPool>, class))
         });
         if began {
-            depths.scope_began(class.daemon);
+            depths.scope_began(class);
         }
         scope
+    }
+
+    /// A daemon is about to be polled for the first time: it may hear of the closing then.
+    pub(super) fn daemon_began(&self, current: &Current) {
+        let mut inner = self.lock();
+        if let (Some(tasks), Some(key)) = (inner.depths.tasks_mut(current.scope.class()), current.key) {
+            tasks.task_began(key);
+        }
+        if inner.phase == Phase::Closing {
+            wake_driver(inner);
+        }
     }
 
     /// A task that was queued is about to run. Pending if it is about to be aborted instead.
@@ -394,33 +526,44 @@ impl<E: Send + 'static> Shared<E> {
         if !self.accepts(class.depth) {
             return Poll::Pending;
         }
-        let tasks = inner.depths.tasks_mut(class);
-        if let Some(entry) = tasks.and_then(|tasks| tasks.entries.get_mut(current.key?)) {
-            entry.queued = false;
+        if let Some(key) = current.key {
+            inner.depths.turn_came(class, key);
         }
         Poll::Ready(())
     }
 
     /// Whether a task that is dropped was aborted by nobody here, but by its runtime, which shuts down.
     pub(super) fn is_cut_off_by_runtime(&self, current: &Current) -> bool {
-        let (class, key) = (current.scope.class(), current.key);
+        let class = current.scope.class();
+        if !class.kind.is_watcher() && !self.accepts(class.depth) {
+            return false;
+        }
+        let mut inner = self.lock();
+        let Some(tasks) = inner.depths.tasks_mut(class) else { return false };
         // A spawn that panics drops what was to be a task.
-        let refused = || {
-            let mut inner = self.lock();
-            let entry = inner.depths.tasks_mut(class).and_then(|tasks| tasks.entries.get_mut(key?));
-            entry.is_some_and(|entry| !entry.spawned)
-        };
-        self.accepts(class.depth) && !(thread::panicking() && refused())
+        let is_refused = thread::panicking() && current.key.is_some_and(|key| tasks.is_unspawned(key));
+        !tasks.is_aborted() && !is_refused
     }
 
     /// Takes a task off the list that is about to let go of its scope.
     pub(super) fn task_ended(&self, current: &Current) {
         let (class, Some(key)) = (current.scope.class(), current.key) else { return };
-        let (entry, ended) = self.lock().depths.task_ended(class, key);
+        let mut inner = self.lock();
+        let (entry, ended) = inner.depths.task_ended(class, key);
+        // Those that are left in a closing pool may all wait for a turn that cannot come.
+        let news =
+            inner.phase == Phase::Closing && inner.depths.tasks_mut(class).is_some_and(|tasks| tasks.are_queued());
+        let driver = if news { inner.driver.take() } else { None };
+        let is_idle = inner.depths.is_idle();
+        drop(inner);
         drop(entry);
+        if is_idle {
+            self.has_changed();
+        }
+        driver.into_iter().for_each(Waker::wake);
         if let Some(mut set) = ended {
-            free_ended(&mut set, BATCH);
-            self.return_set(Place { class, key: None, set });
+            free_ended(&mut set.0, BATCH);
+            self.return_set(Place { class, key: None, set: set.0, was_aborted: set.1 });
         }
     }
 
@@ -441,7 +584,9 @@ impl<E: 'static> Shared<E> {
     /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, or
     /// the failure that the error speaks of was recorded or discarded here.
     pub(super) fn says_only_that_it_stopped(&self, error: &E) -> bool {
-        match cancellation(error, self.options.is_cancellation.as_deref()) {
+        let policies = self.options.policies();
+        let is_cancellation = policies.as_ref().and_then(|policies| policies.is_cancellation.as_deref());
+        match cancellation(error, is_cancellation) {
             None => false,
             Some(CancelledError::Cancelled) => self.is_closed(),
             Some(CancelledError::Failed) => self.is_closed() || self.has_seen_a_failure(),
@@ -453,32 +598,59 @@ impl<E: 'static> Shared<E> {
         self.failed.load(Ordering::Acquire)
     }
 
-    /// Records a failure of a task as its pool's policy says. Returns what nobody here takes any more, to be reported
-    /// further out.
-    pub(super) fn fail_task(&self, failure: TaskError<E>) -> Vec<TaskError> {
+    /// Records a failure of a task as its policy says, or that of the pool. Returns what nobody here takes any more, to
+    /// be reported further out.
+    pub(super) fn fail_task(&self, failure: TaskError<E>, settings: &TaskSettings) -> Vec<TaskError> {
         self.failed.store(true, Ordering::Release);
-        self.trace.failed(&failure);
-        match &self.options.on_failure {
-            None => self.record(failure, OnFailure::Cancel).into_iter().collect(),
-            Some(policy) => self.apply_policy(policy, failure),
+        let info = failure.task().clone();
+        let (decision, panicked) = match settings.on_failure {
+            Some(decision) => (decision, None),
+            None => self.ask_policy(&failure),
+        };
+        // An essential task that has ended closes the pool, whatever becomes of its failure.
+        let ends_pool = settings.essential && !self.is_closed();
+        let decision = if ends_pool && decision == OnFailure::Collect { OnFailure::Cancel } else { decision };
+        self.trace.failed(&failure, self.text.get().copied(), decision);
+        let dropped = match decision {
+            OnFailure::Discard => Err(catch(|| drop(failure)).err()),
+            kept => Ok(self.record(failure, kept)),
+        };
+        let (unreported, drop_panic) = dropped.map_or_else(|panic| (None, panic), |unreported| (unreported, None));
+        let closing = if ends_pool { catch(|| self.close(ClosingReason::Failed)).err() } else { None };
+        let panics = [panicked, drop_panic, closing].into_iter().flatten();
+        let panics = panics.filter_map(|payload| self.fail(TaskError::new(info.clone(), Failure::Panic(payload))));
+        unreported.into_iter().chain(panics).collect()
+    }
+
+    /// What the pool's policy says. One that panics has failed as well, and is taken to say `Cancel`.
+    fn ask_policy(&self, failure: &TaskError<E>) -> (OnFailure, Option<PanicPayload>) {
+        let Some(policies) = self.options.policies() else { return (OnFailure::Cancel, None) };
+        let asked = catch(|| policies.on_failure.as_ref().map_or(OnFailure::Cancel, |policy| policy(failure)));
+        let dropped = catch(|| drop(policies)).err();
+        match asked {
+            Ok(decision) => (decision, dropped),
+            Err(payload) => (OnFailure::Cancel, Some(payload)),
         }
     }
 
-    /// A policy that panics has failed as well, by the name of the same task, and is taken to say `Cancel`.
-    fn apply_policy(&self, policy: &Policy<E>, failure: TaskError<E>) -> Vec<TaskError> {
-        let info = failure.task().clone();
-        let (unreported, panicked) = match catch(|| policy(&failure)) {
-            Ok(OnFailure::Discard) => (None, catch(|| drop(failure)).err()),
-            Ok(decision) => (self.record(failure, decision), None),
-            Err(payload) => (self.record(failure, OnFailure::Cancel), Some(payload)),
-        };
-        let panicked = panicked.and_then(|payload| self.fail(TaskError::new(info, Failure::Panic(payload))));
-        unreported.into_iter().chain(panicked).collect()
+    /// Drops the closures that the pool was given, whose destructors may panic, but for the one that is needed still.
+    pub(super) fn drop_policies(&self) -> Option<Box<IsCancellation<E>>> {
+        // A task that the pool has stopped waiting for may be asking one of them.
+        let mut policies = Arc::into_inner(self.options.take_policies()?)?;
+        let is_cancellation = policies.is_cancellation.take();
+        for dropped in [catch(|| drop(policies.on_failure)), catch(|| drop(policies.on_cleanup_failure))] {
+            if let Err(payload) = dropped {
+                let info = self.lock().body_info();
+                let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
+                debug_assert!(unreported.is_none(), "the pool has not returned");
+            }
+        }
+        is_cancellation
     }
 
     /// Records a failure that no policy is asked about. It closes the pool.
     pub(super) fn fail(&self, failure: TaskError<E>) -> Option<TaskError> {
-        self.trace.failed(&failure);
+        self.trace.failed(&failure, self.text.get().copied(), OnFailure::Cancel);
         self.record(failure, OnFailure::Cancel)
     }
 
@@ -498,7 +670,7 @@ impl<E: 'static> Shared<E> {
         }
         let payload = catch(|| self.begin_closing(inner, ClosingReason::Failed)).err()?;
         let panicked = TaskError::new(info, Failure::Panic(payload));
-        self.trace.failed(&panicked);
+        self.trace.failed(&panicked, self.text.get().copied(), OnFailure::Collect);
         self.record(panicked, OnFailure::Collect)
     }
 
@@ -528,29 +700,44 @@ impl<E: 'static> Shared<E> {
 
 // ===== what begins the closing =====
 
-impl<E> Shared<E> {
+impl<E: 'static> Shared<E> {
     /// Begins to close the pool, if that has not begun.
     pub(super) fn close(&self, reason: ClosingReason) {
         self.begin_closing(self.lock(), reason);
     }
 
+    /// Closes the pool without any time, or ends the time that it has.
+    pub(super) fn abort_for(&self, reason: ClosingReason) {
+        let mut inner = self.lock();
+        inner.aborted = true;
+        if inner.phase == Phase::Closing { wake_driver(inner) } else { self.begin_closing(inner, reason) }
+    }
+
     fn begin_closing(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
+        let is_own = !matches!(reason, ClosingReason::ParentClosing(_));
+        let has_news = is_own && !inner.has_own_cause;
+        inner.has_own_cause |= is_own;
         inner.phase = match inner.phase {
             Phase::Planned => Phase::Closed,
             Phase::Running => Phase::Closing,
+            // A cause of its own ends the time that the pool has from outside.
+            Phase::Closing | Phase::Closed if has_news => return wake_driver(inner),
             Phase::Closing | Phase::Closed => return,
         };
         self.refuse_early(&inner);
         let plans = mem::take(&mut inner.plans);
         // A waker that panics keeps no plan from being dropped.
         let woken = catch(|| self.announce_closing(inner, reason)).err();
+        if !plans.is_empty() {
+            self.trace.never_ran(self.options.name.as_deref(), plans.len());
+        }
         resume(woken.or(drop_plans(plans)));
     }
 
-    /// Without a grace, or with nothing left that could use it, the first abort is a moment away: the depth that it is
+    /// Without time, or with nothing left that could use it, the first abort is a moment away: the depth that it is
     /// for takes no task any more.
     fn refuse_early(&self, inner: &Inner<E>) {
-        if self.options.grace.is_zero() || inner.depths.is_empty() {
+        if matches!(inner.time(&self.options), Time::None) || inner.depths.is_empty() {
             let highest = inner.depths.highest().filter(|_| !inner.depths.is_single());
             self.refuse_from(highest.map_or(i64::MIN, i64::from));
         }
@@ -562,12 +749,14 @@ impl<E> Shared<E> {
         inner.reason.get_or_insert(reason);
         self.closed.store(true, Ordering::Release);
         let (driver, closing) = (inner.driver.take(), inner.closing.take());
+        inner.was_awaited |= closing.is_some();
         drop(inner);
         // Each of these may be somebody's waker, and panic: the other is woken all the same.
         let woken = [
             catch(|| driver.into_iter().for_each(Waker::wake)),
             catch(|| closing.iter().for_each(CancellationToken::cancel)),
         ];
+        self.has_changed();
         if let Some(reason) = news {
             self.trace.closing(&reason);
         }
@@ -581,7 +770,8 @@ impl<E> Shared<E> {
         let waker = (!self.scope_ended.load(Ordering::Relaxed)).then(|| cx.waker().clone());
         let mut inner = self.lock();
         let running = inner.phase == Phase::Running;
-        if running && (self.options.keep_open || !inner.depths.has_only_daemons()) {
+        let can_end = inner.depths.has_only_daemons() && !(self.options.keep_open && self.more_may_come(&inner));
+        if running && !can_end {
             let Some(waker) = waker else {
                 drop(inner);
                 self.scope_ended.store(false, Ordering::Relaxed);
@@ -593,30 +783,42 @@ impl<E> Shared<E> {
             return Poll::Pending;
         }
         // What most pools come to. The steps are there for the others.
-        if running && inner.failures.is_none() && inner.depths.is_empty() {
+        if running && inner.failures.is_none() && inner.depths.is_over() {
             return Poll::Ready(End::Join(self.end_well(inner)));
         }
         self.take_over(inner, ClosingReason::Completed);
         Poll::Ready(End::Close)
     }
 
+    /// Whether something is left from which tasks can come, or the end of the pool.
+    fn more_may_come(&self, inner: &Inner<E>) -> bool {
+        self.handles.load(Ordering::Acquire) > 0 || !inner.depths.is_empty() || !inner.depths.is_unwatched()
+    }
+
     /// Ends a pool of which nothing is left.
     fn end_well(&self, mut inner: MutexGuard<'_, Inner<E>>) -> Vec<JoinSet<()>> {
-        let (tokens, sets) = (inner.depths.cancel_all(), inner.depths.take_sets());
-        let held = inner.end();
+        let (sets, held) = (inner.depths.take_sets(), inner.end());
         self.announce_closing(inner, ClosingReason::Completed);
         drop(held);
-        tokens.iter().for_each(CancellationToken::cancel);
         sets
+    }
+
+    /// Has whoever waits look again.
+    pub(super) fn has_changed(&self) {
+        drop(catch(|| self.changed.notify_waiters()));
     }
 
     /// Begins to close a pool whose future is dropped.
     pub(super) fn drop_run(&self) {
         // In a destructor: a waker may panic, and the closing goes on all the same.
-        drop(catch(|| self.take_over(self.lock(), ClosingReason::Dropped)));
+        if let Err(payload) = catch(|| self.take_over(self.lock(), ClosingReason::Dropped)) {
+            let info = self.lock().body_info();
+            self.record(TaskError::new(info, Failure::Panic(payload)), OnFailure::Collect);
+        }
     }
 
     fn take_over(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
+        inner.has_own_cause |= inner.phase == Phase::Running;
         inner.phase = Phase::Closing;
         self.refuse_early(&inner);
         self.announce_closing(inner, reason);
@@ -629,7 +831,38 @@ impl<E> Shared<E> {
     }
 }
 
+/// Has the driver look again, which may panic.
+fn wake_driver<E>(mut inner: MutexGuard<'_, Inner<E>>) {
+    let driver = inner.driver.take();
+    drop(inner);
+    driver.into_iter().for_each(Waker::wake);
+}
+
+/// How long tasks may go on after the signal.
+pub(super) enum Time {
+    /// They are aborted at once.
+    None,
+    Grace(Duration),
+    /// Until they are aborted from outside.
+    Outer,
+}
+
 impl<E> Inner<E> {
+    pub(super) fn time(&self, options: &Options<E>) -> Time {
+        match options.grace {
+            _ if self.aborted => Time::None,
+            Some(Duration::ZERO) => Time::None,
+            Some(grace) => Time::Grace(grace),
+            None if self.has_outer_time && !self.has_own_cause => Time::Outer,
+            None => Time::None,
+        }
+    }
+
+    /// Whether somebody can have heard that the pool closes.
+    pub(super) fn was_awaited(&self) -> bool {
+        self.was_awaited
+    }
+
     /// Ends the pool: its driver is woken no more, and the enclosing scope is let go of.
     pub(super) fn end(&mut self) -> (Option<Arc<Scope>>, Option<Waker>) {
         self.phase = Phase::Closed;
@@ -644,11 +877,37 @@ impl<E> Inner<E> {
 
 impl<E: Send + 'static> ErasedPool for Shared<E> {
     fn report(&self, failure: TaskError) -> Option<TaskError> {
+        let policies = self.options.policies();
+        let policy = policies.as_ref().and_then(|policies| policies.on_cleanup_failure.as_ref());
+        // A policy that panics, or a waker as the pool closes, has no say.
+        let asked = policy.and_then(|policy| catch(|| policy(&failure)).ok());
+        match asked.unwrap_or(OnFailure::Collect) {
+            OnFailure::Discard => {
+                self.trace.failed(&failure, Some(|error| error.to_string()), OnFailure::Discard);
+                drop(catch(|| drop(failure)));
+                return None;
+            }
+            OnFailure::Cancel => drop(catch(|| self.close(ClosingReason::Failed))),
+            OnFailure::Collect => {}
+        }
+        self.trace.failed(&failure, Some(|error| error.to_string()), OnFailure::Collect);
         self.lock().failures.get_or_insert_default().push_cleanup(failure)
     }
 
-    fn has_grace(&self) -> bool {
-        !self.options.grace.is_zero()
+    fn has_time(&self) -> bool {
+        match self.options.grace {
+            Some(grace) => !grace.is_zero(),
+            None => self.lock().has_outer_time,
+        }
+    }
+
+    fn abort(&self) {
+        self.aborted_around.store(true, Ordering::Release);
+        drop(catch(|| self.abort_for(ClosingReason::parent_closing(None))));
+    }
+
+    fn closing_reason(&self) -> Option<ClosingReason> {
+        self.lock().reason.clone()
     }
 
     fn token(&self, depth: i32) -> CancellationToken {
@@ -679,6 +938,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
             name: self.options.name.clone(),
             reason: inner.reason.clone(),
             handed_over: inner.handed_over,
+            has_grace: self.options.grace.is_some(),
             ..Snapshot::new(inner.phase.into())
         };
         snapshot.tasks.extend(inner.plans.iter().map(|plan| TaskSnapshot {
@@ -689,6 +949,10 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
         }));
         inner.depths.snapshot(&mut snapshot);
         snapshot
+    }
+
+    fn error_type(&self) -> &'static str {
+        type_name::<E>()
     }
 
     fn as_any(&self) -> &dyn Any {

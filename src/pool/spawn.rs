@@ -267,6 +267,67 @@ impl<E: Send + 'static> Pool<E> {
         self.build_task().spawn_local(task);
     }
 
+    /// Like [`spawn_blocking`](Self::spawn_blocking), with a handle for the value, as
+    /// [`spawn_with_handle`](Self::spawn_with_handle) has one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let sum = Pool::open(async |pool: Pool| {
+    ///     let sum = pool.spawn_blocking_with_handle(|| Ok((1..=100).sum::<u32>()));
+    ///     Ok(sum.await?)
+    /// });
+    /// assert_eq!(sum.await?, 5_050);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking_with_handle<T, C>(&self, task: C) -> TaskHandle<T>
+    where
+        C: FnOnce() -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.build_task().spawn_blocking_with_handle(task)
+    }
+
+    /// Like [`spawn_local`](Self::spawn_local), with a handle for the value, as
+    /// [`spawn_with_handle`](Self::spawn_with_handle) has one.
+    ///
+    /// # Panics
+    ///
+    /// As [`spawn_local`](Self::spawn_local) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::rc::Rc;
+    /// use aiodrive::{BoxError, Pool};
+    /// use tokio::task::LocalSet;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let opened = Pool::<BoxError>::open(async |pool| {
+    ///     let shared = Rc::new(7); // not `Send`
+    ///     let value = pool.spawn_local_with_handle(async move { Ok(*shared) });
+    ///     Ok(value.await?)
+    /// });
+    /// assert_eq!(LocalSet::new().run_until(opened).await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_local_with_handle<T, F>(&self, task: F) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + 'static,
+        T: Send + 'static,
+    {
+        self.build_task().spawn_local_with_handle(task)
+    }
+
     /// Spawns a task, and waits until it says that it is ready.
     ///
     /// `task` gets a [`Started`], and calls [`ready`](Started::ready) on it when it has set up what others need, for

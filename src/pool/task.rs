@@ -13,6 +13,7 @@ use pin_project::{pin_project, pinned_drop};
 
 use super::handle_inner::HandleInner;
 use super::limit::Turn;
+use super::options::TaskSettings;
 use super::output::OutputSink;
 use super::shared::Shared;
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch};
@@ -33,6 +34,9 @@ where
     /// `None` once the task has ended.
     sink: Option<S>,
     info: TaskInfo,
+    settings: TaskSettings,
+    /// Whether it has been polled.
+    begun: bool,
     error: PhantomData<fn() -> E>,
 }
 
@@ -43,13 +47,21 @@ where
     E: Send + 'static,
 {
     /// A task that is not spawned yet. If it is dropped as it is, nothing is recorded.
-    pub(super) fn new(future: F, sink: S, info: TaskInfo) -> Self {
-        Self { turn: Turn::Free, future: Scoped::outside(future), sink: Some(sink), info, error: PhantomData }
+    pub(super) fn new(future: F, sink: S, info: TaskInfo, settings: TaskSettings) -> Self {
+        Self {
+            turn: Turn::Free,
+            future: Scoped::outside(future),
+            sink: Some(sink),
+            info,
+            settings,
+            begun: false,
+            error: PhantomData,
+        }
     }
 
     /// Gives the future of a task back that was not spawned.
-    pub(super) fn into_future(mut self) -> Option<F> {
-        self.future.take_future()
+    pub(super) fn into_future(mut self) -> F {
+        self.future.take_future().expect("a task that was refused has not been polled")
     }
 
     pub(super) fn info(&self) -> &TaskInfo {
@@ -60,17 +72,20 @@ where
         self.sink.as_ref()?.handle()
     }
 
+    /// What aborts the task, which has been placed, if somebody can.
+    pub(super) fn handle_in_place(&self) -> Option<Arc<HandleInner>> {
+        let (handle, current) = (self.handle()?, self.current()?);
+        handle.placed(&current.scope, current.key);
+        Some(Arc::clone(handle))
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         self.turn.is_waiting()
     }
 
-    pub(super) fn set_turn(&mut self, turn: Turn) {
-        self.turn = turn;
-    }
-
-    /// What a place for it takes.
-    pub(super) fn for_place(&mut self) -> (&TaskInfo, &mut Turn) {
-        (&self.info, &mut self.turn)
+    /// What a place for it takes: how it is named, and its turn, if it counts towards a limit.
+    pub(super) fn for_place(&mut self) -> (&TaskInfo, Option<&mut Turn>) {
+        (&self.info, (!self.settings.unlimited).then_some(&mut self.turn))
     }
 
     /// Where it has been placed.
@@ -93,9 +108,9 @@ where
         let mut this = self.project();
         let Some(sink) = this.sink else { return };
         sink.before_poll();
-        let drop_panic = this.future.as_mut().end();
+        let drop_panic = this.future.as_mut().abort();
         let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) else { return };
-        let end = End { current, info: this.info, turn: this.turn };
+        let end = End { current, info: this.info, settings: this.settings, turn: this.turn };
         end.cut_off::<_, _, E>(sink, drop_panic);
     }
 }
@@ -111,6 +126,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         ready!(poll_turn::<E>(this.turn, this.future.current(), cx));
+        if !std::mem::replace(this.begun, true) {
+            let current = this.future.current().filter(|current| current.scope.class().kind.is_daemon());
+            current.into_iter().for_each(|current| pool_of::<E>(&current.scope).daemon_began(current));
+        }
         let Some(sink) = this.sink else { return Poll::Ready(()) };
         sink.before_poll();
         let Poll::Ready(completion) = this.future.as_mut().poll(cx) else {
@@ -118,7 +137,7 @@ where
             return Poll::Pending;
         };
         if let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) {
-            let end = End { current, info: this.info, turn: this.turn };
+            let end = End { current, info: this.info, settings: this.settings, turn: this.turn };
             end.complete::<_, _, E>(sink, completion);
         }
         Poll::Ready(())
@@ -145,6 +164,7 @@ where
 struct End<'a> {
     current: Current,
     info: &'a TaskInfo,
+    settings: &'a TaskSettings,
     turn: &'a mut Turn,
 }
 
@@ -157,6 +177,10 @@ impl End<'_> {
     {
         let Completion { output, dropped: drop_panic } = completion;
         let how = match (output.map(|output| sink.accept(output)), drop_panic) {
+            (Ok(Ok(())), None) if self.settings.essential && !self.pool::<E>().is_closed() => {
+                self.record::<E>(Failure::Ended);
+                Ok(())
+            }
             (Ok(Ok(())), None) => Ok(()),
             (output, drop_panic) => {
                 let how = self.failed(output, drop_panic);
@@ -215,7 +239,7 @@ impl End<'_> {
     }
 
     fn record<E: Send + 'static>(&self, failure: Failure<E>) {
-        let unreported = self.pool().fail_task(TaskError::new(self.info.clone(), failure));
+        let unreported = self.pool().fail_task(TaskError::new(self.info.clone(), failure), self.settings);
         self.current.scope.report_outside(unreported);
     }
 

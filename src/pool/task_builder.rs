@@ -9,15 +9,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Pool;
-use super::admission::{OnBlockingThread, OnRuntime, run_closure};
+use super::admission::{OnBlockingThread, OnRuntime, Spawn, run_closure};
 use super::builder::shared_str;
 use super::handle::TaskHandle;
+use super::on_failure::OnFailure;
+use super::options::TaskSettings;
 use super::output::{NoHandle, OutputSink, TaskOutput};
 use super::shared::Shared;
 use super::start::Started;
 use super::task::Task;
 use crate::error::{BoxError, SpawnError, TaskInfo, TaskStopped};
-use crate::scope::TaskClass;
+use crate::scope::{TaskClass, TaskKind};
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
 ///
@@ -50,11 +52,18 @@ pub struct TaskBuilder<'a, E = BoxError> {
     name: Option<Arc<str>>,
     /// Its depth, and whether it is a daemon.
     class: TaskClass,
+    settings: TaskSettings,
 }
 
 impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     pub(super) fn new(pool: &'a Pool<E>) -> Self {
-        Self { pool, name: None, class: TaskClass::default() }
+        Self { pool, name: None, class: TaskClass::default(), settings: TaskSettings::default() }
+    }
+
+    /// For something that the pool itself waits for, at no depth.
+    pub(super) fn watcher(pool: &'a Pool<E>, name: &'static str, kind: TaskKind) -> Self {
+        let class = TaskClass { depth: 0, kind };
+        Self { name: Some(Arc::from(name)), class, ..Self::new(pool) }
     }
 
     /// Names the task: in the errors of its pool and in the [tree](Pool::tree).
@@ -142,7 +151,105 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # }
     /// ```
     pub fn daemon(mut self) -> Self {
-        self.class.daemon = true;
+        self.class.kind = self.class.kind.daemon();
+        self
+    }
+
+    /// Gives the task no [`grace`](crate::PoolBuilder::grace): it is aborted at the signal, as in a pool without one.
+    ///
+    /// For what has nothing to finish, such as a loop that refreshes a cache, so that nobody waits for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let begin = tokio::time::Instant::now();
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
+    /// pool.build_task().no_grace().spawn(std::future::pending::<()>());
+    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(1)));
+    /// pool.run().await.unwrap(); // after one second, not eleven
+    /// # assert_eq!(begin.elapsed(), Duration::from_secs(1));
+    /// # }
+    /// ```
+    pub fn no_grace(mut self) -> Self {
+        self.class.kind = self.class.kind.without_grace();
+        self
+    }
+
+    /// Has the task count towards no [`limit`](crate::PoolBuilder::limit): it begins at once, and takes no slot.
+    ///
+    /// Daemons never count; this is for a task that holds the pool open, such as the one that feeds the others.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::builder().limit(1).build();
+    /// let feeder = pool.clone();
+    /// pool.build_task().unlimited().spawn(async move {
+    ///     for n in 0..3 {
+    ///         feeder.ready().await; // would wait for itself, if it had the only slot
+    ///         feeder.spawn(async move { println!("{n}") });
+    ///     }
+    /// });
+    /// pool.run().await.unwrap();
+    /// # }
+    /// ```
+    pub fn unlimited(mut self) -> Self {
+        self.settings.unlimited = true;
+        self
+    }
+
+    /// Makes the task essential: it must not end while the pool is open. If it does, the pool closes, whatever
+    /// [`on_failure`](Self::on_failure) says, and fails: with the task's error or panic, or, if it ended well, with
+    /// [`Failure::Ended`](crate::Failure::Ended).
+    ///
+    /// An essential task that is no daemon holds the pool open for ever, so it is usually a daemon too: an accept loop, a
+    /// connection to a broker. One that is aborted through its own handle has not failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(std::future::pending::<()>());
+    /// pool.build_task().name("accept").daemon().essential().spawn(async { /* the listener was closed */ });
+    /// let error = pool.run().await.unwrap_err();
+    /// assert!(matches!(error.first().unwrap().failure(), Failure::Ended));
+    /// # }
+    /// ```
+    pub fn essential(mut self) -> Self {
+        self.settings.essential = true;
+        self
+    }
+
+    /// Decides what a failure of this task does, in place of the [policy of the pool](crate::PoolBuilder::on_failure).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{OnFailure, Pool};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().on_failure(OnFailure::Discard).spawn(async { Err("no statistics today".into()) });
+    /// pool.spawn(async { Ok(()) });
+    /// pool.run().await.unwrap();
+    /// # }
+    /// ```
+    pub fn on_failure(mut self, decision: OnFailure) -> Self {
+        self.settings.on_failure = Some(decision);
         self
     }
 
@@ -166,7 +273,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        drop(self.try_spawn(task));
+        self.admit::<OnRuntime, _, _>(task, NoHandle);
     }
 
     /// Spawns the task, or gives its future back; see [`Pool::try_spawn`].
@@ -190,7 +297,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     {
         let (pool, class, task) = self.task(task, NoHandle);
         let Err(refused) = pool.admit::<OnRuntime, _, _>(class, task) else { return Ok(()) };
-        Err(SpawnError(refused.into_future().expect("a task that was refused has not been polled")))
+        Err(SpawnError(refused.into_future()))
     }
 
     /// Spawns the task with a handle to its value; see [`Pool::spawn_with_handle`].
@@ -213,9 +320,8 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         T: Send + 'static,
     {
         let (handle, sender) = TaskHandle::new();
-        let (pool, class, task) = self.task(task, sender);
-        // A refused task is dropped here, and with it what the handle waits for.
-        drop(pool.admit::<OnRuntime, _, _>(class, task));
+        // A refused task is dropped, and with it what the handle waits for.
+        self.admit::<OnRuntime, _, _>(task, sender);
         handle
     }
 
@@ -241,8 +347,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        let (pool, class, task) = self.task(run_closure(task), NoHandle);
-        drop(pool.admit::<OnBlockingThread, _, _>(class, task));
+        self.admit::<OnBlockingThread, _, _>(run_closure(task), NoHandle);
     }
 
     /// Spawns a task that cannot leave its thread; see [`Pool::spawn_local`].
@@ -276,6 +381,45 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     {
         let (pool, class, task) = self.task(task, NoHandle);
         pool.admit_local(class, task);
+    }
+
+    /// Spawns a closure on a thread of its own, and returns a handle for its value; see
+    /// [`Pool::spawn_blocking_with_handle`].
+    ///
+    /// # Examples
+    ///
+    /// See [`Pool::spawn_blocking_with_handle`].
+    #[track_caller]
+    pub fn spawn_blocking_with_handle<T, C>(self, task: C) -> TaskHandle<T>
+    where
+        C: FnOnce() -> Result<T, E> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (handle, sender) = TaskHandle::new();
+        self.admit::<OnBlockingThread, _, _>(run_closure(task), sender);
+        handle
+    }
+
+    /// Spawns a task that stays on this thread, and returns a handle for its value; see
+    /// [`Pool::spawn_local_with_handle`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Pool::spawn_local`] does.
+    ///
+    /// # Examples
+    ///
+    /// See [`Pool::spawn_local_with_handle`].
+    #[track_caller]
+    pub fn spawn_local_with_handle<T, F>(self, task: F) -> TaskHandle<T>
+    where
+        F: Future<Output = Result<T, E>> + 'static,
+        T: Send + 'static,
+    {
+        let (handle, sender) = TaskHandle::new();
+        let (pool, class, task) = self.task(task, sender);
+        pool.admit_local(class, task);
+        handle
     }
 
     /// Spawns a task and waits until it is ready; see [`Pool::start`].
@@ -314,9 +458,28 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F::Output: TaskOutput<E>,
     {
         let (started, sender, answer) = Started::new();
-        let (pool, class, task) = self.task(task(started), sender);
-        drop(pool.admit::<OnRuntime, _, _>(class, task));
+        self.admit::<OnRuntime, _, _>(task(started), sender);
         async move { answer.await.unwrap_or(Err(TaskStopped::Cancelled)) }
+    }
+
+    /// What a tracked future is listed as.
+    #[track_caller]
+    pub(super) fn member(self) -> (&'a Arc<Shared<E>>, TaskClass, TaskInfo) {
+        (&self.pool.shared, self.class, TaskInfo::of_task(self.name))
+    }
+
+    /// Spawns a task, or drops it with a warning, if the pool is closed.
+    #[track_caller]
+    fn admit<K, F, S>(self, future: F, sink: S)
+    where
+        K: Spawn<Task<F, S, E>> + 'static,
+        F: Future + Send + 'static,
+        S: OutputSink<F::Output, E>,
+    {
+        let (pool, class, task) = self.task(future, sink);
+        if let Err(refused) = pool.admit::<K, _, _>(class, task) {
+            pool.trace.refused(refused.info());
+        }
     }
 
     /// A task as it was asked for, with where it goes.
@@ -326,7 +489,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         future: F,
         sink: S,
     ) -> (&'a Arc<Shared<E>>, TaskClass, Task<F, S, E>) {
-        (&self.pool.shared, self.class, Task::new(future, sink, TaskInfo::of_task(self.name)))
+        (&self.pool.shared, self.class, Task::new(future, sink, TaskInfo::of_task(self.name), self.settings))
     }
 }
 
@@ -335,7 +498,7 @@ impl<E> fmt::Debug for TaskBuilder<'_, E> {
         f.debug_struct("TaskBuilder")
             .field("name", &self.name)
             .field("depth", &self.class.depth)
-            .field("daemon", &self.class.daemon)
+            .field("daemon", &self.class.kind.is_daemon())
             .finish()
     }
 }

@@ -14,7 +14,11 @@ use crate::scope::{NodeState, Scope, Snapshot, TaskClass, TaskKey, TaskSnapshot}
 pub(super) const BATCH: usize = 256;
 
 pub(super) struct Tasks {
-    pub(super) entries: Slab<TaskEntry>,
+    entries: Slab<TaskEntry>,
+    /// How many of them wait for a turn.
+    queued: usize,
+    /// How many of them have been polled.
+    begun: usize,
     /// A set is out of here while a task is spawned into it, for which no lock is held. So there are as many as
     /// threads have ever spawned at once.
     sets: Vec<JoinSet<()>>,
@@ -28,18 +32,98 @@ pub(super) struct Tasks {
     ended: usize,
 }
 
+/// What of the tasks is to be aborted, without the lock: their scope, to be marked first, and their sets.
+pub(super) type Aborted = (Option<Arc<Scope>>, Vec<JoinSet<()>>);
+
 /// What is known of a task that has not ended.
 pub(super) struct TaskEntry {
-    pub(super) info: TaskInfo,
+    info: TaskInfo,
     /// Whether tokio has it. Until then it may turn out that it cannot be spawned.
-    pub(super) spawned: bool,
-    /// Whether it waits for its turn under a limit.
-    pub(super) queued: bool,
+    spawned: bool,
+    /// Whether it counts towards a limit.
+    limited: bool,
+    /// Whether it waits for its turn under that.
+    queued: bool,
+    /// Whether it has been polled. Only daemons say so.
+    begun: bool,
+}
+
+impl TaskEntry {
+    pub(super) fn new(info: TaskInfo, limited: bool, queued: bool) -> Self {
+        Self { info, spawned: false, limited, queued, begun: false }
+    }
+
+    /// Whether it has a slot under a limit.
+    pub(super) fn has_slot(&self) -> bool {
+        self.limited && !self.queued
+    }
 }
 
 impl Tasks {
     pub(super) const fn new() -> Self {
-        Self { entries: Slab::new(), sets: Vec::new(), aborted: false, scope: Weak::new(), scopes: 0, ended: 0 }
+        Self {
+            entries: Slab::new(),
+            queued: 0,
+            begun: 0,
+            sets: Vec::new(),
+            aborted: false,
+            scope: Weak::new(),
+            scopes: 0,
+            ended: 0,
+        }
+    }
+
+    /// Lists a task.
+    pub(super) fn insert(&mut self, entry: TaskEntry) -> TaskKey {
+        self.queued += usize::from(entry.queued);
+        self.entries.insert(entry)
+    }
+
+    /// The task is tokio's from now on.
+    pub(super) fn task_spawned(&mut self, key: TaskKey) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.spawned = true;
+        }
+    }
+
+    /// Whether what was to be a task is not tokio's, since it could not be spawned.
+    pub(super) fn is_unspawned(&mut self, key: TaskKey) -> bool {
+        self.entries.get_mut(key).is_some_and(|entry| !entry.spawned)
+    }
+
+    /// The turn of a task has come. False if it had.
+    pub(super) fn turn_came(&mut self, key: TaskKey) -> bool {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.queued) else { return false };
+        entry.queued = false;
+        self.queued -= 1;
+        true
+    }
+
+    pub(super) fn is_aborted(&self) -> bool {
+        self.aborted
+    }
+
+    /// A task is polled for the first time.
+    pub(super) fn task_began(&mut self, key: TaskKey) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| !entry.begun) {
+            entry.begun = true;
+            self.begun += 1;
+        }
+    }
+
+    /// Whether all tasks that there are have been polled.
+    pub(super) fn have_begun(&self) -> bool {
+        self.entries.len() == self.begun
+    }
+
+    /// Whether all tasks that there are wait for their turn.
+    pub(super) fn are_queued(&self) -> bool {
+        self.entries.len() == self.queued
+    }
+
+    /// The scope, if there is one. It is let go of without the lock.
+    pub(super) fn existing_scope(&self) -> Option<Arc<Scope>> {
+        self.scope.upgrade()
     }
 
     /// The scope in which the tasks run; `make` is asked for one if there is none, which is then counted.
@@ -74,18 +158,19 @@ impl Tasks {
 
     /// Puts a set back into which a task was spawned. Gives it back, if the caller has to abort it first, without the
     /// lock.
-    pub(super) fn return_set(&mut self, set: JoinSet<()>) -> Option<JoinSet<()>> {
-        if self.aborted {
+    pub(super) fn return_set(&mut self, set: JoinSet<()>, was_aborted: bool) -> Option<JoinSet<()>> {
+        if self.aborted && !was_aborted {
             return Some(set);
         }
         self.sets.push(set);
         None
     }
 
-    /// All sets that nobody spawns into; what others have out is aborted when it comes back.
-    pub(super) fn abort(&mut self) -> Vec<JoinSet<()>> {
+    /// The scope, to be marked, and all sets that nobody spawns into, to be aborted, both without the lock. What others
+    /// have out is aborted when it comes back.
+    pub(super) fn abort(&mut self) -> Aborted {
         self.aborted = true;
-        self.take_sets()
+        (self.scope.upgrade(), self.take_sets())
     }
 
     pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
@@ -98,11 +183,14 @@ impl Tasks {
     }
 
     /// Counts a task that has ended. Gives a set back whose ended tasks are to be freed, without the lock.
-    pub(super) fn task_ended(&mut self, key: TaskKey) -> (Option<TaskEntry>, Option<JoinSet<()>>) {
+    pub(super) fn task_ended(&mut self, key: TaskKey) -> (Option<TaskEntry>, Option<(JoinSet<()>, bool)>) {
         let entry = self.entries.remove(key);
+        self.queued -= usize::from(entry.as_ref().is_some_and(|entry| entry.queued));
+        self.begun -= usize::from(entry.as_ref().is_some_and(|entry| entry.begun));
         self.ended += 1;
-        let full = self.ended.is_multiple_of(BATCH);
-        (entry, if full { self.sets.pop() } else { None })
+        let full = self.ended % BATCH == 0;
+        let set = if full { self.sets.pop() } else { None };
+        (entry, set.map(|set| (set, self.aborted)))
     }
 
     /// Adds the tasks and the scope to what is seen of a pool.

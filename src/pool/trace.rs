@@ -10,7 +10,6 @@ pub(super) use self::off::{Trace, WaitWarning};
 
 #[cfg(feature = "tracing")]
 mod on {
-    use std::any::{Any, type_name};
     use std::pin::Pin;
     use std::sync::{Arc, OnceLock};
     use std::task::{Context, Poll};
@@ -19,8 +18,9 @@ mod on {
     use tokio::time::{Instant, Sleep, sleep};
     use tracing::{Level, Span, debug, error, error_span, event_enabled, warn};
 
-    use crate::error::ClosingReason;
-    use crate::error::{BoxError, Failure, TaskError, TaskInfo, catch};
+    use super::super::on_failure::OnFailure;
+    use super::super::options::TextOf;
+    use crate::error::{ClosingReason, Failure, TaskError, TaskInfo, catch};
 
     /// The span of a pool that has a name.
     #[derive(Default)]
@@ -52,14 +52,34 @@ mod on {
         }
 
         /// A task or the body has failed. The text is made only if somebody listens.
-        pub(in crate::pool) fn failed<E: 'static>(&self, failure: &TaskError<E>) {
+        pub(in crate::pool) fn failed<E: 'static>(
+            &self,
+            failure: &TaskError<E>,
+            text: Option<TextOf<E>>,
+            decision: OnFailure,
+        ) {
             self.record(|| {
-                if event_enabled!(target: "aiodrive", Level::ERROR) {
-                    let (task, error) = (failure.task(), text_of(failure.failure()));
-                    let (name, body, spawned_at) = (task.name(), task.is_body(), task.spawned_at());
-                    error!(target: "aiodrive", task = name, body, %spawned_at, error, "task failed");
+                let (task, text) = (failure.task(), || text_of(failure.failure(), text));
+                let (name, body, spawned_at) = (task.name(), task.is_body(), task.spawned_at());
+                if decision != OnFailure::Discard && event_enabled!(target: "aiodrive", Level::ERROR) {
+                    error!(target: "aiodrive", task = name, body, %spawned_at, error = text(), "task failed");
+                } else if decision == OnFailure::Discard && event_enabled!(target: "aiodrive", Level::DEBUG) {
+                    debug!(target: "aiodrive", task = name, body, %spawned_at, error = text(), "task failed, which is discarded");
                 }
             });
+        }
+
+        /// A spawn came too late.
+        pub(in crate::pool) fn refused(&self, task: &TaskInfo) {
+            self.record(|| {
+                let (name, spawned_at) = (task.name(), task.spawned_at());
+                warn!(target: "aiodrive", task = name, %spawned_at, "the pool is closed: a task was dropped unpolled");
+            });
+        }
+
+        /// A planned pool was dropped before it ran.
+        pub(in crate::pool) fn never_ran(&self, name: Option<&str>, tasks: usize) {
+            self.record(|| warn!(target: "aiodrive", pool = name, tasks, "a planned pool was dropped before it ran"));
         }
 
         /// The future of the pool was dropped, and the runtime closes it.
@@ -67,7 +87,14 @@ mod on {
             self.record(|| debug!(target: "aiodrive", "pool handed over"));
         }
 
-        /// The pool has given up on these tasks.
+        /// The grace was over before these tasks were.
+        pub(in crate::pool) fn overran(&self, tasks: &[TaskInfo]) {
+            self.record(
+                || warn!(target: "aiodrive", tasks = listed(tasks), "the grace was over before these tasks were"),
+            );
+        }
+
+        /// The pool has stopped waiting for these tasks.
         pub(in crate::pool) fn abandoned(&self, stuck: &[TaskInfo]) {
             self.record(|| warn!(target: "aiodrive", tasks = listed(stuck), "pool gave up on tasks"));
         }
@@ -80,22 +107,18 @@ mod on {
         }
     }
 
-    /// The text of a failure, if its type has one. That is user code, and may panic.
-    fn text_of<E: 'static>(failure: &Failure<E>) -> String {
-        match failure {
-            Failure::Error(error) => match (error as &dyn Any).downcast_ref::<BoxError>() {
-                Some(error) => {
-                    catch(|| error.to_string()).unwrap_or_else(|panic| format!("its text panicked: {panic}"))
-                }
-                None => format!("an error of the type `{}`", type_name::<E>()),
-            },
-            Failure::Panic(payload) => format!("panicked: {payload}"),
-            Failure::Cancelled => "cut off by its runtime shutting down".to_owned(),
-            Failure::Ended => "ended although it was essential".to_owned(),
-        }
+    /// What a failure says in one line. The text of an error is the user's code.
+    fn text_of<E>(failure: &Failure<E>, text: Option<TextOf<E>>) -> String {
+        let shown = match (failure, text) {
+            (Failure::Error(error), Some(text)) => catch(|| text(error)),
+            (Failure::Error(_), None) => Ok(String::from("an error")),
+            (Failure::Panic(payload), _) => Ok(format!("panicked: {payload}")),
+            (Failure::Cancelled, _) => Ok("cut off by its runtime shutting down".to_owned()),
+            (Failure::Ended, _) => Ok("ended although it is essential".to_owned()),
+        };
+        shown.unwrap_or_else(|panic| format!("its text panicked: {panic}"))
     }
 
-    /// Tasks on one line.
     fn listed(tasks: &[TaskInfo]) -> String {
         tasks.iter().map(TaskInfo::to_string).collect::<Vec<_>>().join(", ")
     }
@@ -152,8 +175,9 @@ mod off {
     use std::task::Context;
     use std::time::Duration;
 
-    use crate::error::ClosingReason;
-    use crate::error::{TaskError, TaskInfo};
+    use super::super::on_failure::OnFailure;
+    use super::super::options::TextOf;
+    use crate::error::{ClosingReason, TaskError, TaskInfo};
 
     /// Takes no room, and does nothing.
     #[derive(Default)]
@@ -164,9 +188,15 @@ mod off {
 
         pub(in crate::pool) fn closing(&self, _: &ClosingReason) {}
 
-        pub(in crate::pool) fn failed<E>(&self, _: &TaskError<E>) {}
+        pub(in crate::pool) fn failed<E>(&self, _: &TaskError<E>, _: Option<TextOf<E>>, _: OnFailure) {}
+
+        pub(in crate::pool) fn refused(&self, _: &TaskInfo) {}
+
+        pub(in crate::pool) fn never_ran(&self, _: Option<&str>, _: usize) {}
 
         pub(in crate::pool) fn handed_over(&self) {}
+
+        pub(in crate::pool) fn overran(&self, _: &[TaskInfo]) {}
 
         pub(in crate::pool) fn abandoned(&self, _: &[TaskInfo]) {}
     }

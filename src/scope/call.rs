@@ -36,6 +36,8 @@ pub(crate) struct Call {
     pub(crate) called_at: &'static Location<'static>,
     /// Whether its future is gone, and the runtime sees to the tasks.
     handed_over: AtomicBool,
+    /// A task around the call is aborted.
+    aborted: AtomicBool,
     /// How many of its tasks have not ended.
     alive: AtomicUsize,
     /// The lowest index of those that have decided, or [`NONE`].
@@ -53,6 +55,7 @@ impl Call {
             function,
             called_at,
             handed_over: AtomicBool::new(false),
+            aborted: AtomicBool::new(false),
             alive: AtomicUsize::new(0),
             first: AtomicUsize::new(NONE),
             decisions: AtomicUsize::new(0),
@@ -75,6 +78,16 @@ impl Call {
         self.handed_over.store(true, Ordering::Relaxed);
     }
 
+    /// Has the future of the call abort the tasks, which may be polled in place in a blocking call.
+    pub(crate) fn abort(&self) {
+        self.aborted.store(true, Ordering::Release);
+        drop(catch(|| self.changed.notify_one()));
+    }
+
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.aborted.load(Ordering::Acquire)
+    }
+
     /// Whether the future of the call is gone.
     pub(crate) fn is_handed_over(&self) -> bool {
         self.handed_over.load(Ordering::Relaxed)
@@ -82,7 +95,7 @@ impl Call {
 
     /// Waits for the first decision, or until all have ended.
     pub(crate) async fn decided(&self) -> Option<usize> {
-        while self.first().is_none() && self.alive() > 0 {
+        while self.first().is_none() && self.alive() > 0 && !self.is_aborted() {
             self.changed.notified().await;
         }
         self.first()
@@ -214,7 +227,7 @@ impl<F: Future<Output: Send> + 'static> PinnedDrop for CallTask<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         let Some(end) = this.end.take() else { return };
-        let (decides, panic) = ((end.rules.decides)(None), this.future.as_mut().end());
+        let (decides, panic) = ((end.rules.decides)(None), this.future.as_mut().abort());
         if let Some(cut_off) = end.reached(this.future.take_scope(), decides, panic.map(Err)) {
             resume_unwind(Box::new(cut_off));
         }

@@ -7,6 +7,8 @@
 use std::ptr;
 use std::sync::Weak;
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Current, ErasedPool, Scope, TaskKey, lock};
 
 /// What is directly below a scope.
@@ -32,6 +34,8 @@ pub(crate) enum ChildKind {
     Pool(Weak<dyn ErasedPool>),
     /// The scope of the call, which tells what was called.
     Call(Weak<Scope>),
+    /// A future of a pool that somebody else polls; this ends it.
+    Tracked(Weak<CancellationToken>),
 }
 
 impl Scope {
@@ -39,13 +43,17 @@ impl Scope {
     pub(crate) fn add_child(&self, owner: ChildKind) {
         let Some(scope) = self.visible() else { return };
         // What begins in a task of somebody else's, as in a bare `tokio::spawn`, is in none of these.
-        let here = Current::current().filter(|here| here.scope.visible().is_some_and(|shown| ptr::eq(shown, scope)));
-        let child = Child { key: here.and_then(|here| here.key), owner };
-        lock(scope.children.get_or_init(Box::default)).children.push(child);
+        let here = Current::get().filter(|here| here.scope.visible().is_some_and(|shown| ptr::eq(shown, scope)));
+        scope.add_child_of(owner, here.and_then(|here| here.key));
+    }
+
+    /// The same for what is of a certain task.
+    pub(crate) fn add_child_of(&self, owner: ChildKind, key: Option<TaskKey>) {
+        lock(self.children.get_or_init(Box::default)).children.push(Child { key, owner });
     }
 
     /// Something in here has ended, or some of it. Throws out what has, when that is half of what is there.
-    pub(super) fn child_ended(&self) {
+    pub(crate) fn child_ended(&self) {
         let Some(below) = self.visible().and_then(|scope| scope.children.get()) else { return };
         let mut below = lock(below);
         below.ended += 1;
@@ -55,6 +63,11 @@ impl Scope {
             let alive = below.children.len();
             below.children.shrink_to(2 * alive);
         }
+    }
+
+    /// Whether anything is nested in here, or tracked.
+    pub(crate) fn has_children(&self) -> bool {
+        self.children.get().is_some_and(|children| lock(children).children.iter().any(Child::is_alive))
     }
 
     /// What is directly below, in the order in which it began.
@@ -69,6 +82,7 @@ impl Child {
         match &self.owner {
             ChildKind::Pool(pool) => pool.strong_count() > 0,
             ChildKind::Call(scope) => scope.strong_count() > 0,
+            ChildKind::Tracked(signal) => signal.strong_count() > 0,
         }
     }
 }

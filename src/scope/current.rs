@@ -20,17 +20,29 @@ pub(crate) struct Current {
     pub(crate) scope: Arc<Scope>,
     /// That of the pool's task that it is part of; `None` in a body, and in a task of a function.
     pub(crate) key: Option<TaskKey>,
+    /// The future is dropped by an abort, or within a future that is: what its destructors close has no time left.
+    pub(crate) aborted: bool,
 }
 
 impl Current {
     /// A current in a scope, and in the task that this is called from if the scope is but a part of what that does.
     pub(crate) fn new(scope: Arc<Scope>) -> Self {
-        let key = if scope.is_visible() { None } else { Self::current().and_then(|here| here.key) };
-        Self { scope, key }
+        let key = if scope.is_visible() { None } else { Self::get().and_then(|here| here.key) };
+        Self { scope, key, aborted: Self::is_aborted() }
+    }
+
+    /// In a task of a pool.
+    pub(crate) fn in_task(scope: Arc<Scope>, key: Option<TaskKey>) -> Self {
+        Self { scope, key, aborted: false }
+    }
+
+    /// Whether this is called from a destructor that an abort runs.
+    pub(crate) fn is_aborted() -> bool {
+        Self::get().is_some_and(|here| here.aborted)
     }
 
     /// Where this is called from.
-    pub(crate) fn current() -> Option<Self> {
+    pub(crate) fn get() -> Option<Self> {
         let current = CURRENT.try_with(|current| {
             let here = current.take();
             current.set(here.clone());

@@ -19,14 +19,23 @@ pub(crate) trait ErasedPool: Any + Send + Sync {
     /// Takes a cleanup failure, or gives it back if the pool has returned already.
     fn report(&self, failure: TaskError) -> Option<TaskError>;
 
-    /// Whether tasks have time to end by themselves before they are aborted.
-    fn has_grace(&self) -> bool;
+    /// Whether tasks have time to end by themselves before they are aborted: that of the pool, or of a pool around it.
+    fn has_time(&self) -> bool;
+
+    /// Closes the pool without any time, since a task around it is aborted. A waker that panics meanwhile is caught.
+    fn abort(&self);
+
+    /// Why the pool closes, if it does.
+    fn closing_reason(&self) -> Option<ClosingReason>;
 
     /// The token that asks the tasks of a depth to stop.
     fn token(&self, depth: i32) -> CancellationToken;
 
     /// A scope of these tasks has ended, and let go of the enclosing one.
     fn on_empty(&self, class: TaskClass);
+
+    /// The name of its error type.
+    fn error_type(&self) -> &'static str;
 
     /// What there is to be seen of it.
     fn snapshot(&self) -> Snapshot;
@@ -43,8 +52,56 @@ pub(crate) trait ErasedPool: Any + Send + Sync {
 pub(crate) struct TaskClass {
     /// Closed from the highest to the lowest.
     pub(crate) depth: i32,
+    pub(crate) kind: TaskKind,
+}
+
+/// How a pool treats a task.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) enum TaskKind {
+    #[default]
+    Task,
+    /// Aborted at the signal.
+    WithoutGrace,
     /// Does not hold the pool open.
-    pub(crate) daemon: bool,
+    Daemon,
+    /// Both of these.
+    DaemonWithoutGrace,
+    /// Belongs to the pool itself, and can only cancel it: aborted when the pool begins to close.
+    Canceller,
+    /// Belongs to the pool itself, and can abort it: aborted when everything else has ended.
+    Aborter,
+}
+
+impl TaskKind {
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Task, Self::WithoutGrace, Self::Daemon, Self::DaemonWithoutGrace, Self::Canceller, Self::Aborter];
+    pub(crate) const COUNT: usize = Self::ALL.len();
+
+    /// Whether it does not hold its pool open.
+    pub(crate) fn is_daemon(self) -> bool {
+        self >= Self::Daemon
+    }
+
+    pub(crate) fn is_watcher(self) -> bool {
+        self >= Self::Canceller
+    }
+
+    pub(crate) fn has_no_grace(self) -> bool {
+        matches!(self, Self::WithoutGrace | Self::DaemonWithoutGrace)
+    }
+
+    /// Where it is counted: 0 if it holds the pool open, else 1.
+    pub(crate) fn nth(self) -> usize {
+        usize::from(self.is_daemon())
+    }
+
+    pub(crate) fn daemon(self) -> Self {
+        if self.has_no_grace() { Self::DaemonWithoutGrace } else { Self::Daemon }
+    }
+
+    pub(crate) fn without_grace(self) -> Self {
+        if self.is_daemon() { Self::DaemonWithoutGrace } else { Self::WithoutGrace }
+    }
 }
 
 /// Which of the tasks of one class.
@@ -62,6 +119,7 @@ pub(crate) struct Snapshot {
     pub(crate) reason: Option<ClosingReason>,
     /// Whether its future is gone, and the runtime closes it.
     pub(crate) handed_over: bool,
+    pub(crate) has_grace: bool,
     pub(crate) tasks: Vec<TaskSnapshot>,
     /// Held for the moment, to look at what is below them. They are let go of when no lock is held.
     pub(crate) scopes: Vec<(TaskClass, Arc<Scope>)>,
@@ -70,7 +128,15 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Nothing seen yet, of a pool that stands like this.
     pub(crate) fn new(state: NodeState) -> Self {
-        Self { name: None, state, reason: None, handed_over: false, tasks: Vec::new(), scopes: Vec::new() }
+        Self {
+            name: None,
+            state,
+            reason: None,
+            handed_over: false,
+            has_grace: false,
+            tasks: Vec::new(),
+            scopes: Vec::new(),
+        }
     }
 
     /// Whether nothing is left.

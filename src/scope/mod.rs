@@ -41,7 +41,7 @@ pub(crate) use self::call::{Call, Rules, Spawner};
 pub(crate) use self::children::{Child, ChildKind};
 pub(crate) use self::cleanup::Cleanup;
 pub(crate) use self::current::Current;
-pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskSnapshot};
+pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot};
 pub use self::node_state::NodeState;
 pub(crate) use self::scoped::{Completion, Scoped};
 pub(crate) use self::unreported::{Reporter, Unreported};
@@ -51,7 +51,7 @@ pub(crate) struct Scope {
     kind: ScopeKind,
     /// The enclosing scope, which cannot end before this one: invariant 1. The outermost has none.
     parent: Option<Arc<Scope>>,
-    /// Whether its tasks are to end at once. Written under the lock of their pool.
+    /// Whether it is aborted from outside: no time is left to what is in here.
     aborted: AtomicBool,
     /// Dropped with the scope, which wakes [`Scope::wait_empty`].
     waiter: OnceLock<oneshot::Sender<()>>,
@@ -69,8 +69,6 @@ pub(crate) enum ScopeKind {
     InPlace,
     /// Work that nobody asks to stop.
     Shield(Arc<Call>),
-    /// A closure that cannot be aborted.
-    Blocking,
 }
 
 impl Scope {
@@ -110,20 +108,20 @@ impl Scope {
 
     /// Whether it has a node of its own in a tree, or is but a part of what encloses it.
     fn is_visible(&self) -> bool {
-        !matches!(self.kind, ScopeKind::InPlace | ScopeKind::Blocking)
+        !matches!(self.kind, ScopeKind::InPlace)
     }
 
     /// The call that the scope was made by, if it has tasks.
     pub(crate) fn call(&self) -> Option<&Arc<Call>> {
         match &self.kind {
             ScopeKind::Group(call, _) | ScopeKind::Shield(call) => Some(call),
-            ScopeKind::Pool(..) | ScopeKind::InPlace | ScopeKind::Blocking => None,
+            ScopeKind::Pool(..) | ScopeKind::InPlace => None,
         }
     }
 
     /// The scope that this is called from.
     pub(crate) fn current() -> Option<Arc<Self>> {
-        Current::current().map(|here| here.scope)
+        Current::get().map(|here| here.scope)
     }
 
     /// Waits until nothing is left below, once the caller has let go of the scope.
@@ -150,6 +148,14 @@ impl Scope {
     pub(crate) fn nearest_pool<S: ErasedPool>(&self) -> Option<Arc<S>> {
         self.outwards().find_map(|scope| match &scope.kind {
             ScopeKind::Pool(pool, _) => Arc::clone(pool).into_any().downcast().ok(),
+            _ => None,
+        })
+    }
+
+    /// The error type of the innermost pool around, whatever that is.
+    pub(crate) fn innermost_error_type(&self) -> Option<&'static str> {
+        self.outwards().find_map(|scope| match &scope.kind {
+            ScopeKind::Pool(pool, _) => Some(pool.error_type()),
             _ => None,
         })
     }
@@ -192,35 +198,46 @@ impl Scope {
 
     /// The token that asks the enclosing task to stop; `None` outside of a pool, and in shielded work.
     pub(crate) fn token(&self) -> Option<CancellationToken> {
-        self.cancellation_source().map(|(pool, class, _)| pool.token(class.depth))
+        self.cancellation_source().map(|(pool, class)| pool.token(class.depth))
     }
 
-    /// The same, if it is of any use to a pool that is opened here: without a grace the abort comes with the request,
-    /// unless it is a blocking closure that is asked.
-    pub(crate) fn token_to_obey(&self) -> Option<CancellationToken> {
-        let (pool, class, blocking) = self.cancellation_source()?;
-        (blocking || pool.has_grace()).then(|| pool.token(class.depth))
+    /// The pool whose closing a pool that is opened here follows, with the token for that: if there is time between
+    /// the signal and the abort. Otherwise the abort says it all.
+    pub(crate) fn signal_to_follow(&self) -> Option<(Arc<dyn ErasedPool>, CancellationToken)> {
+        let (pool, class) = self.cancellation_source()?;
+        pool.has_time().then(|| (Arc::clone(pool), pool.token(class.depth)))
     }
 
-    /// Has the tasks end that are polled from now on.
-    pub(crate) fn abort(&self) {
+    /// Marks what is in here as aborted from outside: what begins in here from now on has no time.
+    pub(crate) fn mark_aborted(&self) {
         self.aborted.store(true, Ordering::Release);
     }
 
-    /// Whether the tasks are to end, instead of being polled.
-    #[inline]
-    pub(crate) fn is_aborted(&self) -> bool {
-        self.aborted.load(Ordering::Acquire)
+    /// Tells those whom an abort does not drop: a pool that is opened in place in a blocking call, a tracked future, and
+    /// the closing of a pool whose future is gone.
+    ///
+    /// Called after the mark was set and the tasks were aborted. So a pool that hears of it in a task that tokio will
+    /// drop has only to let that happen: see `Drive::poll`.
+    pub(crate) fn abort_nested(&self) {
+        abort_children(self.children());
     }
 
-    /// The pool that asks what is in here to stop, its tasks that are asked, and whether it is a blocking closure.
-    fn cancellation_source(&self) -> Option<(&Arc<dyn ErasedPool>, TaskClass, bool)> {
-        let mut blocking = false;
+    /// The same for what is nested in one task of a pool.
+    pub(crate) fn abort_nested_in(&self, key: TaskKey) {
+        abort_children(self.children().into_iter().filter(|child| child.key == Some(key)).collect());
+    }
+
+    /// Whether this scope is marked, or the one that it is a part of.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.visible().is_some_and(|scope| scope.aborted.load(Ordering::Acquire))
+    }
+
+    /// The pool that cancels what is in here, and which of its tasks that is part of.
+    fn cancellation_source(&self) -> Option<(&Arc<dyn ErasedPool>, TaskClass)> {
         for scope in self.outwards() {
             match &scope.kind {
-                ScopeKind::Pool(pool, class) => return Some((pool, *class, blocking)),
+                ScopeKind::Pool(pool, class) => return Some((pool, *class)),
                 ScopeKind::Shield(_) => return None,
-                ScopeKind::Blocking => blocking = true,
                 ScopeKind::Group(..) | ScopeKind::InPlace => {}
             }
         }
@@ -235,6 +252,23 @@ impl Scope {
     /// This scope, then the enclosing one, and so on to the outermost.
     fn outwards(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |scope| scope.parent.as_deref())
+    }
+}
+
+/// See [`Scope::abort_nested`]. Shielded work runs on. Not by recursion: groups may be nested deeply.
+fn abort_children(mut children: Vec<Child>) {
+    while let Some(child) = children.pop() {
+        match child.owner {
+            ChildKind::Pool(pool) => pool.upgrade().iter().for_each(|pool| pool.abort()),
+            ChildKind::Tracked(signal) => signal.upgrade().iter().for_each(|signal| drop(catch(|| signal.cancel()))),
+            ChildKind::Call(scope) => {
+                let Some(scope) = scope.upgrade() else { continue };
+                let ScopeKind::Group(call, _) = &scope.kind else { continue };
+                scope.mark_aborted();
+                call.abort();
+                children.extend(scope.children());
+            }
+        }
     }
 }
 

@@ -56,6 +56,11 @@ impl<F> Scoped<F> {
         self.current = Some(current);
     }
 
+    /// The same for one that is pinned already.
+    pub(crate) fn place_pinned(self: Pin<&mut Self>, current: Current) {
+        *self.project().current = Some(current);
+    }
+
     /// Gives the future back.
     pub(crate) fn take_future(&mut self) -> Option<F> {
         self.future.take()
@@ -79,7 +84,16 @@ impl<F> Scoped<F> {
     /// Drops the future, if it has not ended.
     pub(crate) fn end(self: Pin<&mut Self>) -> Option<PanicPayload> {
         let mut this = self.project();
+        inherit_abort(this.current);
         catch(|| Current::enter(this.current, || this.future.set(None))).err()
+    }
+
+    /// Drops the future, if it has not ended, since it is aborted: whatever is dropped with it has no time left.
+    pub(crate) fn abort(mut self: Pin<&mut Self>) -> Option<PanicPayload> {
+        if let Some(current) = self.as_mut().project().current {
+            current.aborted = true;
+        }
+        self.end()
     }
 
     /// The scope, of a future that has ended.
@@ -124,7 +138,15 @@ impl<F> PinnedDrop for Scoped<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if this.future.is_some() && this.current.is_some() {
+            inherit_abort(this.current);
             Current::enter(this.current, || this.future.set(None));
         }
+    }
+}
+
+/// A future that is dropped within an aborted one is aborted too.
+fn inherit_abort(current: &mut Option<Current>) {
+    if let Some(current) = current {
+        current.aborted |= Current::is_aborted();
     }
 }

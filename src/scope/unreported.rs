@@ -123,8 +123,11 @@ impl Reporter {
     }
 
     /// A branch of the call, as failures name it.
-    pub(crate) fn branch(&self, _index: usize) -> TaskInfo {
-        TaskInfo::unnamed(self.called_at)
+    pub(crate) fn branch(&self, index: usize) -> TaskInfo {
+        match self.function {
+            "race" | "try_all" | "wait_all" => TaskInfo::branch(self.function, index, self.called_at),
+            _ => TaskInfo::unnamed(self.called_at),
+        }
     }
 
     /// The runtime that the function is called or polled on.

@@ -679,8 +679,8 @@ fn debug_shows_name_state_and_len() {
 
 #[test]
 fn debug_of_the_builders_shows_their_names() {
-    assert_eq!(format!("{:?}", Pool::<BoxError>::builder()), "PoolBuilder { name: None }");
-    assert_eq!(format!("{:?}", Pool::<BoxError>::builder().name("a")), r#"PoolBuilder { name: Some("a") }"#);
+    assert!(format!("{:?}", Pool::<BoxError>::builder()).starts_with("PoolBuilder { name: None, "));
+    assert!(format!("{:?}", Pool::<BoxError>::builder().name("a")).starts_with(r#"PoolBuilder { name: Some("a"), "#));
     let pool = Pool::<BoxError>::new();
     assert_eq!(format!("{:?}", pool.build_task()), "TaskBuilder { name: None, depth: 0, daemon: false }");
     let task = pool.build_task().name("b").depth(-1).daemon();

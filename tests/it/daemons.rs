@@ -249,7 +249,11 @@ fn a_daemon_that_ignores_its_token_is_aborted_after_the_grace() {
         let begin = Instant::now();
         let alive = Alive::default();
         let pool: Pool = Pool::builder().grace(secs(10)).build();
-        daemon(&pool, keep(alive.one()));
+        let one = alive.one();
+        daemon(&pool, async move {
+            let _token = cancellation_token();
+            keep(one).await
+        });
         pool.spawn(sleep(secs(3)));
         pool.run().await.unwrap();
         assert_eq!((begin.elapsed(), alive.count()), (secs(13), 0));

@@ -516,24 +516,28 @@ fn nested_pools_are_waited_for_before_the_next_depth() {
             let alive = Alive::default();
             let flags: Vec<_> = (0..9).map(|_| alive.slow()).collect();
             outlived_by_depth_0(&alive, grace, |ready| async move {
-                let outcome: Outcome = Pool::open(async move |pool: Pool| {
-                    pool.spawn(async move {
-                        let innermost: Outcome = Pool::open(async move |pool: Pool| {
-                            for (depth, flag) in (0..).zip(flags) {
-                                pool.build_task().depth(depth % 3).spawn(async move {
-                                    let _flag = flag;
-                                    busy().await
-                                });
-                            }
-                            ready.send(()).unwrap();
-                            pending().await
-                        })
-                        .await;
-                        drop(innermost);
-                    });
-                    pending().await
-                })
-                .await;
+                let outcome: Outcome = Pool::builder()
+                    .grace(Duration::ZERO)
+                    .open(async move |pool: Pool| {
+                        pool.spawn(async move {
+                            let innermost: Outcome = Pool::builder()
+                                .grace(Duration::ZERO)
+                                .open(async move |pool: Pool| {
+                                    for (depth, flag) in (0..).zip(flags) {
+                                        pool.build_task().depth(depth % 3).spawn(async move {
+                                            let _flag = flag;
+                                            busy().await
+                                        });
+                                    }
+                                    ready.send(()).unwrap();
+                                    pending().await
+                                })
+                                .await;
+                            drop(innermost);
+                        });
+                        pending().await
+                    })
+                    .await;
                 drop(outcome);
             })
             .await;
@@ -616,9 +620,9 @@ fn exit_handlers_are_waited_for_before_the_next_depth() {
 }
 
 #[test]
-fn a_nested_pool_that_is_cut_off_spends_its_grace_before_the_next_depth_of_its_parent() {
+fn a_nested_pool_that_is_cut_off_has_no_grace_and_is_joined_before_the_next_depth_of_its_parent() {
     on_current_thread(|| async {
-        let (log, begin) = (Log::default(), Instant::now());
+        let log = Log::default();
         let pool: Pool = Pool::new();
         spawn_at(&pool, 0, &log);
         let (logged, (ready, says_so)) = (log.clone(), oneshot::channel());
@@ -627,9 +631,8 @@ fn a_nested_pool_that_is_cut_off_spends_its_grace_before_the_next_depth_of_its_p
                 for depth in [0, 1] {
                     let log = logged.clone();
                     nested.build_task().depth(depth).spawn(async move {
-                        cancellation_token().cancelled().await;
-                        sleep(secs(2)).await;
-                        log.push(format!("nested {depth} at {}", begin.elapsed().as_secs()));
+                        let _gone = slowly(&log, format!("nested {depth} gone"));
+                        pending::<()>().await
                     });
                 }
                 ready.send(()).unwrap();
@@ -639,7 +642,7 @@ fn a_nested_pool_that_is_cut_off_spends_its_grace_before_the_next_depth_of_its_p
         });
         pool.cancel_on(says_so);
         pool.run().await.unwrap();
-        assert_eq!(log.events(), ["nested 1 at 2", "nested 0 at 4", "0"]);
+        assert_eq!(log.events(), ["nested 1 gone", "nested 0 gone", "0"]);
     });
 }
 

@@ -257,6 +257,12 @@ fn every_error_is_dropped_exactly_once() {
         _counted: Counted,
     }
 
+    impl std::fmt::Display for Tracked {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("tracked")
+        }
+    }
+
     impl From<Tracked> for BoxError {
         fn from(_: Tracked) -> Self {
             "tracked".into()
@@ -845,6 +851,12 @@ fn an_error_need_be_no_more_than_send() {
     /// Not `Sync`, and neither `Debug` nor `Display`.
     struct Code(std::cell::Cell<i32>);
 
+    impl std::fmt::Display for Code {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("code")
+        }
+    }
+
     impl From<Code> for BoxError {
         fn from(code: Code) -> Self {
             code.0.get().to_string().into()
@@ -1307,9 +1319,12 @@ fn an_exit_error_reads_as_one_failure_or_both() {
 fn debug_of_what_runs_shows_how_it_stands() {
     on_both(|| async {
         let builder = Pool::<BoxError>::builder().name("web");
-        assert_eq!(format!("{builder:?}"), r#"PoolBuilder { name: Some("web") }"#);
+        assert_eq!(
+            format!("{builder:?}"),
+            r#"PoolBuilder { name: Some("web"), grace: None, keep_open: false, limit: None, abandon_after: None, has_on_failure: false }"#
+        );
         let builder = builder.limit(2);
-        let expected = r#"PoolBuilder { name: Some("web"), grace: 0ns, keep_open: false, limit: Some(2), abandon_after: None, has_on_failure: false }"#;
+        let expected = r#"PoolBuilder { name: Some("web"), grace: None, keep_open: false, limit: Some(2), abandon_after: None, has_on_failure: false }"#;
         assert_eq!(format!("{builder:?}"), expected);
         let pool = builder.build();
         assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: planned, len: 0 }"#);
@@ -1585,7 +1600,7 @@ fn a_failure_after_a_cancellation_leaves_its_reason() {
 /// What the body of a pool makes of a request to stop, in time.
 async fn asked_to_stop<E, F>(body: impl FnOnce() -> F) -> PoolError<E>
 where
-    E: Into<BoxError> + Send + 'static,
+    E: Into<BoxError> + std::fmt::Display + Send + 'static,
     F: Future<Output = E>,
 {
     let opened = Pool::<E>::builder().grace(Duration::from_secs(1_000)).open(|pool| async move {

@@ -52,7 +52,7 @@ impl<T: Unpin, O: Unpin> Future for ReadyWith<T, O> {
 }
 
 /// Calls everything that a handle offers, cancelling last.
-fn meddle<E: Into<BoxError> + Send + 'static>(pool: &Pool<E>) {
+fn meddle<E: Into<BoxError> + std::fmt::Display + Send + 'static>(pool: &Pool<E>) {
     pool.spawn(async {});
     pool.spawn(pending::<()>());
     drop(pool.try_spawn(async {}));
@@ -520,6 +520,12 @@ fn an_error_that_nobody_is_left_to_tell_may_panic_in_its_destructor() {
 #[test]
 fn an_error_may_panic_as_it_is_converted_for_a_pool_further_out() {
     struct Stubborn;
+
+    impl std::fmt::Display for Stubborn {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("stubborn")
+        }
+    }
     impl From<Stubborn> for BoxError {
         fn from(_: Stubborn) -> Self {
             quiet_panic("conversion")
@@ -1067,6 +1073,12 @@ fn a_planned_task_may_use_the_pool_when_it_is_dropped() {
 struct Meddlesome {
     pool: Pool<Self>,
     _counted: Counted,
+}
+
+impl std::fmt::Display for Meddlesome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("meddlesome")
+    }
 }
 
 impl Drop for Meddlesome {

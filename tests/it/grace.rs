@@ -1350,7 +1350,7 @@ fn a_nested_pool_inside_a_function_hears_the_request() {
 }
 
 #[test]
-fn a_nested_grace_that_is_longer_is_spent_to_its_end() {
+fn a_nested_grace_that_is_longer_ends_with_the_enclosing_one() {
     on_current_thread(|| async {
         let clock = Clock::start();
         let outer = with_grace(secs(10)).build();
@@ -1364,12 +1364,12 @@ fn a_nested_grace_that_is_longer_is_spent_to_its_end() {
         outer.cancel_on(sleep(secs(1)));
         outer.run().await.unwrap();
         clock.say("returned");
-        assert_eq!(clock.events(), ["1: asked", "11: owner gone", "101: inner gone", "101: returned"]);
+        assert_eq!(clock.events(), ["1: asked", "11: owner gone", "11: inner gone", "11: returned"]);
     });
 }
 
 #[test]
-fn a_nested_pool_has_its_grace_when_the_enclosing_one_has_none() {
+fn a_nested_pool_has_no_grace_when_the_enclosing_one_has_none() {
     on_current_thread(|| async {
         let clock = Clock::start();
         let outer: Pool = Pool::new();
@@ -1383,17 +1383,17 @@ fn a_nested_pool_has_its_grace_when_the_enclosing_one_has_none() {
         outer.cancel_on(sleep(secs(1)));
         outer.run().await.unwrap();
         clock.say("returned");
-        assert_eq!(clock.events(), ["1: owner gone", "1: asked", "11: inner gone", "11: returned"]);
+        assert_eq!(clock.events(), ["1: owner gone", "1: inner gone", "1: returned"]);
     });
 }
 
 #[test]
-fn a_nested_pool_without_grace_is_aborted_at_the_request() {
+fn a_nested_pool_with_a_grace_of_no_time_is_aborted_at_the_request() {
     on_current_thread(|| async {
         let clock = Clock::start();
         let outcome: Outcome = with_grace(GRACE)
             .open(async |outer| {
-                let inner: Pool = Pool::new();
+                let inner = with_grace(Duration::ZERO).build();
                 let said = clock.clone();
                 inner.spawn(async move {
                     let _gone = said.on_drop("inner gone");
@@ -1481,7 +1481,7 @@ fn a_pool_that_is_opened_after_the_request_is_cut_off_by_the_abort() {
         clock.say("returned");
         // What it had returned with is another matter: it was not asked, but dropped.
         assert!(outcome.is_err());
-        assert_eq!(clock.events(), ["10: body gone", "10: asked", "12: inner gone", "12: returned"]);
+        assert_eq!(clock.events(), ["10: body gone", "10: inner gone", "10: returned"]);
     });
 }
 
@@ -1566,8 +1566,8 @@ fn a_user_who_cancels_the_token_closes_the_nested_pools_that_listen_to_it() {
     });
 }
 
-/// Opens a pool in a blocking closure of a pool, and checks that it hears of the end of that.
-async fn a_pool_in_a_blocking_closure_hears(outer: Pool) {
+/// Opens a pool in a blocking closure of a pool, and checks that it hears of the end of that, and how.
+async fn a_pool_in_a_blocking_closure_hears(outer: Pool, expected: &[&str]) {
     let log = Log::default();
     let (begun, running) = oneshot::channel();
     let said = log.clone();
@@ -1591,7 +1591,7 @@ async fn a_pool_in_a_blocking_closure_hears(outer: Pool) {
     outer.cancel();
     let heard = ends_by_itself(run.as_mut(), &inner).await;
     assert!(heard, "it hangs until somebody else cancels it");
-    assert_eq!(log.events(), ["asked", "returned true"]);
+    assert_eq!(log.events(), expected);
 }
 
 /// Whether the run of a pool ends without one below it being cancelled.
@@ -1629,12 +1629,12 @@ fn a_request_is_heard_by_a_nested_pool_whose_tasks_have_begun() {
 
 #[test]
 fn a_pool_in_a_blocking_closure_hears_the_request_in_the_grace() {
-    on_both(|| a_pool_in_a_blocking_closure_hears(with_grace(Duration::MAX).build()));
+    on_both(|| a_pool_in_a_blocking_closure_hears(with_grace(Duration::MAX).build(), &["asked", "returned true"]));
 }
 
 #[test]
-fn a_pool_in_a_blocking_closure_hears_the_request_also_without_a_grace() {
-    on_both(|| a_pool_in_a_blocking_closure_hears(Pool::new()));
+fn a_pool_in_a_blocking_closure_is_aborted_without_a_grace() {
+    on_both(|| a_pool_in_a_blocking_closure_hears(Pool::new(), &["returned false"]));
 }
 
 #[test]
@@ -1667,7 +1667,8 @@ fn a_body_that_passes_on_that_its_pool_was_asked_has_not_failed() {
         let outcome: Outcome = with_grace(Duration::MAX)
             .open(async |pool| {
                 pool.clone().spawn(async move { pool.cancel_with("deployment") });
-                Ok(Pool::open(async |_| pending::<Result<(), BoxError>>().await).await?)
+                let nested = with_grace(Duration::ZERO);
+                Ok(nested.open(async |_| pending::<Result<(), BoxError>>().await).await?)
             })
             .await;
         let error = outcome.unwrap_err();
@@ -1686,7 +1687,7 @@ fn that_a_nested_pool_was_asked_is_no_failure_three_levels_up() {
                     outer.cancel();
                 });
                 let middle = with_grace(Duration::MAX).open(async |_| {
-                    let inner: Outcome = Pool::open(async |_| pending().await).await;
+                    let inner: Outcome = with_grace(Duration::ZERO).open(async |_| pending().await).await;
                     Ok(inner?)
                 });
                 Ok(middle.await?)
@@ -1752,12 +1753,14 @@ fn that_a_pool_with_an_error_type_of_its_own_was_asked_is_no_failure_either() {
         let pool = with_grace(Duration::MAX).build();
         let stop = pool.clone();
         pool.spawn(async move {
-            Pool::open(async |_: Pool<std::io::Error>| {
-                // Not before the inner pool is open: it would be cleanup work.
-                stop.cancel();
-                pending::<Result<(), _>>().await
-            })
-            .await?;
+            Pool::builder()
+                .grace(Duration::ZERO)
+                .open(async |_: Pool<std::io::Error>| {
+                    // Not before the inner pool is open: it would be cleanup work.
+                    stop.cancel();
+                    pending::<Result<(), _>>().await
+                })
+                .await?;
             Ok(())
         });
         pool.run().await.unwrap();
@@ -2037,7 +2040,7 @@ fn a_runtime_that_is_dropped_in_the_middle_of_the_grace_ends_everything() {
                             pending::<()>().await
                         });
                     }
-                    let outer: Pool = Pool::new();
+                    let outer = with_grace(grace).build();
                     outer.spawn(async move { inner.run().await.map_err(BoxError::from) });
                     drop(tokio::spawn(outer.clone().run()));
                     until(|| seen("began") == 3).await;

@@ -561,7 +561,7 @@ fn with_exit_whose_body_was_only_asked_to_stop_is_no_failure() {
         let begin = begun.clone();
         pool.spawn(async move {
             let body = async |_: &mut ()| {
-                let nested = Pool::open(async |_: Pool| {
+                let nested = Pool::builder().grace(Duration::ZERO).open(async |_: Pool| {
                     begin.set();
                     pending::<Result<(), BoxError>>().await
                 });

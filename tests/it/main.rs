@@ -21,6 +21,7 @@
 //! | `properties` | auto traits, sizes, inference |
 //! | `reports` | causes, many failures, deep ones: how they read, and that they can be dropped |
 //! | `start` | two-phase start |
+//! | `stopping` | whose time counts, how far an abort reaches, watchers, tracked futures, how one task differs |
 //! | `stops` | what only says that something was stopped, through any wrapping |
 //! | `tree` | who is alive, as data and as a drawing; why a pool closes |
 //! | `support` | the tools: both runtimes, drop flags, polling by hand |
@@ -44,6 +45,7 @@ mod policies;
 mod properties;
 mod reports;
 mod start;
+mod stopping;
 mod stops;
 mod support;
 mod tree;

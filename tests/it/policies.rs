@@ -32,7 +32,7 @@ fn seconds(seconds: u64) -> Duration {
 /// A pool that runs in a task of its own.
 fn running<E>(pool: &Pool<E>) -> JoinHandle<Result<(), PoolError<E>>>
 where
-    E: Into<BoxError> + Send + 'static,
+    E: Into<BoxError> + std::fmt::Display + Send + 'static,
 {
     tokio::spawn(pool.clone().run())
 }
@@ -371,7 +371,7 @@ fn the_policy_is_asked_about_what_a_runtime_cut_off() {
         pool.cancel();
         running.await.unwrap().unwrap();
         let [event] = &log.events()[..] else { panic!("asked once: {:?}", log.events()) };
-        assert!(event.ends_with("was cut off by its runtime shutting down"), "{event}");
+        assert!(event.ends_with("was cut off by an abort or its runtime shutting down"), "{event}");
     });
 }
 
@@ -673,7 +673,7 @@ fn many_discarded_failures_leave_nothing() {
 }
 
 #[test]
-fn a_policy_is_dropped_with_the_pool() {
+fn a_policy_is_dropped_before_its_pool_returns() {
     on_both(|| async {
         let alive = Alive::default();
         let one = alive.one();
@@ -685,10 +685,8 @@ fn a_policy_is_dropped_with_the_pool() {
             .build();
         pool.spawn(fails("broken"));
         pool.clone().run().await.unwrap();
-        assert_eq!(alive.count(), 1);
+        assert_eq!(alive.count(), 0, "although there is still a handle");
         drop(pool);
-        // What a task leaves behind is freed a moment after its pool has ended.
-        until(|| alive.count() == 0).await;
     });
 }
 
@@ -813,6 +811,7 @@ fn a_pool_that_is_kept_open_closes_when_the_enclosing_one_is_asked_to_stop() {
         let events = log.clone();
         outer.spawn(async move {
             let inner = kept_open();
+            let _kept = inner.clone();
             inner.spawn(async move { begun.send(()).unwrap() });
             inner.run().await.unwrap();
             events.push("the inner pool has ended by itself");
@@ -1307,7 +1306,7 @@ fn outside_of_a_local_set_spawn_local_panics_and_drops_the_future() {
                 let _one = one;
             });
         });
-        assert_eq!(text, "`spawn_local` was called outside of a `LocalSet`");
+        assert!(text.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{text}");
         assert_eq!(alive.count(), 0);
         pool.cancel();
         drop(running.await.unwrap());
@@ -1348,7 +1347,7 @@ fn spawn_local_in_a_planned_pool_panics_and_drops_the_future() {
                 })
             })
             .await;
-        assert_eq!(text, "`spawn_local` was called on a pool that does not run yet");
+        assert!(text.starts_with("`spawn_local` was called on a pool that does not run yet"), "{text}");
         assert_eq!((alive.count(), pool.len()), (0, 0));
         let handle = pool.spawn_with_handle(async { Ok(42) });
         pool.run().await.unwrap();

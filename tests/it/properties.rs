@@ -59,6 +59,12 @@ impl From<io::Error> for Custom {
 #[derive(Debug)]
 struct Lonely(Cell<u8>);
 
+impl std::fmt::Display for Lonely {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("lonely")
+    }
+}
+
 impl From<Lonely> for BoxError {
     fn from(lonely: Lonely) -> Self {
         format!("lonely: {}", lonely.0.get()).into()

@@ -22,7 +22,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// The error of a pool whose tasks have failed so.
 fn failed<E>(failures: impl IntoIterator<Item = E>) -> PoolError<E>
 where
-    E: Into<BoxError> + Send + 'static,
+    E: Into<BoxError> + std::fmt::Display + Send + 'static,
 {
     let pool: Pool<E> = Pool::builder().on_failure(|_| OnFailure::Collect).build();
     for failure in failures {
@@ -163,6 +163,12 @@ fn a_typed_error_in_anyhow_keeps_its_causes_by_a_box() {
 #[test]
 fn a_box_keeps_everything_and_a_conversion_that_panics_is_the_failure() {
     struct Picky(Option<&'static str>);
+
+    impl std::fmt::Display for Picky {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("picky")
+        }
+    }
     impl From<Picky> for BoxError {
         fn from(error: Picky) -> Self {
             error.0.expect("no text").into()
@@ -309,7 +315,7 @@ fn on_a_small_stack<T: Send + 'static>(code: impl FnOnce() -> T + Send + 'static
 /// A failure that has passed so many pools, with what each makes of its error.
 fn wrapped<E>(levels: usize, first: E, wrap: impl Fn(PoolError<E>) -> E) -> PoolError<E>
 where
-    E: Into<BoxError> + Send + 'static,
+    E: Into<BoxError> + std::fmt::Display + Send + 'static,
 {
     block_on(async {
         let mut error = first;

@@ -31,7 +31,7 @@ async fn never_ready<V>(started: Started<V>) {
 /// A pool that runs in a task of its own, and stays open.
 fn running<E>(pool: &Pool<E>) -> tokio::task::JoinHandle<Result<(), aiodrive::PoolError<E>>>
 where
-    E: Into<BoxError> + Send + 'static,
+    E: Into<BoxError> + std::fmt::Display + Send + 'static,
 {
     tokio::spawn(pool.clone().run())
 }

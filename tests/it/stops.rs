@@ -37,6 +37,7 @@ trait Any:
     + From<ExitError<BoxError>>
     + From<anyhow::Error>
     + Into<BoxError>
+    + std::fmt::Display
     + Send
     + 'static
 {
@@ -45,7 +46,7 @@ trait Any:
 impl Any for BoxError {}
 impl Any for anyhow::Error {}
 
-async fn cancelled<E: Into<BoxError> + Send + 'static>() -> PoolError<E> {
+async fn cancelled<E: Into<BoxError> + std::fmt::Display + Send + 'static>() -> PoolError<E> {
     let opened = Pool::<E>::open(async |pool| {
         pool.cancel();
         std::future::pending::<Result<(), E>>().await
@@ -122,7 +123,7 @@ async fn failed_panic() -> PoolError {
 /// What a closing pool makes of an error of its body, or of a task.
 async fn closing<E>(in_task: bool, error: E) -> Result<(), PoolError<E>>
 where
-    E: Into<BoxError> + Send + 'static,
+    E: Into<BoxError> + std::fmt::Display + Send + 'static,
 {
     let pool: Pool<E> = Pool::builder().grace(Duration::from_secs(1_000)).build();
     if in_task {

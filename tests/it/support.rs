@@ -202,6 +202,7 @@ pub fn failures<E: std::fmt::Display>(of: &[aiodrive::TaskError<E>]) -> Vec<Stri
     let text = |failed: &aiodrive::TaskError<E>| match failed.failure() {
         aiodrive::Failure::Error(error) => format!("error: {error}"),
         aiodrive::Failure::Panic(payload) => format!("panic: {payload}"),
+        aiodrive::Failure::Ended => "ended".to_owned(),
         _ => "cancelled".to_owned(),
     };
     of.iter().map(text).collect()

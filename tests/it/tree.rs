@@ -471,17 +471,24 @@ fn what_a_dropped_owner_has_handed_over_is_shown_where_it_lives() {
     on_both(|| async {
         let (go, pool) = (LatchEvent::new(), Pool::<BoxError>::builder().name("outer").build());
         let goes = go.clone();
-        let owner = pool.build_task().name("owner").spawn_with_handle(async move {
+        let leave = LatchEvent::new();
+        let leaves = leave.clone();
+        pool.build_task().name("owner").spawn(async move {
             let opened = Pool::builder().name("inner").grace(LONG).open(async |pool: Pool| {
                 pool.build_task().name("leaf").spawn(async move { goes.wait_set().await });
                 pending::<Result<(), _>>().await
             });
-            Ok(opened.await?)
+            let mut opened = Box::pin(opened);
+            tokio::select! {
+                opened = opened.as_mut() => opened?,
+                () = leaves.wait_set() => {}
+            }
+            Ok(())
         });
         pool.build_task().name("other").spawn(go.wait_set());
         let running = tokio::spawn(pool.clone().run());
         until(|| count(&pool.tree(), "leaf") == 1).await;
-        owner.cancel();
+        leave.set();
         until(|| count(&pool.tree(), "owner") == 0).await;
         let expected =
             ["outer (running, 1 task)", "├── other", "└── inner (closing, 1 task, handed over)", "    └── leaf"];
@@ -550,6 +557,7 @@ fn a_nested_pool_that_stays_open_with_nothing_in_it_is_shown() {
     on_both(|| async {
         in_pool(async |pool| {
             let idle = Pool::<BoxError>::builder().name("idle").keep_open(true).build();
+            let _kept = idle.clone();
             pool.build_task().name("owner").spawn(async { idle.run().await.map_err(BoxError::from) });
             until(|| count(&pool.tree(), "idle") == 1).await;
             let expected = ["pool (running, 1 task)", "└── owner", "    └── idle (running, 0 tasks)"];

@@ -293,10 +293,11 @@ impl Here {
     }
 
     fn builder(&self, realm: &Arc<Realm>, plan: &PoolPlan) -> PoolBuilder {
-        let mut builder = Pool::builder()
-            .name(format!("pool {}", realm.id))
-            .keep_open(plan.keep_open)
-            .grace(Duration::from_millis(plan.grace));
+        let mut builder = Pool::builder().name(format!("pool {}", realm.id)).keep_open(plan.keep_open);
+        // Without one, a pool has the time of the task around it.
+        if plan.grace > 0 {
+            builder = builder.grace(Duration::from_millis(plan.grace));
+        }
         if let Some(limit) = plan.limit {
             builder = builder.limit(limit);
         }
@@ -461,7 +462,9 @@ impl Drop for Courtesy {
     fn drop(&mut self) {
         let Some(stay) = self.stay.take().filter(|stay| !stay.cancelled.load(SeqCst)) else { return };
         let realm = &stay.place.realm;
-        let Some(now) = realm.world.now().filter(|_| !realm.grace.is_zero()) else { return };
+        // An abort from outside may come before the grace is over.
+        let has_all_its_time = !realm.grace.is_zero() && realm.is_outermost();
+        let Some(now) = realm.world.now().filter(|_| has_all_its_time) else { return };
         match self.asked {
             Some(asked) => realm.world.check(asked + realm.grace <= now, || {
                 format!("a task of {} had {:?} of {:?}", stay.place, now - asked, realm.grace)

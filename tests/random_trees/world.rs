@@ -381,6 +381,11 @@ impl Realm {
         lock(&self.world.0.events).iter().position(is_one)
     }
 
+    /// Whether nothing around can abort it.
+    pub fn is_outermost(&self) -> bool {
+        self.enclosing.is_none() || self.is_shielded()
+    }
+
     /// Whether nothing around asks it to stop.
     pub fn is_shielded(&self) -> bool {
         self.enclosing.as_ref().is_some_and(|place| place.realm.kind == RealmKind::Shield)

@@ -18,7 +18,7 @@ use crate::scope::{Call, ErasedPool, Snapshot, TaskClass, TaskSnapshot};
 
 pub use self::node::{NodeKind, TreeNode};
 
-pub(super) use self::snapshot::tasks_of;
+pub(super) use self::snapshot::{tasks_of, tasks_without_grace};
 
 /// Who was alive below a pool at one moment, and where each was spawned; made by [`Pool::tree`](crate::Pool::tree).
 ///
@@ -68,6 +68,8 @@ pub struct PoolTree {
 struct Node {
     /// How far below the top; with the order of the list that is all there is of the tree's shape.
     level: usize,
+    /// How many nodes are below it, which follow it.
+    below: usize,
     kind: NodeKind,
     /// Of a call, the name of the function.
     name: Option<Arc<str>>,
@@ -98,6 +100,7 @@ impl PoolTree {
             };
             nodes.push(Node { level, ..node });
         });
+        count_below(&mut nodes);
         Self { nodes }
     }
 
@@ -181,11 +184,25 @@ impl PoolTree {
     }
 }
 
+/// Tells each node how many there are below it, from the last one up, so that each is looked at once.
+fn count_below(nodes: &mut [Node]) {
+    // Those that come next at each level, the lowest level last.
+    let mut later: Vec<usize> = Vec::new();
+    for index in (0..nodes.len()).rev() {
+        while later.last().is_some_and(|next| nodes[*next].level > nodes[index].level) {
+            later.pop();
+        }
+        nodes[index].below = later.last().copied().unwrap_or(nodes.len()) - index - 1;
+        later.push(index);
+    }
+}
+
 impl Node {
     /// With nothing but what every node has.
     fn new(kind: NodeKind, state: NodeState) -> Self {
         Self {
             level: 0,
+            below: 0,
             kind,
             name: None,
             location: None,

@@ -192,7 +192,7 @@ impl<'a> TreeNode<'a> {
     /// ```
     #[must_use]
     pub fn is_daemon(&self) -> bool {
-        self.get().class.daemon
+        self.get().class.kind.is_daemon()
     }
 
     /// Whether the future of the pool or function was dropped, and its closing goes on without it. If the task in which
@@ -250,9 +250,11 @@ impl<'a> TreeNode<'a> {
     /// assert_eq!(pool.tree().root().children().count(), 3);
     /// ```
     pub fn children(&self) -> impl Iterator<Item = TreeNode<'a>> + use<'a> {
-        let (tree, level) = (self.tree, self.level());
-        let below = (self.index + 1..tree.nodes.len()).map(|index| tree.node(index));
-        below.take_while(move |node| node.level() > level).filter(move |node| node.level() == level + 1)
+        let (tree, end) = (self.tree, self.index + 1 + self.get().below);
+        let next = move |index: usize| Some(index).filter(|index| *index < end);
+        let siblings =
+            std::iter::successors(next(self.index + 1), move |index| next(index + 1 + tree.nodes[*index].below));
+        siblings.map(|index| tree.node(index))
     }
 }
 
@@ -280,7 +282,7 @@ impl fmt::Display for TreeNode<'_> {
         if node.class.depth != 0 {
             write!(f, "  depth {}", node.class.depth)?;
         }
-        f.write_str(if node.class.daemon { "  daemon" } else { "" })?;
+        f.write_str(if node.class.kind.is_daemon() { "  daemon" } else { "" })?;
         f.write_str(if node.state == NodeState::Queued { "  queued" } else { "" })?;
         f.write_str(if node.origin && node.level > 0 { "  ← origin" } else { "" })
     }

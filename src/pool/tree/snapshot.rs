@@ -22,6 +22,23 @@ pub(in crate::pool) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
     tasks
 }
 
+/// The same without those of nested pools that have a grace of their own, which speak for themselves.
+pub(in crate::pool) fn tasks_without_grace(snapshot: Snapshot) -> Vec<TaskInfo> {
+    let mut tasks = Vec::new();
+    let mut skipped = usize::MAX;
+    walk_parts(parts_of(snapshot), |level, seen| {
+        if level <= skipped {
+            skipped = usize::MAX;
+        }
+        match seen {
+            Seen::Pool(_, nested) if nested.has_grace && skipped == usize::MAX => skipped = level,
+            Seen::Task(task) if skipped == usize::MAX => tasks.push(task.info.clone()),
+            _ => {}
+        }
+    });
+    tasks
+}
+
 /// Something that can be seen. No lock is held while one is, nor while it is dropped.
 enum Part {
     Pool(Arc<dyn ErasedPool>),
@@ -75,7 +92,7 @@ fn walk_parts(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
 fn parts_of(mut snapshot: Snapshot) -> Vec<Part> {
     // Stable, so that those that were not spawned stay in the order in which they will be.
     let order = |task: &TaskSnapshot| {
-        (Reverse(task.class.depth), task.class.daemon, task.key.map_or(u32::MAX, |key| key.generation.get()))
+        (Reverse(task.class.depth), task.class.kind.is_daemon(), task.key.map_or(u32::MAX, |key| key.generation.get()))
     };
     snapshot.tasks.sort_by_key(order);
     let mut below: HashMap<_, Vec<Part>> =
@@ -99,5 +116,7 @@ fn part_of(child: &Child) -> Option<Part> {
     match &child.owner {
         ChildKind::Pool(pool) => pool.upgrade().map(Part::Pool),
         ChildKind::Call(scope) => scope.upgrade().map(Part::Call),
+        // The task that it stands for is on the list of its pool.
+        ChildKind::Tracked(_) => None,
     }
 }
