@@ -1,4 +1,4 @@
-//! The test that README.md shows, which a documentation test would leave out.
+//! What README.md shows and a documentation test would leave out: a test, and a program that needs a feature.
 
 use aiodrive::{BoxError, Pool, PoolError, Started};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,19 +14,63 @@ async fn serve(started: Started<std::net::SocketAddr>) -> Result<(), BoxError> {
 
 #[tokio::test]
 async fn the_server_says_hello() -> Result<(), PoolError> {
-    Pool::open(async |pool: Pool| {
+    let test = Pool::open(async |pool: Pool| {
         let address = pool.build_task().name("server").daemon().start(serve).await?;
         let mut answer = String::new();
         TcpStream::connect(address).await?.read_to_string(&mut answer).await?;
-        assert_eq!(answer, "hello");
-        Ok(())
-    })
-    .await
+        Ok(assert_eq!(answer, "hello"))
+    });
+    test.await
+}
+
+#[cfg(feature = "signal")]
+use self::service::{Duration, accept_connections, store};
+
+#[cfg(feature = "signal")]
+mod service {
+    pub use std::time::Duration;
+
+    use aiodrive::cancellation_token;
+
+    pub async fn accept_connections() {
+        cancellation_token().cancelled().await;
+    }
+
+    pub async fn store() {
+        cancellation_token().cancelled().await;
+    }
+}
+
+#[cfg(feature = "signal")]
+#[tokio::main]
+async fn main() -> Result<(), PoolError> {
+    let pool: Pool = Pool::builder().name("web").grace(Duration::from_secs(10)).build();
+    pool.cancel_on_signals(); // the first SIGINT or SIGTERM cancels, the second aborts; feature `signal`
+    pool.build_task().name("listener").depth(1).spawn(accept_connections()); // connections are at depth 0
+    pool.build_task().name("storage").depth(-1).spawn(store());
+    pool.run().await
+}
+
+/// README.md has the item that begins with this attribute, in a block of this language.
+#[track_caller]
+fn assert_shown(language: &str, attribute: &str) {
+    let (_, below) = include_str!("readme.rs").split_once(&format!("\n{attribute}\n")).unwrap();
+    let (body, _) = below.split_once("\n}\n").unwrap();
+    let block = format!("```{language}\n{attribute}\n{body}\n}}\n```\n");
+    assert!(include_str!("../README.md").contains(&block), "README.md does not show:\n{block}");
 }
 
 #[test]
 fn the_readme_shows_this_test() {
-    let (_, below) = include_str!("readme.rs").split_once("\n\n").unwrap();
-    let (shown, _) = below.split_once("\n#[test]\n").unwrap();
-    assert!(include_str!("../README.md").contains(&format!("```rust\n{shown}```\n")), "README.md shows another test");
+    assert_shown("rust", "#[tokio::test]");
+}
+
+#[test]
+fn the_readme_shows_this_program() {
+    assert_shown("rs", "#[tokio::main]");
+}
+
+#[test]
+fn the_readme_is_short() {
+    assert!(include_str!("../README.md").lines().count() <= 170);
 }
