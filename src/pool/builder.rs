@@ -335,7 +335,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
     /// Sets how often the pool warns while it closes and waits for tasks: it records an event that names them, at the
     /// level `WARN`. The default is 5 seconds, counted from the first time that it has to wait; zero is taken for a
-    /// millisecond. See [tracing](crate#tracing).
+    /// millisecond. See [tracing](crate::docs::tracing).
     ///
     /// # Examples
     ///
