@@ -1,12 +1,12 @@
 //! A service in a pool: it starts in order, outlives the failures of its connections, and stops in order at a signal.
 //!
 //! `cargo run --example echo_server --features signal -- [ADDRESS]` prints the address that it listens on, and sends
-//! back what it is sent. Ctrl-C or SIGTERM lets the connections finish; a second one ends the process at once.
+//! back what it is sent. Ctrl-C or SIGTERM lets the connections finish; a second signal aborts what is left.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::{env, net::SocketAddr, process, time::Duration};
+use std::{env, net::SocketAddr, process::ExitCode, time::Duration};
 
-use aiodrive::{BoxError, OnFailure, Pool, Started, cancellation_token, prime, shutdown_signal, timeout};
+use aiodrive::{BoxError, OnFailure, Pool, Started, cancellation_token, timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -16,35 +16,35 @@ const PAUSE: Duration = Duration::from_millis(250);
 static ECHOED_BYTES: AtomicU64 = AtomicU64::new(0);
 
 #[tokio::main]
-async fn main() -> process::ExitCode {
+async fn main() -> ExitCode {
     let address = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:0".into());
-    let limit = setting("ECHO_CONNECTIONS", 5_000) as usize + 1; // and the listener; daemons are free
+    let limit = setting("ECHO_CONNECTIONS", 5_000) as usize;
     let pool = Pool::builder().limit(limit).grace(Duration::from_millis(setting("ECHO_GRACE_MS", 5_000)));
     let pool = pool.on_failure(|failed| {
-        eprintln!("{failed}");
-        // A connection's is its client's trouble. Without the others there is nothing to go on with.
-        let is_connection = failed.task().name().is_some_and(|name| name.starts_with("conn "));
-        if is_connection { OnFailure::Discard } else { OnFailure::Cancel }
+        eprintln!("{failed}"); // of a connection: the others go on
+        OnFailure::Discard
     });
     let served = pool.open(async |pool: Pool| {
-        pool.cancel_on(prime(first_signal())); // primed, it listens from here on
-        pool.build_task().name("storage").depth(-1).daemon().spawn(store()); // stops last
-        let listener = pool.build_task().name("listener").depth(1); // stops first
+        pool.cancel_on_signals();
+        // Without these two there is nothing to go on with. The listener stops first, the storage last.
+        let storage = pool.build_task().name("storage").on_failure(OnFailure::Cancel).essential().daemon().depth(-1);
+        storage.spawn(store());
+        let listener =
+            pool.build_task().name("listener").on_failure(OnFailure::Cancel).essential().unlimited().depth(1);
         let address = listener.start(|started| listen(address, started)).await?; // if it fails, the pool has its error
         println!("listening on {address}");
-        Ok(())
+        pool.cancelled().await;
+        eprintln!("stopping; a second signal aborts what is left");
+        pool.idle().await;
+        Ok(()) // not if connections are aborted, since the body is then aborted with them
     });
-    process::ExitCode::from(u8::from(served.await.is_err_and(|error| !error.is_cancelled())))
-}
-
-/// Before it says so, somebody waits for a second one: not a task of the pool, which would be stopped with it.
-async fn first_signal() {
-    shutdown_signal().await;
-    tokio::spawn(prime(async {
-        shutdown_signal().await;
-        process::exit(130)
-    }));
-    eprintln!("stopping; a second signal ends it at once");
+    match served.await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 async fn listen(address: String, started: Started<SocketAddr>) -> Result<(), BoxError> {
@@ -56,14 +56,15 @@ async fn listen(address: String, started: Started<SocketAddr>) -> Result<(), Box
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
         match accepted.inspect_err(|error| eprintln!("cannot accept: {error}")) {
             Ok((client, peer)) => pool.build_task().name(format!("conn {peer}")).spawn(echo(client)),
-            // It has given up already, or too many files are open: neither is for ever.
+            // The client has gone already, or too many files are open: neither is for ever.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
     Ok(())
 }
 
-/// When asked to stop, it echoes what its client has sent by then. One that does not pause is cut off after the grace.
+/// When the server stops, it echoes what its client has sent by then. A client that does not pause is cut off after the
+/// grace.
 async fn echo(mut client: TcpStream) -> Result<(), BoxError> {
     let idle = Duration::from_millis(setting("ECHO_IDLE_MS", 60_000));
     let (stop, mut chunk) = (cancellation_token(), vec![0; 16 * 1024]);
@@ -84,11 +85,12 @@ async fn echo(mut client: TcpStream) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Is asked to stop when all connections have ended. A daemon that did not would cost the pool its grace.
+/// Stops when all connections have ended. A daemon that did not listen would cost the pool its grace.
 async fn store() {
     let (pool, stop) = (Pool::<BoxError>::current(), cancellation_token());
     while stop.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_some() {
-        eprintln!("{} tasks, {} bytes", pool.len(), ECHOED_BYTES.load(Relaxed)); // connections, and up to three others
+        // The connections, the listener and the storage.
+        eprintln!("{} tasks, {} bytes", pool.len(), ECHOED_BYTES.load(Relaxed));
     }
     eprintln!("storage closed: {} bytes", ECHOED_BYTES.load(Relaxed));
 }

@@ -1,12 +1,13 @@
 //! How to stop in order: the intake closes first, then what has come in is finished, and the storage closes last.
 //!
 //! `cargo run --example staged_shutdown --features signal -- FILE` prints the address at which it takes readings by
-//! UDP, such as `hall 21.5`, and appends them to the file. Ctrl-C or SIGTERM stops it, and loses none.
+//! UDP, such as `hall 21.5`, and appends them to the file. Ctrl-C or SIGTERM stops it, and loses none; a second signal
+//! aborts it.
 
 use std::env;
 use std::time::Duration;
 
-use aiodrive::{BoxError, Pool, PoolError, cancellation_token, prime, shutdown_signal};
+use aiodrive::{BoxError, Pool, PoolError, cancellation_token};
 use tokio::fs::File;
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::net::UdpSocket;
@@ -23,10 +24,10 @@ async fn main() -> Result<(), PoolError> {
     let (datagrams, received) = mpsc::channel(1_000);
     let (readings, parsed) = mpsc::channel(1_000);
 
-    // Each depth has the time of a grace to end, and the next is not even told before the one above has ended. Without
-    // depths, the storage would be told together with the intake, and close while there is still something on its way.
+    // Each depth has the time of a grace to end, and the next one is cancelled when the one above has ended. Without
+    // depths, the storage would be cancelled together with the intake, and lose what is still on its way.
     let pool: Pool = Pool::builder().name("readings").grace(Duration::from_secs(5)).build();
-    pool.cancel_on(prime(shutdown_signal())); // primed, it listens from here on
+    pool.cancel_on_signals();
     pool.build_task().name("intake").depth(1).spawn(take_in(datagrams));
     pool.build_task().name("parser").depth(0).spawn(parse(received, readings));
     pool.build_task().name("storage").depth(-1).spawn(store(file, parsed));
@@ -78,7 +79,7 @@ async fn store(path: String, mut readings: mpsc::Receiver<Reading>) -> Result<()
     Ok(())
 }
 
-/// The next item, until this depth is told to stop. Then nobody sends any more, and there is only what has been sent.
+/// The next item, until this depth is cancelled. Then nobody sends any more, and only what has been sent is left.
 async fn next<T>(items: &mut mpsc::Receiver<T>) -> Option<T> {
     cancellation_token().run_until_cancelled(items.recv()).await.unwrap_or_else(|| items.try_recv().ok())
 }

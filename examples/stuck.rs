@@ -24,7 +24,7 @@ async fn main() {
         .abandon_after(Duration::from_secs(3))
         .build();
 
-    // This one stops when it is asked to.
+    // This one stops at the signal.
     service.build_task().name("requests").spawn(async {
         cancellation_token().cancelled().await;
     });
@@ -41,7 +41,7 @@ async fn main() {
         Ok(())
     });
 
-    // What an operator would see who asks, some time after the shutdown has begun.
+    // What an operator sees, some time after the shutdown has begun.
     let asked = service.clone();
     let operator = tokio::spawn(async move {
         drop(running.await);

@@ -5,7 +5,7 @@
 
 use std::{env, process, time::Duration};
 
-use aiodrive::{BoxError, OnFailure, Pool, PoolError, prime, shutdown_signal, timeout};
+use aiodrive::{BoxError, OnFailure, Pool, PoolError, timeout};
 use redis::streams::{StreamAutoClaimReply, StreamId, StreamPendingCountReply, StreamReadReply};
 use redis::{AsyncConnectionConfig, RedisResult, aio::MultiplexedConnection, cmd, pipe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,12 +45,11 @@ struct Worker {
 impl Worker {
     async fn work(&self, mut redis: MultiplexedConnection) -> Result<(), PoolError> {
         let pool = Pool::builder().limit(LIMIT).grace(self.idle / 2).on_failure(|failed| {
-            eprintln!("{failed}");
-            // A failed job is tried again, by whoever takes it over. Without the queue there is nothing to do.
-            if failed.task().is_body() { OnFailure::Cancel } else { OnFailure::Discard }
+            eprintln!("{failed}"); // of a job: whoever takes it over tries again
+            OnFailure::Discard
         });
         let opened = pool.open(async |pool: Pool| {
-            pool.cancel_on(prime(shutdown_signal())); // primed, it listens from here on
+            pool.cancel_on_signals();
             // It may be there already.
             drop(cmd("XGROUP").arg(&["CREATE", JOBS, GROUP, "0", "MKSTREAM"]).exec_async(&mut redis).await);
             println!("{} takes jobs", self.name);

@@ -1,32 +1,37 @@
-//! How a pool is told to close, and how to hear of it.
+//! What closes a pool from outside, and how to wait for that.
 //!
-//! All of these only begin the closing, or wait for that beginning; the steps are in [`closing`](super::closing).
+//! All of these only begin the closing, or wait for its beginning; the steps are in [`closing`](super::closing).
 
 use std::borrow::Cow;
 
+#[cfg(feature = "signal")]
+use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
 use super::builder::shared_str;
 use super::{Pool, TaskBuilder};
 use crate::error::ClosingReason;
+#[cfg(feature = "signal")]
+use crate::error::catch;
 use crate::scope::TaskKind;
 #[cfg(feature = "signal")]
 use crate::shutdown_signal::ShutdownSignals;
 
-/// To close the pool, and to hear of it.
+/// To close the pool, and to wait for that.
 impl<E: Send + 'static> Pool<E> {
-    /// Begins to close the pool: all tasks and the body are [cut off and joined](Self#how-a-pool-closes). That is no
+    /// Begins to close the pool: all tasks and the body are [cancelled, and joined](Self#how-a-pool-closes). That is no
     /// failure.
     ///
-    /// This does not wait: `open` or `run` returns when all has ended. Cancelling twice is cancelling once. Cancelling
-    /// a planned pool drops its tasks unpolled, and it ends as soon as it is run.
+    /// This does not wait: `open` or `run` returns when all tasks have ended. A second call changes nothing; to end a grace
+    /// that has begun, call [`abort`](Self::abort). A planned pool that is cancelled drops its tasks unpolled, and ends as
+    /// soon as it is run.
     ///
     /// Unlike cancelling a bare `CancellationToken`, it ends tasks that do not listen.
     ///
     /// # Panics
     ///
-    /// With the panic of a waker of somebody who waits for the closing, or of the destructor of a planned task, after the
-    /// pool has been closed.
+    /// With the panic of a waker that waits for the closing, or of the destructor of a planned task, after the pool has
+    /// begun to close.
     ///
     /// # Examples
     ///
@@ -78,14 +83,14 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Cancels the pool when `signal` is ready. Its output is dropped.
     ///
-    /// The pool awaits the signal until it begins to close, then drops it. The signal is a watcher: it holds the pool
+    /// The pool awaits the signal until the pool begins to close, then drops it. The signal is a watcher: it holds the pool
     /// open only if that is [kept open](crate::PoolBuilder::keep_open), costs no grace, and is at no depth.
     /// [`len`](Self::len) does not count it; [`tree`](Self::tree) shows it as a daemon with the name `cancel_on` and the
     /// line of this call. It is first polled when the pool runs; if it must not miss anything from this call on, pass a
     /// [`prime`](crate::prime())d future. It can be anything that is awaited: a `CancellationToken`, a timer, a
     /// [`LatchEvent`](crate::LatchEvent).
     ///
-    /// For signals of the operating system, use `cancel_on_signals`. Do not write `cancel_on(shutdown_signal())` beside
+    /// For signals of the operating system, use `cancel_on_signals`. Do not put `cancel_on(shutdown_signal())` beside
     /// `abort_on(shutdown_signal())`: both hear the *first* signal.
     ///
     /// A signal that panics is a failure of the pool.
@@ -162,12 +167,11 @@ impl<E: Send + 'static> Pool<E> {
         });
     }
 
-    /// Closes the pool without any time: like [`cancel`](Self::cancel), but whatever grace this pool or a nested one
-    /// has is over. All tasks are aborted, down to the last nested pool; only [`shield`](crate::shield())ed work and the
-    /// handlers of [`with_exit`](crate::with_exit()) run on, and are waited for.
+    /// Closes the pool at once: like [`cancel`](Self::cancel), but without a grace, for this pool and all nested ones. All
+    /// tasks are aborted, down to the last nested pool. Only [`shield`](crate::shield())ed work and the handlers of
+    /// [`with_exit`](crate::with_exit()) run on; the pool waits for them.
     ///
-    /// A pool that closes already goes on from where it is. So a service cancels at the first signal, and aborts at the
-    /// second.
+    /// It also ends a grace that has begun. So a service cancels at the first signal, and aborts at the second.
     ///
     /// # Panics
     ///
@@ -229,8 +233,11 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Cancels the pool at the first SIGINT or SIGTERM (on Windows, Ctrl-C or Ctrl-Break), and aborts it at the second.
     ///
-    /// It listens from the moment at which the pool runs, as [`ShutdownSignals`](crate::ShutdownSignals) does, and is a
-    /// watcher like that of [`cancel_on`](Self::cancel_on).
+    /// It listens from this call on, or, if that is outside of a runtime, from the moment at which the pool runs. It is a
+    /// watcher like that of [`cancel_on`](Self::cancel_on). For anything else, such as a message between the two, use
+    /// [`ShutdownSignals`](crate::ShutdownSignals).
+    ///
+    /// In a runtime without the I/O driver the watcher panics, which is a failure of the pool.
     ///
     /// # Examples
     ///
@@ -250,8 +257,9 @@ impl<E: Send + 'static> Pool<E> {
     #[cfg(feature = "signal")]
     #[track_caller]
     pub fn cancel_on_signals(&self) {
+        let signals = Handle::try_current().ok().and_then(|_| catch(ShutdownSignals::new).ok());
         TaskBuilder::watcher(self, "cancel_on_signals", TaskKind::Aborter).spawn(async {
-            let mut signals = ShutdownSignals::new();
+            let mut signals = signals.unwrap_or_else(ShutdownSignals::new);
             signals.recv().await;
             Self::current().cancel();
             signals.recv().await;
@@ -261,7 +269,7 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Waits until the pool has begun to close, for whatever reason.
     ///
-    /// This follows the pool as a whole. A task that is to hear when *it* should stop, at its own depth, asks for its
+    /// This follows the pool as a whole. A task that wants to know when *it* should stop, at its own depth, takes its
     /// [`cancellation_token`](crate::cancellation_token()).
     ///
     /// # Cancel safety
