@@ -1,27 +1,27 @@
-//! How a task hears that it is to stop.
+//! How a task hears that its pool cancels it.
 
 use tokio_util::sync::CancellationToken;
 
 use crate::scope::Scope;
 
-/// The token by which the calling task is asked to stop.
+/// The token that the pool cancels when it stops the calling task.
 ///
-/// It is cancelled when the pool begins to close the [`depth`](crate::TaskBuilder::depth) of the task. The task then
-/// has the [`grace`](crate::PoolBuilder::grace) to end by itself; without a grace the abort comes at once. In a body it
-/// is the token of depth 0.
+/// The pool cancels it as it begins to close the [`depth`](crate::TaskBuilder::depth) of the task. The task then has
+/// the [`grace`](crate::PoolBuilder::grace) to end by itself; without a grace the abort comes at once. In a body it is
+/// the token of depth 0.
 ///
-/// In a pool with a grace, pools that were opened in the task listen to it by themselves and close. A pool that is
-/// opened when it *has* been cancelled is cleanup work: it runs normally, and only the abort cuts it off.
+/// Pools that were opened in the task listen to the token by themselves, and close. A pool that is opened when the
+/// token *has* been cancelled is cleanup work: it runs normally, and only the abort ends it.
 ///
 /// It is tokio-util's own [`CancellationToken`], for everything that takes one: a task can wait for it, give clones of
-/// it away, and make children of it. When the pool has ended, it is cancelled in any case. Cancelling it by hand asks
-/// everybody who holds it, and the nested pools that listen, but does not close the pool: that is
+/// it away, and make children of it. When the pool has ended, it is cancelled in any case. If you cancel it by hand,
+/// whoever holds it and the nested pools that listen hear that, but the pool stays open. To close the pool, call
 /// [`Pool::cancel`](crate::Pool::cancel).
 ///
 /// Outside of a pool, in [`shield`](crate::shield())ed work and in the exit handler of
 /// [`with_exit`](crate::with_exit()), the token is never cancelled.
 ///
-/// Unlike a token of your own, it need not be passed down through every function, and it cannot be forgotten. See
+/// Unlike a token of your own, it need not be passed down through every function. See
 /// [cancellation](crate::docs::cancellation) for when to listen.
 ///
 /// # Examples
@@ -55,9 +55,9 @@ use crate::scope::Scope;
 /// # async fn main() {
 /// let pool: Pool = Pool::builder().grace(Duration::from_secs(60)).build();
 /// let done = pool.spawn_with_handle(async {
-///     let asked = cancellation_token();
+///     let stop = cancellation_token();
 ///     let mut done = 0;
-///     while !asked.is_cancelled() {
+///     while !stop.is_cancelled() {
 ///         sleep(Duration::from_secs(10)).await; // a job
 ///         done += 1;
 ///     }
@@ -75,8 +75,8 @@ pub fn cancellation_token() -> CancellationToken {
 
 /// The token of the code that this is called from, or `None` outside of everything that belongs to a pool.
 ///
-/// For a library that stops when it is told to, in a pool or without one: [`cancellation_token`] gives a token in both
-/// cases, and the one outside is never cancelled.
+/// It is for a library that runs in a pool or without one, and does something else without. [`cancellation_token`]
+/// gives a token in both cases; outside of a pool nobody cancels it.
 ///
 /// # Examples
 ///

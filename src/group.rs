@@ -2,17 +2,19 @@
 //!
 //! Each branch is a task of its own with tokio's own typed `JoinHandle`. The handles are kept in the [shape](Shape) of
 //! the input: in a vector, for a `Vec` or an array, or in a tuple. So each output is found in its place, whoever ended
-//! first. The three functions differ in their [`Collector`]: in when a branch decides, and in what they make of an output.
+//! first. The three functions differ in their [`Collector`]: in when a branch decides, and in what they make of an
+//! output.
 //!
-//! The future of a call waits for the [`Call`] to say that a branch has decided, or that all have
-//! ended: it is woken for these two, and not for each branch. Then it waits for what the branches have left behind, which
-//! are pools that were moved out of them, shielded work and exit handlers. Then it takes the outputs.
+//! The future of a call waits for the [`Call`] to say that a branch has decided, or that all have ended: it is woken
+//! for these two, and not for each branch. Then it waits for what the branches have left behind, which are pools that
+//! were moved out of them, shielded work and exit handlers. Then it takes the outputs.
 //!
 //! # Invariants
 //!
 //! 1. The scope of the branches is marked before a decision aborts them. A call that is dropped passes on only the mark
 //!    of the enclosing scope: its owner may go on.
-//! 2. Until a function takes it, an output is an [`Unreported`]: wherever the call is dropped, its failure goes outwards.
+//! 2. Until a function takes it, an output is an [`Unreported`]: wherever the call is dropped, its failure goes
+//!    outwards.
 //! 3. Thousands of branches are aborted, and freed, in batches, so that the neighbours get their turn in between.
 
 use std::panic::Location;
@@ -96,7 +98,8 @@ pub(crate) struct Branches<H: Handles> {
 }
 
 impl Group {
-    /// For a call of `function`. What fails below it without an owner is put into `cleanup`, or goes further out.
+    /// For a call of `function`. What fails inside it and has no owner is put into `cleanup`, or goes to the enclosing
+    /// scope.
     #[track_caller]
     pub(crate) fn new(function: &'static str, cleanup: Option<Cleanup>) -> Self {
         let enclosing = Scope::current();

@@ -12,7 +12,7 @@ use tokio::task::coop::unconstrained;
 
 /// Polls a future once, now, and gives it back to be awaited later.
 ///
-/// When `prime` returns, the future has gone as far as its first `.await` that has to wait: a request is sent, a class
+/// When `prime` returns, the future has gone as far as its first `.await` that has to wait: a request is sent, a place
 /// in a queue is taken. It goes no further until it is awaited. No wake-up is lost, since the first poll of the
 /// returned [`Primed`] polls the future again.
 ///
@@ -46,7 +46,7 @@ use tokio::task::coop::unconstrained;
 /// # }
 /// ```
 ///
-/// Listening before somebody is told to speak:
+/// Listening before somebody speaks:
 ///
 /// ```
 /// use aiodrive::prime;

@@ -1,8 +1,8 @@
 //! The first of several futures to finish.
 //!
 //! Every branch that finishes decides in the [`group`](crate::group). Several may do so before the others could be
-//! aborted: when the future of the race is polled next, the one with the lowest index wins. The outputs of the others are
-//! dropped, which reports their panics.
+//! aborted: when the future of the race is polled next, the one with the lowest index wins. The outputs of the others
+//! are dropped, which reports their panics.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use crate::scope::{Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, and yields the index and the output of the first to finish.
 ///
-/// The others are aborted, and `race` is ready only when they have ended, with everything below them. An `Err` wins as
+/// `race` aborts the others, and is ready only when they have ended, with everything nested in them. An `Err` wins as
 /// an `Ok` does: to race for the first success, let a future that fails wait for ever, or collect with
 /// [`wait_all`](crate::wait_all()).
 ///

@@ -21,11 +21,11 @@ use crate::scope::{Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
 ///
 /// Dropping the returned [`Shield`], because the task that awaits it was aborted or ran into a timeout, does not stop
 /// the future: it runs on, and the enclosing pool waits for it. Use it for what must not be cut in half, such as the
-/// commit of a transaction, and keep it short: a pool that closes cannot cut it off either.
+/// commit of a transaction, and keep it short: no pool can cut it off, not even by an abort.
 ///
 /// The future is spawned when `shield` is called, on the runtime that it is called from.
 ///
-/// Unlike a bare [`tokio::spawn`], it is known to the enclosing pool, which waits for it. If nobody awaits the `Shield`
+/// Unlike with a bare [`tokio::spawn`], the enclosing pool waits for it. If nobody awaits the `Shield`
 /// any more, a panic is one of the pool's [cleanup failures](crate::PoolError::cleanup_failures), and the output is
 /// dropped, even if it is an `Err`. Where such an error must be reported, spawn a task of the pool instead.
 ///

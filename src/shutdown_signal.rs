@@ -1,12 +1,15 @@
-//! What the outside world says to a service that is to stop.
+//! The signals by which the operating system stops a service.
 
 use std::future::poll_fn;
 
-/// Waits until the process is asked to stop: by SIGINT or SIGTERM, or by Ctrl-C or Ctrl-Break on Windows.
+/// Waits for SIGINT or SIGTERM, or for Ctrl-C or Ctrl-Break on Windows.
 ///
 /// It listens from its first poll on. Until then, a signal ends the process as usual; to listen from the call on,
 /// [`prime`](crate::prime()) it. After that, these signals no longer end the process, even when the future has been
-/// dropped: so it is in tokio. Call this a second time to learn of a second signal.
+/// dropped: so it is in tokio.
+///
+/// For a second signal, use [`ShutdownSignals`], which loses none between two calls, or
+/// [`Pool::cancel_on_signals`](crate::Pool::cancel_on_signals).
 ///
 /// Unlike [`tokio::signal::ctrl_c`], it also hears SIGTERM, which is what service managers and containers send.
 ///
@@ -38,12 +41,11 @@ pub async fn shutdown_signal() {
     ShutdownSignals::new().recv().await;
 }
 
-/// The requests to stop that this process gets, one after the other: SIGINT and SIGTERM, or Ctrl-C and Ctrl-Break on
-/// Windows.
+/// The signals that stop this process, one after the other: SIGINT and SIGTERM, or Ctrl-C and Ctrl-Break on Windows.
 ///
-/// It listens from [`new`](Self::new) on, and no signal that comes between two calls of [`recv`](Self::recv) is lost. As
-/// in tokio, several of the same kind that come before anybody looks are one. Once a process has listened, these signals
-/// never again end it by themselves.
+/// It listens from [`new`](Self::new) on, and no signal that comes between two calls of [`recv`](Self::recv) is lost.
+/// As in tokio, several of the same kind that come before anybody looks are one. Once a process has listened, these
+/// signals never again end it by themselves.
 ///
 /// For the usual case, *the first cancels, the second aborts*, there is
 /// [`Pool::cancel_on_signals`](crate::Pool::cancel_on_signals).

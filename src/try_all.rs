@@ -14,8 +14,8 @@ use crate::scope::{Cleanup, Reporter, Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, and yields all their values, in order, or every error.
 ///
-/// At the first error or panic the others are aborted. `try_all` is ready only when all have ended, with everything
-/// below them.
+/// At the first error or panic it aborts the others. `try_all` is ready only when all have ended, with everything
+/// nested in them.
 ///
 /// The futures are spawned when `try_all` is called, on the runtime that it is called from. They come as a `Vec`, an
 /// array or a tuple of up to eight; the values of a tuple may differ in type, the errors may not.
@@ -105,7 +105,8 @@ async fn all<H: Handles, T, E: Send + 'static>(
     collect(ended, &mut failures).ok_or_else(|| failures.into_error())
 }
 
-/// What has failed below without an owner. Dropped with the call, before that has returned it, it goes further out.
+/// What has failed inside the call and has no owner. If the call is dropped before it has returned that, it goes to the
+/// enclosing scope.
 struct LeftBehind {
     cleanup: Cleanup,
     reporter: Arc<Reporter>,

@@ -16,12 +16,12 @@ use crate::scope::{Reporter, Rules, Unreported};
 /// Runs futures at the same time, as tasks, each to its end, and yields for each of them, in order, its value or its
 /// failure.
 ///
-/// A failure stops none of the others. The result has a class for every future, whether it returned, failed or
+/// A failure stops none of the others. The result has an entry for every future, whether it returned, failed or
 /// panicked. `wait_all` is ready only when all have ended, with everything below them.
 ///
 /// The futures are spawned when `wait_all` is called, on the runtime that it is called from. They come as a `Vec`, an
-/// array or a tuple of up to eight, whose values and errors may differ in type. A future without a value, of `()`, has a
-/// `Result<(), TaskError<Infallible>>`: all that it can do is panic.
+/// array or a tuple of up to eight, whose values and errors may differ in type. A future without a value, of `()`, has
+/// a `Result<(), TaskError<Infallible>>`: all that it can do is panic.
 ///
 /// Unlike [`tokio::join!`](https://docs.rs/tokio/latest/tokio/macro.join.html), it runs its branches as tasks of their
 /// own, which may use several processors and cannot borrow from the caller, and a panic of one is a result. Unlike

@@ -24,9 +24,9 @@ use crate::then::Then;
 /// or is dropped halfway.
 ///
 /// It is for what a destructor cannot do, since it cannot wait: end a session, give a lock back to a server, flush. The
-/// handler is told how the body ended ([`Exit`]). It begins when everything that the body opened has ended, and it runs
-/// as a task: nothing cuts it short. If the returned future is dropped, or its task aborted, the runtime runs the
-/// handler and the enclosing pool waits for it.
+/// handler gets how the body ended, as an [`Exit`]. It begins when everything that the body opened has ended, and it
+/// runs as a task: nothing cuts it short, no grace and no abort. If the returned future is dropped, or its task
+/// aborted, the runtime runs the handler and the enclosing pool waits for it.
 ///
 /// The handler cannot undo a failure of the body. If both fail, both errors are kept.
 ///

@@ -32,9 +32,9 @@ pub enum ClosingReason {
     /// Somebody called [`cancel`](crate::Pool::cancel), or [`cancel_with`](crate::Pool::cancel_with) with a
     /// [reason](Self::cancel_reason).
     Cancelled(CancelReason),
-    /// Its time was over.
+    /// The time of [`cancel_at`](crate::Pool::cancel_at) had come.
     Deadline,
-    /// Somebody has aborted it.
+    /// Somebody called [`abort`](crate::Pool::abort), or the signal of [`abort_on`](crate::Pool::abort_on) came.
     Aborted,
     /// The future of `open` or `run` was dropped.
     Dropped,
@@ -42,7 +42,7 @@ pub enum ClosingReason {
     ParentClosing(ParentReason),
 }
 
-/// What was given to [`cancel_with`](crate::Pool::cancel_with), if it was that. Read it with
+/// The text given to [`cancel_with`](crate::Pool::cancel_with), if there was one. Read it with
 /// [`ClosingReason::cancel_reason`].
 ///
 /// # Examples
@@ -115,8 +115,8 @@ impl ClosingReason {
         }
     }
 
-    /// Why the enclosing pool closes, if it is what closes this one. Of several around each other, it is the reason of
-    /// the first that began to.
+    /// Why the enclosing pool closes, if that is what closes this one. Of several pools around each other, it is the
+    /// reason of the first that began to.
     ///
     /// # Examples
     ///

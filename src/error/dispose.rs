@@ -24,8 +24,8 @@ thread_local! {
 /// Drops a value now, and then all that was put into the queue meanwhile; or puts it there, if that is going on
 /// already.
 ///
-/// A destructor of the user's that panics keeps none of the others from being dropped. The first panic goes on in who
-/// drops, unless that unwinds already.
+/// A destructor of the user's that panics keeps none of the others from being dropped. The first panic is resumed in
+/// the code that drops the value, unless that unwinds already.
 pub(super) fn dispose<T: 'static>(value: T) {
     // If a platform has taken the queue away before its thread ended, the value is dropped right here.
     let Ok(Some(value)) = QUEUE.try_with(|queue| enqueue(queue, value)) else { return };

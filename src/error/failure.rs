@@ -22,7 +22,7 @@ use super::panic_payload::{PanicPayload, catch};
 ///     match failed.failure() {
 ///         Failure::Error(error) => assert_eq!(error.to_string(), "disk full"),
 ///         Failure::Panic(payload) => assert_eq!(payload.message(), Some("a bug")),
-///         _ => unreachable!("the runtime goes on"),
+///         _ => unreachable!("nobody shuts the runtime down"),
 ///     }
 /// }
 /// # }
@@ -35,7 +35,7 @@ pub enum Failure<E = BoxError> {
     /// It panicked: while it ran, or in a destructor while it was aborted.
     Panic(PanicPayload),
     /// It was aborted before it had ended. In a [`PoolError`](crate::PoolError) only because its runtime shut down: a
-    /// task that its pool or its handle aborted is no failure. As an item of [`wait_all`](crate::wait_all()) by any
+    /// task that its pool or its handle aborted is no failure. As an outcome of [`wait_all`](crate::wait_all()) by any
     /// abort.
     Cancelled,
     /// It was essential, and ended well while its pool was open.

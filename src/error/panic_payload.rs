@@ -1,4 +1,4 @@
-//! Panics as values: how they are caught, kept, and let go on.
+//! Panics as values: how they are caught, kept, and resumed.
 
 use std::any::Any;
 use std::fmt::{self, Debug, Display};
@@ -29,7 +29,7 @@ pub struct PanicPayload(Box<Payload>);
 
 /// Boxed, so that a failure is small.
 struct Payload {
-    /// A copy, since it is asked for through a shared reference.
+    /// A copy, since it is read through a shared reference.
     message: Option<Box<str>>,
     /// `None` only while it is being given away or dropped. The mutex is never locked: it makes the payload `Sync`.
     value: Mutex<Option<Box<dyn Any + Send>>>,
@@ -88,7 +88,7 @@ impl PanicPayload {
         }
     }
 
-    /// Lets the panic go on in the caller.
+    /// Resumes the panic in the caller.
     ///
     /// # Panics
     ///

@@ -1,8 +1,9 @@
 //! Everything that went wrong in a pool.
 //!
-//! There are three lists: the failures of the pool's own tasks and its body; cleanup failures, of what had lost its
-//! owner; and what the pool gave up on. An error with none of them says that the body was cut short by a cancellation.
-//! How it reads is in [`text`](super::text), and how it is made in [`stopped`](super::stopped).
+//! There are three lists: the failures of the pool's own tasks and its body; cleanup failures, of something nested
+//! whose owner was gone; and the tasks for which the pool has stopped waiting. An error with none of them says that the
+//! body was cut short by a cancellation. How it reads is in [`text`](super::text), and how it is made in
+//! [`stopped`](super::stopped).
 
 use std::error::Error;
 use std::mem;
@@ -17,16 +18,16 @@ use super::task_info::TaskInfo;
 
 /// Everything that went wrong in a pool, in order of occurrence.
 ///
-/// A pool returns this when a task or the body failed, when something below it failed whose owner was gone, when it
-/// gave up on a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides another:
-/// [`failures`](Self::failures) has all of them, and the first is the one that closed the pool.
+/// A pool returns this when a task or the body failed, when something nested failed whose owner was gone, when it
+/// stopped waiting for a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides
+/// another: [`failures`](Self::failures) has all of them, and the first is the one that closed the pool.
 ///
 /// How it reads:
 ///
 /// - `{}` is one line, with the first three failures, and how many more there are.
 /// - `{:#}` is the report: a failure a line, each with its chain of causes, and those of nested pools indented. A chain
-///   of more than 24 links is shortened in the middle. Causes are those of a [`BoxError`] or, with the feature `anyhow`,
-///   of an `anyhow::Error`; any other error is written with its own `{:#}`, and has its causes after
+///   of more than 24 links is shortened in the middle. Causes are those of a [`BoxError`] or, with the feature
+///   `anyhow`, of an `anyhow::Error`; any other error is written with its own `{:#}`, and has its causes after
 ///   [`boxed`](Self::boxed).
 /// - `{:?}` is that report, too: it is what a `main` that returns the error prints, and a test. `{:#?}` shows the
 ///   structure.
@@ -73,9 +74,9 @@ pub(crate) struct Report<E> {
     pub(crate) pool: Option<Arc<str>>,
     /// Of its tasks and its body, in order of occurrence.
     pub(crate) failures: Vec<TaskError<E>>,
-    /// Of what had lost its owner, in order of occurrence.
+    /// Of something nested whose owner was gone, in order of occurrence.
     pub(crate) cleanup_failures: Vec<TaskError>,
-    /// What it gave up on.
+    /// The tasks for which it has stopped waiting.
     pub(crate) stuck: Vec<TaskInfo>,
     pub(crate) reason: ClosingReason,
 }
@@ -180,7 +181,7 @@ impl<E> PoolError<E> {
 
     /// The first failure that is an error, as the task or the body returned it.
     ///
-    /// Panics are skipped. To let a panic go on in the caller, call [`resume_panic`](Self::resume_panic) before.
+    /// Panics are skipped. To resume a panic in the caller, call [`resume_panic`](Self::resume_panic) before.
     ///
     /// # Examples
     ///
@@ -233,8 +234,8 @@ impl<E> PoolError<E> {
         self.failures().is_empty() && self.cleanup_failures().is_empty() && self.stuck().is_empty()
     }
 
-    /// Whether the pool was closed from outside: by a cancel, an abort or a signal, its own or that of the pool in which
-    /// it is nested. Unlike with [`is_cancelled`](Self::is_cancelled), something may have failed as well.
+    /// Whether the pool was closed from outside: by a cancel, an abort or a signal, its own or that of the pool in
+    /// which it is nested. Unlike with [`is_cancelled`](Self::is_cancelled), something may have failed as well.
     ///
     /// By this, a service tells a shutdown on which something went wrong from an end that nobody wanted.
     ///
@@ -261,8 +262,8 @@ impl<E> PoolError<E> {
         self.closing_reason().is_from_outside()
     }
 
-    /// What was given to [`cancel_with`](crate::Pool::cancel_with), if that is what closed the pool, or the pool in which
-    /// it is nested.
+    /// What was given to [`cancel_with`](crate::Pool::cancel_with), if that is what closed the pool, or the pool in
+    /// which it is nested.
     ///
     /// # Examples
     ///
@@ -321,10 +322,10 @@ impl<E> PoolError<E> {
         self.first().is_some_and(|failed| matches!(failed.failure(), Failure::Panic(_)))
     }
 
-    /// Lets the first panic among the failures go on in the caller; gives the error back if there is none.
+    /// Resumes the first panic among the failures in the caller; gives the error back if there is none.
     ///
     /// All other failures are dropped before, as [`into_failures`](Self::into_failures) and its like drop what they do
-    /// not return: if the destructor of an error panics at that, nobody hears of it.
+    /// not return. If the destructor of an error panics then, that panic is dropped.
     ///
     /// # Panics
     ///
@@ -354,9 +355,9 @@ impl<E> PoolError<E> {
         payload.resume()
     }
 
-    /// What failed below the pool when its own owner was gone: tasks that were still ending, shielded work and exit
-    /// handlers whose future had been dropped. Also values that a function could not return any more, and that panicked
-    /// as they were dropped.
+    /// Failures of something nested whose owner was gone: of tasks that were still ending, of shielded work and exit
+    /// handlers whose future had been dropped, of a nested pool whose body panicked. Also panics of values that a
+    /// function could not return any more, as they were dropped.
     ///
     /// # Examples
     ///
@@ -404,11 +405,11 @@ impl<E> PoolError<E> {
         failures
     }
 
-    /// What the pool has given up on: every task, of the pool and of all that is below it, that had not ended when the
-    /// time of [`abandon_after`](crate::PoolBuilder::abandon_after) was over.
+    /// The tasks for which the pool has stopped waiting: every task of the pool and of everything nested in it that had
+    /// not ended when the time of [`abandon_after`](crate::PoolBuilder::abandon_after) was over.
     ///
     /// The tasks of one depth are in the order in which they were spawned, daemons after the others, each followed by
-    /// those below it. Last come those whose owner is gone. If the pool waited for something that is no task, for
+    /// those nested in it. Last come those whose owner is gone. If the pool waited for something that is no task, for
     /// example a pool that was moved out of its task, then its own body is named instead.
     ///
     /// # Examples

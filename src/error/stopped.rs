@@ -1,8 +1,8 @@
 //! What says only that something was stopped: a task, a pool, or a spawn.
 //!
-//! A task or a body passes such an error on with `?`, from a nested pool or from a handle, often with an error of its own
-//! around it. To count it would turn each cancellation into a failure, and each failure into two. So the whole chain of
-//! causes is searched, in every type that can be asked for one.
+//! A task or a body passes such an error on with `?`, from a nested pool or from a handle, often with an error of its
+//! own around it. To count it would turn each cancellation into a failure, and each failure into two. So the whole
+//! chain of causes is searched, in every type that can be asked for one.
 //!
 //! That is done at each pool that a failure passes, and yet the cost is linear in all: the search ends at the first
 //! [`PoolError`] that it comes to, since that has the answer, which was found when it was made. Where the error type is
@@ -104,8 +104,8 @@ impl<F> Debug for SpawnError<F> {
     }
 }
 
-/// What an error says that says only that something was stopped. It is also the cause of a [`PoolError`] that says that,
-/// whatever its type.
+/// What an error says that says only that something was stopped. It is also the cause of a [`PoolError`] that says
+/// that, whatever its type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum CancelledError {
     /// Something was cancelled. Once the pool at which that arrives is closing, it is no failure.
@@ -119,8 +119,8 @@ pub(crate) enum CancelledError {
 /// What the pool's `is_cancellation` says of an error.
 pub(crate) type IsCancellation<E> = dyn Fn(&E) -> bool + Send + Sync;
 
-/// What an error says, if it says only that something was stopped; `is_cancellation` is asked where the error itself
-/// does not tell.
+/// What an error says, if it says only that something was stopped. Where the error itself does not tell,
+/// `is_cancellation` does.
 ///
 /// All that it calls is the user's. If that panics, the error says more than that.
 pub(crate) fn cancellation<E: 'static>(
@@ -137,7 +137,7 @@ pub(crate) fn cancellation<E: 'static>(
 
 /// The same, of an error that can be asked for its cause.
 ///
-/// A chain that goes on for ever is given up on after a million links.
+/// A chain without an end is followed for a million links.
 pub(super) fn cancellation_in(error: &(dyn Error + 'static)) -> Option<CancelledError> {
     let mut link = error;
     for _ in 0..LONGEST_CHAIN {

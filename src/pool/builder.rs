@@ -39,7 +39,7 @@ use crate::then::Then;
 /// # }
 /// ```
 ///
-/// What a service may want:
+/// The settings of a service:
 ///
 /// ```
 /// use std::time::Duration;
@@ -71,7 +71,6 @@ impl<E: Send + 'static> PoolBuilder<E> {
         Self { options: Options::default() }
     }
 
-    /// The settings to change.
     /// Names the pool: in its errors, in its [tree](Pool::tree), in `Debug`, and as its span with the feature
     /// `tracing`.
     ///
@@ -92,15 +91,19 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Sets how long the tasks and the body have to end by themselves when the pool closes, before they are aborted.
-    /// The default is no time at all.
+    /// Sets how long the tasks and the body have to end by themselves when the pool closes, before the pool aborts
+    /// them.
     ///
-    /// When the pool closes, for whatever reason, the [`cancellation_token`](crate::cancellation_token()) of the tasks
-    /// is cancelled, and pools that are nested in them close. The tasks and the body run on, and can still spawn. A
-    /// task that does not listen to its token, and does not end by itself, is aborted when the time is over.
+    /// When the pool closes, for whatever reason, it cancels the [`cancellation_token`](crate::cancellation_token()) of
+    /// its tasks, and nested pools close. The tasks and the body run on, and can still spawn. A task that does not
+    /// listen to its token, and does not end by itself, is aborted when the time is over; [`Pool::overrun`] lists it.
     ///
     /// Each [depth](crate::TaskBuilder::depth) has `grace` for itself, and takes only as much of it as it needs.
-    /// `Duration::MAX` is for ever. A nested pool has its own grace, and is waited for if that is longer.
+    /// `Duration::MAX` is for ever. [`Pool::abort`] ends a grace that has begun.
+    ///
+    /// Without this setting there is no grace, with one exception: when the task around the pool is cancelled, the pool
+    /// has the time of that task. A grace can be shorter than that time, but not longer. See [time
+    /// nests](crate::docs::how_a_pool_closes#time-nests).
     ///
     /// # Panics
     ///
@@ -134,14 +137,14 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
     /// Lets at most `tasks` run at a time. The others wait for their turn.
     ///
-    /// [`spawn`](Pool::spawn) never waits; [`ready`](Pool::ready) does, for back-pressure. Tasks that wait are entries
-    /// of the pool and hold it open. They are dropped unpolled when their depth is aborted. Daemons and the body do not
-    /// count.
+    /// [`spawn`](Pool::spawn) never waits; [`ready`](Pool::ready) does, for back-pressure. Tasks that wait are members
+    /// of the pool and hold it open. They are dropped unpolled when their depth is aborted. Daemons, the body, and
+    /// tasks that are [`unlimited`](crate::TaskBuilder::unlimited) do not count.
     ///
-    /// A task may spawn into its own full pool. If it also *waits* for what it has spawned, it keeps its class
+    /// A task may spawn into its own full pool. If it also *waits* for what it has spawned, it keeps its slot
     /// meanwhile: as many such tasks as the limit allows wait for each other for ever. Open a nested pool instead.
     ///
-    /// Unlike a `Semaphore` whose permit each task takes, it needs nothing in the tasks, and the class is free again
+    /// Unlike a `Semaphore` whose permit each task takes, it needs nothing in the tasks, and the slot is free again
     /// also after a panic or an abort.
     ///
     /// # Fairness
@@ -177,10 +180,12 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Keeps the pool open when it has no task left and its body has returned, until it is cancelled or something
-    /// fails. The default is `false`.
+    /// Keeps the pool open when it has no task left and its body has returned: until it is cancelled, something fails,
+    /// or nothing can come any more. The default is `false`.
     ///
-    /// It is for a pool that takes work from elsewhere, through clones of its handle.
+    /// It is for a pool that gets its work from elsewhere, through clones of its handle. So a handle outside of the
+    /// pool's planned tasks keeps it open, and so do a daemon and a watcher, such as [`cancel_on`](Pool::cancel_on).
+    /// See [a pool that stays open](crate::docs::how_a_pool_closes#a-pool-that-stays-open).
     ///
     /// # Examples
     ///
@@ -204,13 +209,13 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Decides what a cleanup failure does: a failure of something nested whose owner is gone. The default is
-    /// [`Collect`](OnFailure::Collect): it is kept, and does not close the pool.
+    /// Decides whether a cleanup failure closes the pool: a failure of something nested whose owner is gone. The
+    /// default is [`Collect`](OnFailure::Collect): the pool keeps it, and goes on.
     ///
-    /// A pool that lives long, as that of a server does, keeps every one of them until it ends. If they are logged
-    /// elsewhere, [`Discard`](OnFailure::Discard) them.
+    /// A pool that lives long, such as that of a server, keeps all of them until it ends. If they are logged elsewhere,
+    /// [`Discard`](OnFailure::Discard) them.
     ///
-    /// `policy` is called where the failure arrives. One that panics is taken to say `Collect`.
+    /// The pool calls `policy` where the failure arrives. A panic of it counts as `Collect`.
     ///
     /// # Examples
     ///
@@ -226,8 +231,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
 
     /// Says which errors of a type of your own only pass on that something has stopped.
     ///
-    /// Such an error is no failure once the pool closes. A [`BoxError`] is looked into, with all its sources, and so is
-    /// an `anyhow::Error` with the feature `anyhow`; another type is opaque to the crate. A hook that panics says no.
+    /// Such an error is no failure once the pool closes. The pool looks into a [`BoxError`] by itself, with all its
+    /// sources, and into an `anyhow::Error` with the feature `anyhow`; any other type is opaque to it. If the hook
+    /// panics, that counts as `false`.
     ///
     /// # Examples
     ///
@@ -257,10 +263,11 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Decides what the failure of a task does: close the pool, which is the default, or not.
+    /// Decides whether a failed task closes the pool, which is the default.
     ///
-    /// `policy` is called in the failing task, before anybody is told that it has ended. It is not asked about the
-    /// body, whose failures always close the pool. If it panics, the failure closes the pool, and the panic is reported
+    /// The pool calls `policy` in the failing task, before anybody can see that the task has ended. It does not call it
+    /// for the body, whose failures always close the pool, nor for a task with a [decision of its
+    /// own](crate::TaskBuilder::on_failure). If `policy` panics, the failure closes the pool, and the panic is reported
     /// after it.
     ///
     /// # Examples
@@ -287,20 +294,20 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Sets how long the pool waits for what it has aborted; then it gives up, and returns an error that
+    /// Sets how long the pool waits for the tasks that it has aborted. Then it stops waiting, and returns an error that
     /// [names](PoolError::stuck) every task that has not ended. The default is to wait as long as it takes.
     ///
-    /// It is for work that cannot be aborted: a blocking closure that never ends, a future that never gets to an
-    /// `.await`. What was given up on runs on, and an enclosing pool waits for it, unless it gives up too. This is the
-    /// one way in which something outlives its pool. A runtime that is dropped waits for such a closure as well; its
-    /// [`shutdown_timeout`](tokio::runtime::Runtime::shutdown_timeout) gives up on it.
+    /// It is for work that cannot be aborted: a blocking closure that never ends, a future that reaches no `.await`.
+    /// Such a task runs on, and an enclosing pool waits for it, unless that stops waiting too. This is the one way in
+    /// which something outlives its pool. A runtime that is dropped waits for such a closure as well;
+    /// [`shutdown_timeout`](tokio::runtime::Runtime::shutdown_timeout) limits that.
     ///
-    /// The time is counted from the abort, after the [`grace`](Self::grace), and each
-    /// [depth](crate::TaskBuilder::depth) has it for itself. A task needs a moment to end after its abort, so that a
-    /// time of zero gives up on most of them.
+    /// The time counts from the abort, after the [`grace`](Self::grace), and each [depth](crate::TaskBuilder::depth)
+    /// has it for itself. A task needs a moment to end after its abort: with a time of zero, most of them would be
+    /// named.
     ///
-    /// If the future of `open` or `run` was dropped, nobody gets that error. The enclosing pool waits on for what was
-    /// given up on, and names it itself if it gives up in its turn.
+    /// If the future of `open` or `run` was dropped, nobody gets that error. The enclosing pool waits on for these
+    /// tasks, and names them itself if it stops waiting in its turn.
     ///
     /// # Panics
     ///
@@ -333,9 +340,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Sets how often the pool warns while it closes and waits for tasks: it records an event that names them, at the
-    /// level `WARN`. The default is 5 seconds, counted from the first time that it has to wait; zero is taken for a
-    /// millisecond. See [tracing](crate::docs::tracing).
+    /// Sets how often a closing pool that waits for tasks warns: with an event of the level `WARN` that names them. The
+    /// default is 5 seconds, counted from the first time that it has to wait; zero counts as a millisecond. See
+    /// [tracing](crate::docs::tracing).
     ///
     /// # Examples
     ///

@@ -22,9 +22,9 @@ impl<E: Send + 'static> Pool<E> {
     /// Begins to close the pool: all tasks and the body are [cancelled, and joined](Self#how-a-pool-closes). That is no
     /// failure.
     ///
-    /// This does not wait: `open` or `run` returns when all tasks have ended. A second call changes nothing; to end a grace
-    /// that has begun, call [`abort`](Self::abort). A planned pool that is cancelled drops its tasks unpolled, and ends as
-    /// soon as it is run.
+    /// This does not wait: `open` or `run` returns when all tasks have ended. A second call changes nothing; to end a
+    /// grace that has begun, call [`abort`](Self::abort). A planned pool that is cancelled drops its tasks unpolled,
+    /// and ends as soon as it is run.
     ///
     /// Unlike cancelling a bare `CancellationToken`, it ends tasks that do not listen.
     ///
@@ -83,11 +83,11 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Cancels the pool when `signal` is ready. Its output is dropped.
     ///
-    /// The pool awaits the signal until the pool begins to close, then drops it. The signal is a watcher: it holds the pool
-    /// open only if that is [kept open](crate::PoolBuilder::keep_open), costs no grace, and is at no depth.
-    /// [`len`](Self::len) does not count it; [`tree`](Self::tree) shows it as a daemon with the name `cancel_on` and the
-    /// line of this call. It is first polled when the pool runs; if it must not miss anything from this call on, pass a
-    /// [`prime`](crate::prime())d future. It can be anything that is awaited: a `CancellationToken`, a timer, a
+    /// The pool awaits the signal until the pool begins to close, then drops it. The signal is a watcher: it holds the
+    /// pool open only if that is [kept open](crate::PoolBuilder::keep_open), costs no grace, and is at no depth.
+    /// [`len`](Self::len) does not count it; [`tree`](Self::tree) shows it as a daemon with the name `cancel_on` and
+    /// the line of this call. It is first polled when the pool runs; if it must not miss anything from this call on,
+    /// pass a [`prime`](crate::prime())d future. It can be anything that is awaited: a `CancellationToken`, a timer, a
     /// [`LatchEvent`](crate::LatchEvent).
     ///
     /// For signals of the operating system, use `cancel_on_signals`. Do not put `cancel_on(shutdown_signal())` beside
@@ -167,8 +167,8 @@ impl<E: Send + 'static> Pool<E> {
         });
     }
 
-    /// Closes the pool at once: like [`cancel`](Self::cancel), but without a grace, for this pool and all nested ones. All
-    /// tasks are aborted, down to the last nested pool. Only [`shield`](crate::shield())ed work and the handlers of
+    /// Closes the pool at once: like [`cancel`](Self::cancel), but without a grace, for this pool and all nested ones.
+    /// All tasks are aborted, down to the last nested pool. Only [`shield`](crate::shield())ed work and the handlers of
     /// [`with_exit`](crate::with_exit()) run on; the pool waits for them.
     ///
     /// It also ends a grace that has begun. So a service cancels at the first signal, and aborts at the second.
@@ -233,8 +233,8 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Cancels the pool at the first SIGINT or SIGTERM (on Windows, Ctrl-C or Ctrl-Break), and aborts it at the second.
     ///
-    /// It listens from this call on, or, if that is outside of a runtime, from the moment at which the pool runs. It is a
-    /// watcher like that of [`cancel_on`](Self::cancel_on). For anything else, such as a message between the two, use
+    /// It listens from this call on, or, if that is outside of a runtime, from the moment at which the pool runs. It is
+    /// a watcher like that of [`cancel_on`](Self::cancel_on). For anything else, such as a message between the two, use
     /// [`ShutdownSignals`](crate::ShutdownSignals).
     ///
     /// In a runtime without the I/O driver the watcher panics, which is a failure of the pool.

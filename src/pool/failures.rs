@@ -6,7 +6,7 @@ use crate::error::{BoxError, ClosingReason, Report, TaskError, TaskInfo};
 pub(super) struct Failures<E> {
     /// Of tasks and body, in order of occurrence.
     tasks: Vec<TaskError<E>>,
-    /// Of what was nested here, and had lost its owner.
+    /// Of something nested whose owner was gone.
     cleanup: Vec<TaskError>,
     /// The tasks that the pool has stopped waiting for.
     stuck: Vec<TaskInfo>,

@@ -9,23 +9,23 @@
 //! | `cancel` | aborted, joined; no failure | `closing::a_task_may_cancel_its_pool` |
 //! | any of these, with a grace | cancelled first, aborted when the grace is over | `grace::tasks_and_body_are_asked_at_once_and_cut_off_when_the_grace_is_over` |
 //! | any of these, with depths | one depth after the other, from the highest | `depths::the_order_does_not_depend_on_the_cause` |
-//! | the future of `open` or `run` is dropped | the body is dropped; the runtime carries the closing on, and the enclosing pool waits for it | `nesting::nothing_is_left_after_a_nested_open_was_dropped_halfway` |
+//! | the future of `open` or `run` is dropped | the body is dropped; the runtime carries the closing on, and the enclosing pool waits | `nesting::nothing_is_left_after_a_nested_open_was_dropped_halfway` |
 //! | a destructor panics | that is a failure like any other | `handles::a_destructor_that_panics_in_a_cancelled_task_is_a_failure` |
 //!
 //! # The parts
 //!
-//! A [`Pool`] is a handle to what is [`shared`], under one lock; the head of that file has the invariants. How a pool is
-//! made, opened, run, and found from inside is in [`open`]; its other methods are in [`spawn`], [`cancel`] and
+//! A [`Pool`] is a handle to what is [`shared`], under one lock; the head of that file has the invariants. How a pool
+//! is made, opened, run, and found from inside is in [`open`]; its other methods are in [`spawn`], [`cancel`] and
 //! [`queries`], and its settings in [`builder`].
 //!
 //! The way of a future: [`task_builder`] makes a [`task`] of it; [`admission`] has `shared` find its place, at a
-//! [depth](depths) and under the [`limit`], and spawns it into a `JoinSet` of those [`tasks`]; there tokio polls it. The
-//! way of an error: the task makes a `TaskError` of it, `shared` adds that to the [`failures`] and begins to close the
-//! pool, and the [`driver`] returns it.
+//! [depth](depths) and under the [`limit`], and spawns it into a `JoinSet` of those [`tasks`]; there tokio polls it.
+//! The way of an error: the task makes a `TaskError` of it, `shared` adds that to the [`failures`] and begins to close
+//! the pool, and the [`driver`] returns it.
 //!
-//! The driver polls the body in place, and then beside it [`closing`], which reads: signal, grace, abort, join. A driver
-//! that is dropped hands that on to the runtime. [`handle`] and [`start`] give values back, and a [`tree`] shows a pool
-//! from outside.
+//! The driver polls the body in place, and then beside it [`closing`], which reads: signal, grace, abort, join. A
+//! driver that is dropped hands that on to the runtime. [`handle`] and [`start`] give values back, and a [`tree`] shows
+//! a pool from outside.
 //!
 //! # Panics
 //!
@@ -85,53 +85,55 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 /// A pool is opened around a body with [`open`](Self::open), or built first and [`run`](Self::run) later. Either way:
 ///
 /// - **Nothing outlives its pool.** When `open` or `run` returns, every task spawned in the pool has ended and its
-///   future has been dropped. So has everything below it, at any depth: the tasks of nested pools, and those that
+///   future has been dropped. So has everything nested in it, at any depth: the tasks of nested pools, and those that
 ///   [`race`](crate::race()), [`try_all`](crate::try_all()), [`wait_all`](crate::wait_all()),
-///   [`shield`](crate::shield()) and [`with_exit`](crate::with_exit()) have spawned, also if their owner was aborted or
+///   [`shield`](crate::shield()) and [`with_exit`](crate::with_exit()) have spawned, even if their owner was aborted or
 ///   dropped halfway.
 /// - **Nothing is lost.** Every error and every panic of every task is in the returned [`PoolError`](crate::PoolError),
-///   in order of occurrence, with the task's name, the class where it was spawned and, for a panic, its payload.
+///   in order of occurrence, with the task's name, the line that spawned it and, for a panic, its payload.
 ///
-/// `Pool` itself is a handle, cheap to clone and to send. Tasks spawn further tasks with it, from any thread. It never
-/// holds the pool open. Scoped a task, [`Pool::current`] gets one.
+/// `Pool` itself is a handle, cheap to clone and to send. Tasks spawn further tasks with it, from any thread. A handle
+/// does not hold the pool open. Inside a task, [`Pool::current`] gets one.
 ///
 /// # How a pool closes
 ///
 /// A pool begins to close when its body has returned and no task is left but [daemons](TaskBuilder::daemon); when a
-/// task or the body fails; when it is [cancelled](Self::cancel), or the task around it is asked to stop; or when the
-/// future of `open` or `run` is dropped. What still runs is then *cut off*, in four steps:
+/// task or the body fails; when it is [cancelled](Self::cancel) or [aborted](Self::abort), or the task around it is; or
+/// when the future of `open` or `run` is dropped. There are four steps:
 ///
-/// 1. The [`cancellation_token`](crate::cancellation_token()) of the tasks is cancelled, and nested pools begin to
-///    close.
-/// 2. For as long as the [`grace`](PoolBuilder::grace) lasts, the tasks and the body have time to end by themselves.
-///    They can still spawn. Without a grace, which is the default, this step takes no time.
-/// 3. What is left is aborted: its future is dropped at the `.await` where it waits. From here on no task is taken.
-/// 4. Everything is joined, with all that is below it.
+/// 1. **Signal.** The pool cancels the [`cancellation_token`](crate::cancellation_token()) of its tasks. Nested pools
+///    begin to close.
+/// 2. **Grace.** For as long as the [`grace`](PoolBuilder::grace) lasts, the tasks and the body can end by themselves,
+///    and can still spawn. Without a grace, which is the default, this step is skipped.
+/// 3. **Abort.** The pool aborts what is left: each future is dropped at the `.await` where it waits. From here on the
+///    pool refuses tasks.
+/// 4. **Join.** The pool waits until every task has ended, with everything nested in it.
 ///
 /// With several [depths](TaskBuilder::depth), each goes through all four steps before the next one begins, from the
-/// highest to the lowest. The chapter [how a pool closes](crate::docs::how_a_pool_closes) has the table of causes, and
-/// of what each makes `open` and `run` return.
+/// highest to the lowest. The chapter [how a pool closes](crate::docs::how_a_pool_closes) has the table of causes, what
+/// each makes `open` and `run` return, and how the times of nested pools fit into each other.
 ///
-/// A task that never gets to an `.await`, and a blocking closure that has begun, cannot be aborted. The pool waits for
-/// them, unless [`abandon_after`](PoolBuilder::abandon_after) sets an end to that.
+/// A task that reaches no `.await`, and a blocking closure that has begun, cannot be aborted. The pool waits for them,
+/// unless [`abandon_after`](PoolBuilder::abandon_after) limits that.
 ///
-/// Being cancelled is no failure. What a task returns from the poll in which the abort finds it still counts; it is not
-/// polled again. A task or a body that was asked to stop may also return an error which says only that; it is not
-/// counted either. See [errors and panics](crate::docs::errors_and_panics#what-is-no-failure).
+/// Being cancelled is no failure. What a task returns from the poll during which the abort comes still counts; it is
+/// not polled again. If a task returns an error that only says it was cancelled (the `PoolError` of a cancelled nested
+/// pool, or a `TaskStopped`), that is not counted as a failure. See [errors and
+/// panics](crate::docs::errors_and_panics#what-is-no-failure).
 ///
-/// Rust has no async destructors. Dropping the *outermost* `open` or `run` therefore cannot wait: its tasks are told to
-/// stop, and the runtime carries the closing on by itself.
+/// Rust has no async destructors. Dropping the *outermost* `open` or `run` therefore cannot wait: the pool begins to
+/// close, and the runtime carries the closing on.
 ///
 /// # Comparison with `JoinSet`
 ///
-/// A [`JoinSet`](tokio::task::JoinSet) is the right thing if you want each result as it comes. Unlike a `JoinSet`, a
-/// pool
+/// A [`JoinSet`](tokio::task::JoinSet) is right if you want each result as it comes, and if its tasks own no tasks.
+/// Unlike a `JoinSet`, a pool
 ///
 /// 1. ends by itself when all tasks have, and cannot be forgotten: the tasks live inside a call;
-/// 2. takes tasks from other tasks, and from any thread, without a lock around it;
+/// 2. takes tasks from other tasks, and from any thread, and needs no lock around it;
 /// 3. returns *all* failures, and knows which task each is from;
-/// 4. waits for what is below it. `JoinSet::shutdown` returns when its own tasks have ended, while the tasks of a set
-///    that one of *them* owned may still be running.
+/// 4. waits for everything nested in it. `JoinSet::shutdown` returns when its own tasks have ended, while the tasks of
+///    a set that one of *them* owned may still be running.
 ///
 /// The idea is that of trio's nursery; the name comes from the Python package `aiodrive`.
 ///

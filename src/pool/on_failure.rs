@@ -3,8 +3,8 @@
 /// What a pool does about the failure of a task; decided by
 /// [`PoolBuilder::on_failure`](crate::PoolBuilder::on_failure).
 ///
-/// The failing task has ended in each case, and whoever holds its handle is told so. The decision is only about the
-/// others. A failure while the pool closes changes nothing for them: then `Cancel` and `Collect` are the same.
+/// In each case the failing task has ended, and its handle says so. The decision is about the other tasks only. While
+/// the pool closes, a failure changes nothing for them: then `Cancel` and `Collect` do the same.
 ///
 /// # Examples
 ///
@@ -25,8 +25,8 @@ pub enum OnFailure {
     /// Close the pool, and return the failure with all others.
     #[default]
     Cancel,
-    /// Go on, and return the failure when the pool has ended.
+    /// Keep the pool open, and return the failure when the pool has ended.
     Collect,
-    /// Go on, and forget the failure.
+    /// Keep the pool open, and drop the failure.
     Discard,
 }

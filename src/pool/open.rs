@@ -16,7 +16,8 @@ use crate::scope::Scope;
 impl<E: Send + 'static> Pool<E> {
     /// Plans a pool: tasks that are spawned in it wait until it [runs](Self::run).
     ///
-    /// It needs no runtime. A pool that never runs drops its tasks unpolled, with its last handle.
+    /// It needs no runtime. A pool that never runs drops its tasks unpolled, with its last handle. So a planned task
+    /// that has a handle of its own pool keeps both: [`cancel`](Self::cancel) such a pool if it is not to run.
     ///
     /// A planned task that has a handle of its own pool keeps the pool, which keeps the task. If such a pool may never be
     /// run, [`cancel`](Self::cancel) it, which drops its tasks; or have the task ask for
@@ -67,23 +68,23 @@ impl<E: Send + 'static> Pool<E> {
     /// # Errors
     ///
     /// - If a task or the body failed: with all failures.
-    /// - If something failed below that had lost its state: with [cleanup failures](PoolError::cleanup_failures).
+    /// - If something nested failed whose owner was gone: with [cleanup failures](PoolError::cleanup_failures).
     /// - If the pool was [cancelled](Self::cancel) before the body had returned: with
     ///   [`is_cancelled`](PoolError::is_cancelled).
-    /// - If it gave up on tasks, under [`abandon_after`](PoolBuilder::abandon_after): with those that are
+    /// - If it stopped waiting, under [`abandon_after`](PoolBuilder::abandon_after): with the tasks that are
     ///   [stuck](PoolError::stuck).
     ///
     /// # Panics
     ///
     /// - When polled outside of a tokio runtime. The message names the line of this call.
-    /// - With the panic of the body, after all tasks have ended. Failures of tasks are lost then, as in
-    ///   [`std::thread::scope`].
+    /// - With the panic of the body, after all tasks have ended. What had failed until then is a
+    ///   [cleanup failure](PoolError::cleanup_failures) of the enclosing pool.
     ///
     /// # Cancel safety
     ///
-    /// This function is not cancel safe: the body and the tasks are cut off where they are, and what they had returned
-    /// is lost. Nothing is left running: dropping the returned future drops the body and cuts off the tasks, and the
-    /// enclosing pool waits for their end. What fails meanwhile is in *its* error.
+    /// This function is not cancel safe: what the body and the tasks had returned is lost. Nothing is left running:
+    /// dropping the returned future drops the body and closes the pool, and the enclosing pool waits for that. What
+    /// fails meanwhile is in *its* error.
     ///
     /// # Examples
     ///
@@ -128,9 +129,9 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// # Cancel safety
     ///
-    /// This function is not cancel safe: the tasks are cut off where they are. Nothing is left running: dropping the
-    /// returned future aborts the tasks, or drops them unpolled if it was not polled itself, and the enclosing pool
-    /// waits for their end.
+    /// This function is not cancel safe: what the tasks had returned is lost. Nothing is left running: dropping the
+    /// returned future closes the pool, or drops its tasks unpolled if it was not polled itself, and the enclosing pool
+    /// waits for that.
     ///
     /// # Examples
     ///
@@ -156,12 +157,12 @@ impl<E: Send + 'static> Pool<E> {
 
     /// The innermost pool with this error type that the calling task, body or destructor is in.
     ///
-    /// A function that spawns need not be given the pool then. Unlike [`tokio::spawn`], which also works without being
-    /// given anything, what it spawns has an state that waits for it. A library should rather take a `&Pool`, or open a
-    /// pool of its own: so its callers see that it leaves tasks behind.
+    /// With this, a function can spawn without an argument for the pool. Unlike with [`tokio::spawn`], the task has an
+    /// owner that waits for it. A library should rather take a `&Pool`, or open a pool of its own: so its callers see
+    /// that it leaves tasks behind.
     ///
-    /// What runs inside of [`race`](crate::race()), [`shield`](crate::shield()) and the other functions is in the pool
-    /// around the call.
+    /// Inside of [`race`](crate::race()), [`shield`](crate::shield()) and the other functions it is the pool around the
+    /// call.
     ///
     /// # Panics
     ///

@@ -26,8 +26,8 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Whether the pool has begun to close, or has closed.
     ///
-    /// From then on it takes tasks only while the [`grace`](super::PoolBuilder::grace) lasts, and at depths whose turn
-    /// is still to come; [`try_spawn`](Self::try_spawn) tells.
+    /// From then on it accepts tasks only while the [`grace`](super::PoolBuilder::grace) lasts, and at depths that are
+    /// not closing yet. [`try_spawn`](Self::try_spawn) gives a task back that the pool refuses.
     ///
     /// # Examples
     ///
@@ -44,7 +44,7 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Why the pool closes, or has closed; `None` while it does not.
     ///
-    /// A task can ask for it in its grace, for example to tell a deployment from a failure.
+    /// A task can read it in its grace, for example to tell a deployment from a failure.
     ///
     /// # Examples
     ///
@@ -71,7 +71,7 @@ impl<E: Send + 'static> Pool<E> {
 
     /// How many tasks the pool has: planned, waiting for their turn, or running.
     ///
-    /// The body is not counted, nor what is below the tasks; daemons are.
+    /// Daemons count. The body does not, nor does anything nested in the tasks.
     ///
     /// # Examples
     ///
@@ -134,7 +134,7 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.idle().await;
     }
 
-    /// The tasks that were aborted since the [grace](crate::PoolBuilder::grace) was over, in the order in which their
+    /// The tasks that were aborted because the [grace](crate::PoolBuilder::grace) was over, in the order in which their
     /// depths were closed: of this pool, and of pools nested in it without a grace of their own.
     ///
     /// An overrun is no failure. With the feature `tracing`, a `WARN` event has them too. They are kept until the last
@@ -160,14 +160,14 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.lock().overrun.clone()
     }
 
-    /// Who is alive in the pool and below it, at any level: tasks, with the class where each was spawned, nested pools,
-    /// and the functions that run tasks of their own. It answers the question who keeps a service from stopping.
+    /// Who is alive in the pool, at any level: tasks, with the line that spawned each, nested pools, and the functions
+    /// that run tasks of their own. It answers the question which task keeps a service from stopping.
     ///
     /// It can be called at any time and from anywhere: in a task, in a destructor, from another thread, on a pool that
     /// was not run yet or has ended. It waits for no task, and runs no user code under a lock. It takes the time of a
     /// walk along all that is alive.
     ///
-    /// A nested pool is found below the task in which it was first polled, or directly below the outer pool if that
+    /// A nested pool is listed under the task in which it was first polled, or directly under the outer pool if that
     /// task is gone.
     ///
     /// # Examples
@@ -216,7 +216,7 @@ impl<E: Send + 'static> Pool<E> {
     ///     let nested = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
     ///     let tree = nested.await?;
     ///     assert_eq!(tree.root().name(), Some("service"));
-    ///     assert_eq!(tree.asked().name(), Some("request"));
+    ///     assert_eq!(tree.origin().name(), Some("request"));
     ///     Ok(())
     /// })
     /// .await

@@ -85,11 +85,11 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Spawns a task, or gives its future back if the pool is closed.
     ///
-    /// Unlike [`spawn`](Self::spawn), which drops a future that the pool does not take, it tells. Use it where the
-    /// future has something that must not be lost: a job that is put back into its queue, a connection that is
-    /// answered.
+    /// Use it where the future has something that must not be lost: a job that goes back into its queue, a connection
+    /// that gets an answer. [`spawn`](Self::spawn) drops a future that the pool refuses, with a `WARN` event if the
+    /// feature `tracing` is on.
     ///
-    /// A task that was taken can still be dropped unpolled: if it is aborted before it has begun.
+    /// A task that the pool has accepted can still be dropped unpolled: if it is aborted before it begins.
     ///
     /// # Errors
     ///
@@ -412,17 +412,17 @@ impl<E: Send + 'static> Pool<E> {
     /// pool closes. Without a limit it is ready at once.
     ///
     /// Call it before [`spawn`](Self::spawn) where tasks come faster than they end. Unlike the permit of a `Semaphore`,
-    /// it reserves nothing: what others spawn meanwhile may take the class, and then the task waits for its turn.
+    /// it reserves nothing: a task that is spawned meanwhile may take the slot, and then this one waits for its turn.
     ///
     /// # Fairness
     ///
-    /// All who wait are told of a class that is free, and it is for whoever spawns first. Tasks that wait for their
-    /// turn come before them: there is no room as long as one does.
+    /// Calls of this method are ready in the order in which they began to wait, each after the tasks that were queued
+    /// before it.
     ///
     /// # Cancel safety
     ///
     /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
-    /// class has been taken.
+    /// slot has been taken.
     ///
     /// # Examples
     ///

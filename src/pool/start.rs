@@ -1,6 +1,6 @@
 //! Two-phase start: a task that says when it is ready.
 //!
-//! Whoever starts a task gets exactly one answer: the value that the task is ready with, how it ended if it ended
+//! The caller of `start` gets exactly one answer: the value that the task is ready with, how it ended if it ended
 //! before, or that it will never be ready. The first is given by the [`Started`], the second by the task's end. The
 //! third is for a `Started` that was dropped; but a task that fails drops its `Started` as well, a moment before its
 //! failure is known, and should answer with that. So a drop during a poll of the task says nothing until the poll is
@@ -16,8 +16,9 @@ use crate::error::TaskStopped;
 
 /// With this, a task that was [started](crate::Pool::start) says that it is ready.
 ///
-/// Dropping it unused says that the task will never be ready: whoever waits is told [`TaskStopped::NotReady`] at once.
-/// If the task itself drops it as it ends, with an error or a panic, whoever waits is told that instead.
+/// Dropping it unused means that the task will never be ready: [`Pool::start`](crate::Pool::start) returns
+/// [`TaskStopped::NotReady`] at once. If the task drops it as it ends with an error or a panic, `start` returns that
+/// instead.
 ///
 /// # Examples
 ///

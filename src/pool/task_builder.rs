@@ -1,8 +1,7 @@
 //! How a task is set up before it is spawned, and the one way in which every task is.
 //!
-//! A task that was set up has a name or not, a depth, and is a daemon or not. The methods of [`Pool`] that spawn are
-//! the same with no name, at depth 0: both end in one of the private methods below, which take the name as a type, so
-//! that a task without one has no room for it.
+//! The methods of [`Pool`] that spawn are those of a builder without a setting: so each task goes through the private
+//! methods at the end of this file.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -85,13 +84,12 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         self
     }
 
-    /// Puts the task at a depth. A pool closes its depths from the highest to the lowest, and each is joined, with all
-    /// that is below it, before the next one is touched. The default is 0, to which the body belongs too.
+    /// Puts the task at a depth. A pool closes its depths from the highest to the lowest, and joins each, with
+    /// everything nested in it, before it touches the next one. The default is 0, to which the body belongs too.
     ///
     /// Give what others rely on a lower depth: an accept loop 1, the connections 0, their storage -1.
     ///
-    /// While one depth is being closed, those below it still take tasks. Only a pool that has depth 0 alone, and no
-    /// grace, takes none at all as soon as it closes.
+    /// While one depth is closing, lower depths still accept tasks.
     ///
     /// # Examples
     ///
@@ -124,10 +122,11 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// Makes the task a daemon: it does not hold the pool open, and does not count towards its
     /// [`limit`](crate::PoolBuilder::limit).
     ///
-    /// When the body and all other tasks have ended, daemons are asked to stop, and aborted after the
-    /// [`grace`](crate::PoolBuilder::grace). So in a pool with a grace a daemon should listen to its
-    /// [`cancellation_token`](crate::cancellation_token()): otherwise the pool waits for it until the grace is over. A
-    /// daemon's failure is a failure like any other.
+    /// When the body and all other tasks have ended, the pool cancels its daemons, and aborts them after the
+    /// [`grace`](crate::PoolBuilder::grace). A daemon that cannot have heard of it is aborted at once: if at its depth
+    /// nobody has taken a [`cancellation_token`](crate::cancellation_token()) or awaits [`Pool::cancelled`], and no
+    /// pool is nested in a daemon. One that only looks at [`Pool::is_closed`] now and then counts as that. A daemon's
+    /// failure is a failure like any other.
     ///
     /// # Examples
     ///
@@ -157,7 +156,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
 
     /// Gives the task no [`grace`](crate::PoolBuilder::grace): it is aborted at the signal, as in a pool without one.
     ///
-    /// For what has nothing to finish, such as a loop that refreshes a cache, so that nobody waits for it.
+    /// It is for a task that has nothing to finish, such as a loop that refreshes a cache.
     ///
     /// # Examples
     ///
@@ -211,8 +210,8 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// [`on_failure`](Self::on_failure) says, and fails: with the task's error or panic, or, if it ended well, with
     /// [`Failure::Ended`](crate::Failure::Ended).
     ///
-    /// An essential task that is no daemon holds the pool open for ever, so it is usually a daemon too: an accept loop, a
-    /// connection to a broker. One that is aborted through its own handle has not failed.
+    /// An essential task that is no daemon holds the pool open for ever, so it is usually a daemon too: an accept loop,
+    /// a connection to a broker. One that is aborted through its own handle has not failed.
     ///
     /// # Examples
     ///
@@ -482,7 +481,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         }
     }
 
-    /// A task as it was asked for, with where it goes.
+    /// The task that was set up, and where it goes.
     #[track_caller]
     fn task<F: Future, S: OutputSink<F::Output, E>>(
         self,

@@ -18,8 +18,8 @@ impl<E: Send + 'static> Pool<E> {
     /// Makes a future a member of the pool that somebody else polls, such as a request handler of a web framework.
     ///
     /// From this call on, the pool waits for it, and counts it in [`len`](Self::len); in it, the
-    /// [`cancellation_token`](crate::cancellation_token()) is the pool's, and [`Pool::current`] is this pool. Its output
-    /// and its panics are the caller's, and no failures of the pool. It takes up no slot of a
+    /// [`cancellation_token`](crate::cancellation_token()) is the pool's, and [`Pool::current`] is this pool. Its
+    /// output and its panics are the caller's, and no failures of the pool. It takes up no slot of a
     /// [limit](crate::PoolBuilder::limit).
     ///
     /// When the pool aborts its tasks, the returned future wakes whoever polls it, and drops `future` at the next poll.

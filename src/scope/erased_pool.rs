@@ -121,7 +121,7 @@ pub(crate) struct Snapshot {
     pub(crate) handed_over: bool,
     pub(crate) has_grace: bool,
     pub(crate) tasks: Vec<TaskSnapshot>,
-    /// Held for the moment, to look at what is below them. They are let go of when no lock is held.
+    /// Held for the moment, to look at what is nested in them. They are dropped when no lock is held.
     pub(crate) scopes: Vec<(TaskClass, Arc<Scope>)>,
 }
 

@@ -26,7 +26,8 @@ pub enum NodeState {
     Running,
     /// A pool that closes, or a function whose future is gone and whose tasks are still ending.
     Closing,
-    /// A pool of which nothing is left, except what it has [given up on](crate::PoolBuilder::abandon_after).
+    /// A pool of which nothing is left, except tasks for which it has
+    /// [stopped waiting](crate::PoolBuilder::abandon_after).
     Closed,
 }
 

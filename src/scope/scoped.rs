@@ -4,7 +4,7 @@
 //!
 //! - The scope is the current one while the future is polled, and also while it is dropped, since a destructor may
 //!   spawn.
-//! - The future is dropped as soon as it has ended, before anybody is told, so that whoever is told finds it gone.
+//! - The future is dropped as soon as it has ended, before anybody can see that it has.
 //! - What its last poll has returned is kept apart from a panic of its destructor: neither hides the other.
 
 use std::pin::Pin;

@@ -1,8 +1,8 @@
-//! Who is alive, and below whom, as the user sees it: as data, and drawn.
+//! Who is alive, and in what it is nested, as the user sees it: as data, and drawn.
 //!
-//! The nodes are one list, each before those below it, with its level. That is the order in which they are drawn and in
-//! which the [`snapshot`] finds them, and a tree of ten thousand levels is built, walked and dropped
-//! without recursion.
+//! The nodes are one list, each before those nested in it, with its level. That is the order in which they are drawn
+//! and in which the [`snapshot`] finds them, and a tree of ten thousand levels is built, walked and dropped without
+//! recursion.
 
 mod node;
 mod snapshot;
@@ -20,7 +20,7 @@ pub use self::node::{NodeKind, TreeNode};
 
 pub(super) use self::snapshot::{tasks_of, tasks_without_grace};
 
-/// Who was alive below a pool at one moment, and where each was spawned; made by [`Pool::tree`](crate::Pool::tree).
+/// Who was alive in a pool at one moment, and where each was spawned; made by [`Pool::tree`](crate::Pool::tree).
 ///
 /// Its `Display` draws it, a line each:
 ///
@@ -33,9 +33,9 @@ pub(super) use self::snapshot::{tasks_of, tasks_without_grace};
 /// └── metrics  src/main.rs:60:10  daemon
 /// ```
 ///
-/// `{:#}` adds why a pool closes. The same can be had as data: the tree is a list of nodes, each before those below it.
+/// `{:#}` adds why a pool closes. As data, the tree is a list of nodes, each before those nested in it.
 ///
-/// It is a copy: the tasks go on while it is looked at. Pools are visited one after the other, so that the tree of a
+/// It is a copy: the tasks run on while you look at it. Pools are visited one after the other, so that the tree of a
 /// busy pool is not exactly one moment.
 ///
 /// # Examples
@@ -59,7 +59,7 @@ pub(super) use self::snapshot::{tasks_of, tasks_without_grace};
 /// ```
 #[derive(Clone)]
 pub struct PoolTree {
-    /// Each before those below it.
+    /// Each before those nested in it.
     nodes: Vec<Node>,
 }
 
@@ -84,7 +84,7 @@ struct Node {
     class: TaskClass,
     /// Of a pool or a call whose future is gone.
     handed_over: bool,
-    /// It is the pool that was origin.
+    /// It is the pool from which the tree was taken.
     origin: bool,
 }
 
@@ -140,7 +140,7 @@ impl PoolTree {
         self.nodes().find(|node| node.get().origin).unwrap_or_else(|| self.root())
     }
 
-    /// Everything in the tree, each node before those below it.
+    /// Everything in the tree, each node before those nested in it.
     ///
     /// The tasks of a pool are in the order in which they close: from the highest depth to the lowest, and in each
     /// depth the daemons after the others. Otherwise they are in the order in which they were spawned; those that wait

@@ -9,7 +9,7 @@ use crate::scope::NodeState;
 
 /// One pool, task or function in a [`PoolTree`].
 ///
-/// Its `Display` is its line in the drawing, without what is below it.
+/// Its `Display` is its line in the drawing, without the nodes nested in it.
 ///
 /// # Examples
 ///
@@ -25,7 +25,7 @@ use crate::scope::NodeState;
 #[derive(Clone, Copy)]
 pub struct TreeNode<'a> {
     tree: &'a PoolTree,
-    /// Its class in the list of the tree.
+    /// Its index in the list of the tree.
     index: usize,
 }
 
@@ -196,7 +196,7 @@ impl<'a> TreeNode<'a> {
     }
 
     /// Whether the future of the pool or function was dropped, and its closing goes on without it. If the task in which
-    /// it began is gone, it is found directly below the pool that waits for it.
+    /// it began is gone, it is listed directly under the pool that waits for it.
     ///
     /// # Examples
     ///

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::error::TaskInfo;
 use crate::scope::{Call, Child, ChildKind, ErasedPool, Scope, Snapshot, TaskSnapshot};
 
-/// The tasks that are alive in what `snapshot` has found, each followed by those below it.
+/// The tasks that are alive in what `snapshot` has found, each followed by those nested in it.
 pub(in crate::pool) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
     let mut tasks = Vec::new();
     walk_parts(parts_of(snapshot), |_, seen| match seen {
@@ -42,7 +42,7 @@ pub(in crate::pool) fn tasks_without_grace(snapshot: Snapshot) -> Vec<TaskInfo> 
 /// Something that can be seen. No lock is held while one is, nor while it is dropped.
 enum Part {
     Pool(Arc<dyn ErasedPool>),
-    /// With what is below it.
+    /// With what is nested in it.
     Task(TaskSnapshot, Vec<Part>),
     Call(Arc<Scope>),
 }
@@ -54,13 +54,13 @@ pub(super) enum Seen<'a> {
     Call(&'a Call),
 }
 
-/// Visits a pool and all that is below it.
+/// Visits a pool and everything nested in it.
 pub(super) fn walk(top: Arc<dyn ErasedPool>, visit: impl FnMut(usize, Seen<'_>)) {
     walk_parts(vec![Part::Pool(top)], visit);
 }
 
-/// Visits all parts and what is below them, each before those below it, with its level. Not by recursion, since a tree
-/// can be as deep as there is memory for.
+/// Visits all parts and everything nested in them, each before those nested in it, with its level. Not by recursion,
+/// since a tree can be as deep as there is memory.
 fn walk_parts(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
     let mut stack: Vec<_> = parts.into_iter().rev().map(|part| (0, part)).collect();
     while let Some((level, part)) = stack.pop() {
