@@ -235,7 +235,7 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// It listens from this call on, or, if that is outside of a runtime, from the moment at which the pool runs. It is
     /// a watcher like that of [`cancel_on`](Self::cancel_on). For anything else, such as a message between the two, use
-    /// [`ShutdownSignals`](crate::ShutdownSignals).
+    /// [`ShutdownSignals`].
     ///
     /// In a runtime without the I/O driver the watcher panics, which is a failure of the pool.
     ///
