@@ -48,23 +48,36 @@
 //!
 //! # What each waits for
 //!
-//! Each row returns only when every task below it has ended, at any depth. If its future is dropped, the enclosing pool
-//! waits for that instead.
+//! Each of these returns only when everything nested in it has ended, at any depth. If its future is dropped, the
+//! enclosing pool waits for that instead.
 //!
-//! | | waits for | on an error | on a panic | when dropped |
-//! | --- | --- | --- | --- | --- |
-//! | [`Pool`] | all tasks | aborts the others, returns all errors | returns it with the errors | closes, within its grace |
-//! | [`try_all`] | all branches | aborts the others, returns all errors | returns it with the errors | aborts all |
-//! | [`wait_all`] | all branches | goes on; the error is an outcome | goes on; the panic is an outcome | aborts all |
-//! | [`race`] | the first branch | an error can win | the winner's panic is resumed | aborts all |
-//! | [`timeout`] | the future, or the limit | returns it | resumes it | drops the future |
-//! | [`shield`] | the future | returns it | resumes it | the future runs on |
-//! | [`with_exit`] | the body, then the handler | returns one error, or both | resumes it after the handler | runs the handler |
+//! | | waits for | when dropped |
+//! | --- | --- | --- |
+//! | [`Pool`] | all tasks | closes, within its grace |
+//! | [`try_all`] | all branches | aborts all |
+//! | [`wait_all`] | all branches | aborts all |
+//! | [`race`] | the first branch | aborts all |
+//! | [`timeout`] | the future, or the limit | drops the future |
+//! | [`shield`] | the future | the future runs on |
+//! | [`with_exit`] | the body, then the handler | runs the handler |
+//!
+//! | | on an error | on a panic |
+//! | --- | --- | --- |
+//! | [`Pool`] | aborts the others, returns all errors | returns it with the errors |
+//! | [`try_all`] | aborts the others, returns all errors | returns it with the errors |
+//! | [`wait_all`] | goes on; the error is an outcome | goes on; the panic is an outcome |
+//! | [`race`] | an error can win | the winner's panic is resumed |
+//! | [`timeout`] | returns it | resumes it |
+//! | [`shield`] | returns it | resumes it |
+//! | [`with_exit`] | returns one error, or both | resumes it after the handler |
 //!
 //! <!-- enable with TaskGroup/map -->
 //! ```text
-//! | [`TaskGroup`] | `next`: the next child; `shutdown`: all children | gives it to `next`, goes on | gives it to `next`, goes on | aborts all |
-//! | [`map`] | `next`: the next item; `collect`: all items | `collect` aborts the others, returns all errors | returns it with the errors | aborts all |
+//! | [`TaskGroup`] | all children | aborts all |
+//! | [`map`] | all items that were begun | aborts all |
+//!
+//! | [`TaskGroup`] | goes on; the error is an item | goes on; the panic is an item |
+//! | [`map`] | `collect` aborts the others, returns all errors | returns it with the errors |
 //! ```
 //!
 //! # A scope

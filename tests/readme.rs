@@ -45,8 +45,8 @@ mod service {
 #[tokio::main]
 async fn main() -> Result<(), PoolError> {
     let pool: Pool = Pool::builder().name("web").grace(Duration::from_secs(10)).build();
-    pool.cancel_on_signals(); // the first SIGINT or SIGTERM cancels, the second aborts; feature `signal`
-    pool.build_task().name("listener").depth(1).spawn(accept_connections()); // connections are at depth 0
+    pool.cancel_on_signals(); // with the feature `signal`
+    pool.build_task().name("listener").depth(1).spawn(accept_connections());
     pool.build_task().name("storage").depth(-1).spawn(store());
     pool.run().await
 }

@@ -26,7 +26,8 @@ impl<E: Send + 'static> Pool<E> {
     /// Nobody can drop it from outside: the pool waits until then, or until
     /// [`abandon_after`](crate::PoolBuilder::abandon_after) is over.
     ///
-    /// In a planned pool it is pending until the pool runs; if that never happens, for ever.
+    /// In a planned pool the returned future is pending until the pool runs, and `future` becomes a member then. If the
+    /// pool has nothing else, it may have ended by then; if it never runs, the future is pending for ever.
     ///
     /// Unlike [`TaskTracker::track_future`], it can be cut off, and knows its pool.
     ///
@@ -47,16 +48,18 @@ impl<E: Send + 'static> Pool<E> {
     /// use aiodrive::{Pool, cancellation_token};
     ///
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-    /// # async fn main() {
-    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
-    /// let request = pool.track_future(async {
-    ///     cancellation_token().cancelled().await;
-    ///     "503 going down"
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let server = Pool::builder().grace(Duration::from_secs(10)).open(async |pool: Pool| {
+    ///     let request = pool.track_future(async {
+    ///         cancellation_token().cancelled().await;
+    ///         "503 going down"
+    ///     });
+    ///     let framework = tokio::spawn(request); // it knows nothing of the pool
+    ///     pool.cancel_on(tokio::time::sleep(Duration::from_secs(1)));
+    ///     assert_eq!(framework.await?, Ok("503 going down"));
+    ///     Ok(())
     /// });
-    /// let framework = tokio::spawn(request); // which knows nothing of the pool
-    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(1)));
-    /// pool.run().await.unwrap();
-    /// assert_eq!(framework.await.unwrap(), Ok("503 going down"));
+    /// server.await
     /// # }
     /// ```
     #[track_caller]
@@ -85,11 +88,13 @@ impl<E: Send + 'static> TaskBuilder<'_, E> {
     /// use aiodrive::Pool;
     ///
     /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() {
-    /// let pool: Pool = Pool::new();
-    /// let request = pool.build_task().name("request 7").track_future(async { 200 });
-    /// let (pool, answer) = tokio::join!(pool.run(), request);
-    /// assert_eq!((pool.unwrap(), answer), ((), Ok(200)));
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// let server = Pool::open(async |pool: Pool| {
+    ///     let request = pool.build_task().name("request 7").track_future(async { 200 });
+    ///     assert_eq!(tokio::spawn(request).await?, Ok(200));
+    ///     Ok(())
+    /// });
+    /// server.await
     /// # }
     /// ```
     #[track_caller]
