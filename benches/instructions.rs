@@ -16,11 +16,19 @@ cargo bench --bench instructions
     does each job once, and checks it";
 
 /// What is counted without being named.
-const ROWS: [(&str, usize); 14] = [
+const ROWS: [(&str, usize); 22] = [
     ("pool", 1),
     ("pool", 4),
     ("pool", 64),
     ("pool", 1_000),
+    ("pool_waits", 1),
+    ("pool_waits", 4),
+    ("pool_waits", 64),
+    ("pool_waits", 1_000),
+    ("pool_round_trip", 1),
+    ("pool_round_trip", 4),
+    ("pool_round_trip", 64),
+    ("pool_round_trip", 1_000),
     ("race", 2),
     ("race", 100),
     ("race_ready", 2),
@@ -89,7 +97,7 @@ fn check() -> Option<()> {
 fn count(job: &str, size: usize) -> Option<()> {
     find(job)?;
     let [ours, bare] = ["ours", "bare"].map(|side| instructions(job, side, size));
-    println!("{job:>14} of {size:<6} {ours:>12.0} {bare:>12.0} {:.3}", ours / bare);
+    println!("{job:>15} of {size:<6} {ours:>12.0} {bare:>12.0} {:.3}", ours / bare);
     Some(())
 }
 

@@ -6,16 +6,47 @@ use std::time::{Duration, Instant};
 
 use aiodrive::BoxError;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{self, JoinSet, yield_now};
 
-use super::{Counter, cube, flip, flips, last_fails, last_finishes, leaves, outcome, trivial, value};
+use super::{
+    Client, Counter, LIMIT, cube, flip, flips, last_fails, last_finishes, leaves, outcome, round_trip, trivial, value,
+    waits,
+};
 
 /// Spawn, then join; at the first error abort the others, join them, and return it.
 pub async fn pool(size: usize) -> usize {
+    spawn_all(size, trivial).await
+}
+
+pub async fn pool_waits(size: usize) -> usize {
+    spawn_all(size, waits).await
+}
+
+pub async fn pool_round_trip(size: usize, client: Client) -> usize {
+    spawn_all(size, |n| round_trip(n, client.clone())).await
+}
+
+/// All are spawned, and each waits for its permit.
+pub async fn limit(size: usize) -> usize {
+    let limit = Arc::new(Semaphore::new(LIMIT));
+    let task = |n| {
+        let limit = limit.clone();
+        async move {
+            let _permit = limit.acquire().await?;
+            waits(n).await
+        }
+    };
+    spawn_all(size, task).await
+}
+
+async fn spawn_all<F>(size: usize, task: impl Fn(usize) -> F) -> usize
+where
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+{
     let mut set = JoinSet::new();
     for n in 0..size {
-        set.spawn(trivial(n));
+        set.spawn(task(n));
     }
     join(set).await.expect("nothing fails")
 }

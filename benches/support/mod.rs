@@ -17,10 +17,14 @@ use std::time::{Duration, Instant};
 
 use aiodrive::BoxError;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, yield_now};
 
 /// The two kinds of runtime, with what the benches call them.
 pub const FLAVOURS: [(&str, usize); 2] = [("current-thread", 0), ("2 workers", 2)];
+
+/// How many tasks the job "limit" lets run at a time.
+pub const LIMIT: usize = 64;
 
 /// A runtime with so many workers; none stands for the current-thread runtime.
 pub fn runtime(workers: usize) -> Runtime {
@@ -47,6 +51,24 @@ impl Case {
                 let begin = Instant::now();
                 for _ in 0..rounds {
                     assert_eq!(job(size).await, size);
+                }
+                begin.elapsed()
+            })
+        }))
+    }
+
+    /// The same for a job whose tasks have requests, with a server that is there before and after.
+    pub fn served<F>(job: fn(usize, Client) -> F) -> Self
+    where
+        F: Future<Output = usize> + Send + 'static,
+    {
+        Self(Box::new(move |size, rounds| {
+            Box::pin(async move {
+                let client = serve();
+                assert_eq!(client.request(1).await, Ok(1));
+                let begin = Instant::now();
+                for _ in 0..rounds {
+                    assert_eq!(job(size, client.clone()).await, size);
                 }
                 begin.elapsed()
             })
@@ -91,6 +113,9 @@ pub fn pairs() -> Vec<Pair> {
     }
     vec![
         pair("pool", Case::whole(ours::pool), Case::whole(bare::pool)),
+        pair("pool_waits", Case::whole(ours::pool_waits), Case::whole(bare::pool_waits)),
+        pair("pool_round_trip", Case::served(ours::pool_round_trip), Case::served(bare::pool_round_trip)),
+        pair("limit", Case::whole(ours::limit), Case::whole(bare::limit)),
         pair("threads", Case::whole(ours::threads), Case::whole(bare::threads)),
         pair("first_failure", Case::part(ours::first_failure), Case::part(bare::first_failure)),
         pair("close", Case::part(ours::close), Case::part(bare::close)),
@@ -131,9 +156,53 @@ pub async fn until(holds: impl Fn() -> bool) {
     }
 }
 
+/// Ends at once.
 pub async fn trivial(n: usize) -> Result<(), BoxError> {
     black_box(n);
     Ok(())
+}
+
+/// Waits once.
+pub async fn waits(n: usize) -> Result<(), BoxError> {
+    yield_now().await;
+    trivial(n).await
+}
+
+/// Has a request for a server, and waits for the answer.
+pub async fn round_trip(n: usize, client: Client) -> Result<(), BoxError> {
+    assert_eq!(client.request(n).await?, n);
+    Ok(())
+}
+
+/// Sends requests to a server, which ends with the last of its clients.
+#[derive(Clone, Debug)]
+pub struct Client(mpsc::UnboundedSender<Request>);
+
+#[derive(Debug)]
+struct Request {
+    n: usize,
+    answer: oneshot::Sender<usize>,
+}
+
+/// Spawns a server, which answers each request with what came with it.
+fn serve() -> Client {
+    // Unbounded, so that a task waits for its answer and for nothing else.
+    let (client, mut requests) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(Request { n, answer }) = requests.recv().await {
+            answer.send(n).expect("the client waits");
+        }
+    });
+    Client(client)
+}
+
+impl Client {
+    async fn request(&self, n: usize) -> Result<usize, oneshot::error::RecvError> {
+        let (answer, answered) = oneshot::channel();
+        // Without a server, `answer` is dropped with the request, which is what `answered` then says.
+        drop(self.0.send(Request { n, answer }));
+        answered.await
+    }
 }
 
 pub async fn value(n: usize) -> Result<usize, BoxError> {

@@ -4,17 +4,42 @@ use std::future::pending;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use aiodrive::{BoxError, LatchEvent, Pool, PoolError};
+use aiodrive::{BoxError, LatchEvent, Pool, PoolBuilder, PoolError};
 use tokio::sync::oneshot;
 use tokio::task::{self, yield_now};
 
-use super::{Counter, cube, flip, flips, last_fails, last_finishes, leaves, outcome, trivial, value};
+use super::{
+    Client, Counter, LIMIT, cube, flip, flips, last_fails, last_finishes, leaves, outcome, round_trip, trivial, value,
+    waits,
+};
 
-/// `size` trivial tasks.
+/// `size` tasks that end at once.
 pub async fn pool(size: usize) -> usize {
-    let opened = Pool::open(async |pool: Pool| {
+    spawn_all(Pool::builder(), size, trivial).await
+}
+
+/// `size` tasks that wait once.
+pub async fn pool_waits(size: usize) -> usize {
+    spawn_all(Pool::builder(), size, waits).await
+}
+
+/// `size` tasks with a request each.
+pub async fn pool_round_trip(size: usize, client: Client) -> usize {
+    spawn_all(Pool::builder(), size, |n| round_trip(n, client.clone())).await
+}
+
+/// `size` tasks that wait once, at most `LIMIT` of them at a time.
+pub async fn limit(size: usize) -> usize {
+    spawn_all(Pool::builder().limit(LIMIT), size, waits).await
+}
+
+async fn spawn_all<F>(pool: PoolBuilder, size: usize, task: impl Fn(usize) -> F) -> usize
+where
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+{
+    let opened = pool.open(async |pool: Pool| {
         for n in 0..size {
-            pool.spawn(trivial(n));
+            pool.spawn(task(n));
         }
         Ok(size)
     });
