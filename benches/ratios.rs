@@ -66,6 +66,7 @@ const ROWS: &[(&str, &str, &str, usize, Option<f64>)] = &[
     ("spawn + join 1,000 round trips", LOOP, "pool_round_trip", 1_000, Some(1.05)),
     ("spawn + join 100,000 round trips", LOOP, "pool_round_trip", 100_000, Some(1.05)),
     ("200,000 tasks that wait once, at most 64 at a time", "`JoinSet` and `Semaphore`", "limit", 200_000, Some(1.05)),
+    ("echo server, 64 connections with 100 requests each", "`tokio::spawn`", "echo", 64, Some(1.02)),
     ("first failure → all joined, 100,000 parked tasks", "`JoinSet::shutdown`", "first_failure", 100_000, Some(1.10)),
     ("100,000 tasks, spawned from 2 threads", "`Mutex<JoinSet>`", "threads", 100_000, Some(1.00)),
     ("`LatchEvent` flip, 10,000 waiters", "`watch`", "latch", 10_000, Some(1.05)),

@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aiodrive::BoxError;
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{self, JoinSet, yield_now};
 
 use super::{
-    Client, Counter, LIMIT, cube, flip, flips, last_fails, last_finishes, leaves, outcome, round_trip, trivial, value,
-    waits,
+    Client, Counter, LIMIT, connections, cube, flip, flips, last_fails, last_finishes, leaves, outcome, round_trip,
+    trivial, value, waits,
 };
 
 /// Spawn, then join; at the first error abort the others, join them, and return it.
@@ -82,6 +83,17 @@ pub async fn threads(size: usize) -> usize {
     }
     let set = std::mem::take(&mut *set.lock().unwrap_or_else(PoisonError::into_inner));
     join(set).await.expect("nothing fails")
+}
+
+/// With tasks that belong to nobody, as in most servers.
+pub async fn echo(size: usize) -> Duration {
+    let serve = async |listener: TcpListener| -> Result<(), BoxError> {
+        loop {
+            let (client, _) = listener.accept().await?;
+            tokio::spawn(super::echo(client));
+        }
+    };
+    connections(size, serve).await
 }
 
 pub async fn first_failure(size: usize) -> Duration {

@@ -10,12 +10,16 @@ pub mod peers;
 
 use std::future::pending;
 use std::hint::black_box;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use aiodrive::BoxError;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, yield_now};
@@ -26,13 +30,13 @@ pub const FLAVOURS: [(&str, usize); 2] = [("current-thread", 0), ("2 workers", 2
 /// How many tasks the job "limit" lets run at a time.
 pub const LIMIT: usize = 64;
 
-/// A runtime with so many workers; none stands for the current-thread runtime.
+/// A runtime with so many workers, as services have it; none stands for the current-thread runtime.
 pub fn runtime(workers: usize) -> Runtime {
     let mut builder = match workers {
         0 => Builder::new_current_thread(),
         _ => Builder::new_multi_thread(),
     };
-    builder.worker_threads(workers.max(1)).enable_time().build().expect("a runtime")
+    builder.worker_threads(workers.max(1)).enable_all().build().expect("a runtime")
 }
 
 /// Does a job so many rounds, and says how long that took.
@@ -118,6 +122,7 @@ pub fn pairs() -> Vec<Pair> {
         pair("limit", Case::whole(ours::limit), Case::whole(bare::limit)),
         pair("threads", Case::whole(ours::threads), Case::whole(bare::threads)),
         pair("first_failure", Case::part(ours::first_failure), Case::part(bare::first_failure)),
+        pair("echo", Case::part(ours::echo), Case::part(bare::echo)),
         pair("close", Case::part(ours::close), Case::part(bare::close)),
         pair("depths", Case::part(ours::depths), Case::part(bare::close)),
         pair("small_pools", Case::part(ours::small_pools), Case::part(bare::small_pools)),
@@ -203,6 +208,45 @@ impl Client {
         drop(self.0.send(Request { n, answer }));
         answered.await
     }
+}
+
+/// How long `size` connections take, each with 100 requests in a row, when `serve` is the server.
+pub async fn connections<F>(size: usize, serve: impl FnOnce(TcpListener) -> F) -> Duration
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+    let address = listener.local_addr().expect("it has one");
+    let server = tokio::spawn(serve(listener));
+    let begin = Instant::now();
+    let connections: JoinSet<_> = (0..size).map(|_| connection(address)).collect();
+    let ended = connections.join_all().await;
+    let time = begin.elapsed();
+    ended.into_iter().for_each(|ended| ended.expect("the server answers"));
+    server.abort();
+    assert!(server.await.is_err_and(|error| error.is_cancelled()));
+    time
+}
+
+/// A connection to a server that sends back what it gets.
+async fn connection(address: SocketAddr) -> io::Result<()> {
+    let mut server = TcpStream::connect(address).await?;
+    for n in 0..100 {
+        let (request, mut answer) = ([n; 64], [0; 64]);
+        server.write_all(&request).await?;
+        server.read_exact(&mut answer).await?;
+        assert_eq!(request, answer);
+    }
+    Ok(())
+}
+
+/// Sends back what it gets, until there is no more.
+pub async fn echo(mut client: TcpStream) -> Result<(), BoxError> {
+    let mut chunk = [0; 64];
+    while let length @ 1.. = client.read(&mut chunk).await? {
+        client.write_all(&chunk[..length]).await?;
+    }
+    Ok(())
 }
 
 pub async fn value(n: usize) -> Result<usize, BoxError> {

@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use aiodrive::{BoxError, LatchEvent, Pool, PoolBuilder, PoolError};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{self, yield_now};
 
 use super::{
-    Client, Counter, LIMIT, cube, flip, flips, last_fails, last_finishes, leaves, outcome, round_trip, trivial, value,
-    waits,
+    Client, Counter, LIMIT, connections, cube, flip, flips, last_fails, last_finishes, leaves, outcome, round_trip,
+    trivial, value, waits,
 };
 
 /// `size` tasks that end at once.
@@ -59,6 +60,20 @@ pub async fn threads(size: usize) -> usize {
         Ok(size)
     });
     opened.await.expect("nothing fails")
+}
+
+/// `size` clients of a server that has a task for each connection.
+pub async fn echo(size: usize) -> Duration {
+    let serve = async |listener: TcpListener| {
+        let opened = Pool::open(async |pool: Pool| -> Result<(), BoxError> {
+            loop {
+                let (client, _) = listener.accept().await?;
+                pool.spawn(super::echo(client));
+            }
+        });
+        opened.await
+    };
+    connections(size, serve).await
 }
 
 /// From the failure of one task to the end of `size` others, which were parked.
