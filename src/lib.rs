@@ -4,6 +4,7 @@
 
 mod cancel_task;
 mod cancellation_token;
+mod child;
 pub mod docs;
 mod error;
 mod group;
@@ -17,6 +18,7 @@ mod scope;
 mod shield;
 #[cfg(feature = "signal")]
 mod shutdown_signal;
+mod task_group;
 mod then;
 mod timeout;
 mod try_all;
@@ -35,6 +37,8 @@ pub use shutdown_signal::{ShutdownSignals, shutdown_signal};
 pub use tokio_util::sync::CancellationToken;
 
 pub use latch_event::LatchEvent;
+
+pub use task_group::{GroupTaskBuilder, TaskGroup};
 
 pub use cancel_task::cancel_task;
 pub use prime::{Primed, prime};

@@ -1,4 +1,5 @@
-//! A call of a function that spawns tasks, which is `race`, `try_all`, `wait_all`, `shield` or `with_exit`.
+//! A call of a function that spawns tasks, which is `race`, `try_all`, `wait_all`, `shield` or `with_exit`; or a
+//! `TaskGroup`, which uses no more of this than the count and the abort.
 //!
 //! A task yields its output through tokio's own `JoinHandle`, as an [`Unreported`]. What the tasks and the future of the
 //! call have in common is the [`Call`]: a few counts, and how the tasks wake the future.
@@ -86,6 +87,23 @@ impl Call {
 
     pub(crate) fn is_aborted(&self) -> bool {
         self.aborted.load(Ordering::Acquire)
+    }
+
+    /// Waits until a task around the call is aborted.
+    pub(crate) async fn aborted(self: Arc<Self>) {
+        while !self.is_aborted() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Counts a task whose end wakes nobody by itself.
+    pub(crate) fn child_began(&self) {
+        self.alive.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the end of such a task.
+    pub(crate) fn child_ended(&self) {
+        self.alive.fetch_sub(1, Ordering::Release);
     }
 
     /// Whether the future of the call is gone.

@@ -44,7 +44,7 @@ pub(crate) use self::current::Current;
 pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot};
 pub use self::node_state::NodeState;
 pub(crate) use self::scoped::{Completion, Scoped};
-pub(crate) use self::unreported::{Reporter, Unreported};
+pub(crate) use self::unreported::{Owner, Reporter, Unreported};
 
 /// One level of the tree of owners.
 pub(crate) struct Scope {
@@ -287,6 +287,6 @@ impl Drop for Scope {
 }
 
 /// Nothing of the user's runs under these locks, and nothing that can panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,16 +16,33 @@ use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
 
 /// How a future ended, on its way to whoever awaits it. Dropped before it was taken, it reports the failure in it.
 #[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
-pub struct Unreported<T, R: Borrow<Reporter> = Arc<Reporter>> {
+pub struct Unreported<T, R: Owner = Arc<Reporter>> {
     /// `None` once it was taken.
     output: Option<Result<T, PanicPayload>>,
     /// The failure in an output that nobody takes. For `race` and `shield` that is none: an `Err` is but a value there.
     failure_of: fn(T) -> Option<Failure>,
-    reporter: R,
+    /// Who reports it.
+    owner: R,
     /// Which branch of the call it was.
     index: usize,
     /// How many branches had decided before it, if it has decided itself.
     pub(crate) order: usize,
+}
+
+/// Whose output it is: who reports a failure in it, and as that of which task.
+pub trait Owner {
+    fn reporter(&self) -> &Reporter;
+
+    /// The task with this index.
+    fn task(&self, index: usize) -> TaskInfo {
+        self.reporter().branch(index)
+    }
+}
+
+impl<R: Borrow<Reporter>> Owner for R {
+    fn reporter(&self) -> &Reporter {
+        self.borrow()
+    }
 }
 
 /// Reports failures in the name of a call, to the enclosing scope.
@@ -37,21 +54,31 @@ pub struct Reporter {
     enclosing: OnceLock<Arc<Scope>>,
 }
 
-impl<T, R: Borrow<Reporter>> Unreported<T, R> {
+impl<T, R: Owner> Unreported<T, R> {
     /// Of the branch with this index.
-    pub(super) fn of_branch(
+    pub(crate) fn of_branch(
         output: Result<T, PanicPayload>,
         failure_of: fn(T) -> Option<Failure>,
-        reporter: R,
+        owner: R,
         index: usize,
         order: usize,
     ) -> Self {
-        Self { output: Some(output), failure_of, reporter, index, order }
+        Self { output: Some(output), failure_of, owner, index, order }
     }
 
     /// Of the only future of a call.
-    pub(crate) fn new(output: Result<T, PanicPayload>, failure_of: fn(T) -> Option<Failure>, reporter: R) -> Self {
-        Self::of_branch(output, failure_of, reporter, 0, 0)
+    pub(crate) fn new(output: Result<T, PanicPayload>, failure_of: fn(T) -> Option<Failure>, owner: R) -> Self {
+        Self::of_branch(output, failure_of, owner, 0, 0)
+    }
+
+    /// What it is, as long as it was not taken.
+    pub(crate) fn output(&self) -> Option<&Result<T, PanicPayload>> {
+        self.output.as_ref()
+    }
+
+    /// Whose it is, with the index.
+    pub(crate) fn owner(&self) -> (&R, usize) {
+        (&self.owner, self.index)
     }
 
     /// Takes it, so that it is reported no more.
@@ -60,22 +87,22 @@ impl<T, R: Borrow<Reporter>> Unreported<T, R> {
     }
 }
 
-impl<T: 'static> Unreported<T> {
+impl<T: 'static, R: Owner + 'static> Unreported<T, R> {
     /// The panic of the destructor of a future that was cut off, which a task passes on in a panic of its own.
     pub(crate) fn of_cut_off(cut_off: JoinError) -> Option<Self> {
         cut_off.try_into_panic().ok()?.downcast().ok().map(|panicked| *panicked)
     }
 }
 
-impl<T, R: Borrow<Reporter>> Drop for Unreported<T, R> {
+impl<T, R: Owner> Drop for Unreported<T, R> {
     fn drop(&mut self) {
         let failure = self.output.take().and_then(|output| {
             let found = output.and_then(|output| catch(|| (self.failure_of)(output)));
             found.unwrap_or_else(|payload| Some(Failure::Panic(payload)))
         });
         if let Some(failure) = failure {
-            let reporter = self.reporter.borrow();
-            reporter.pass_on(TaskError::new(reporter.branch(self.index), failure));
+            let task = self.owner.task(self.index);
+            self.owner.reporter().pass_on(TaskError::new(task, failure));
         }
     }
 }

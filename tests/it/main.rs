@@ -23,6 +23,7 @@
 //! | `start` | two-phase start |
 //! | `stopping` | whose time counts, how far an abort reaches, watchers, tracked futures, how one task differs |
 //! | `stops` | what only says that something was stopped, through any wrapping |
+//! | `task_group` | `TaskGroup`: results as they complete |
 //! | `tree` | who is alive, as data and as a drawing; why a pool closes |
 //! | `support` | the tools: both runtimes, drop flags, polling by hand |
 
@@ -48,4 +49,5 @@ mod start;
 mod stopping;
 mod stops;
 mod support;
+mod task_group;
 mod tree;

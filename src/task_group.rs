@@ -1,0 +1,669 @@
+//! Children whose results come as they complete.
+//!
+//! A [`TaskGroup`] is a [`JoinSet`] and a scope: the set has the children, which are [`child`](crate::child)s, and the
+//! scope has the enclosing one wait for them. The rest of this file is what a `JoinSet` does not say: who was aborted,
+//! and whether anything is left below the children.
+//!
+//! # Invariants
+//!
+//! 1. A group holds no scope: its children do. So a group that is kept for long, with results in it, keeps nobody
+//!    waiting. The scope is made by the first child, ends with the last, and is made anew if another one comes.
+//! 2. Whoever aborts marks the scope first, and then spawns into a new one.
+//! 3. A failure is taken by whoever calls `next`, or it goes to the enclosing scope: see [`Ended`].
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt::{self, Display};
+use std::future::poll_fn;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
+
+use tokio::task::JoinSet;
+
+use crate::child::{Child, Ended, Member, Output, Shared};
+use crate::error::{BoxError, TaskError, TaskInfo};
+use crate::scope::{Call, Cleanup, Current, Scope, ScopeKind};
+
+/// Tasks whose results come as they complete.
+///
+/// It is a [`JoinSet`](tokio::task::JoinSet) that keeps the promises of a [`Pool`](crate::Pool):
+///
+/// - **Nothing outlives it.** [`next`](Self::next) returns `None` when all children have ended, with everything below
+///   them. If the group is dropped before, its children are aborted, and the enclosing pool waits for them.
+/// - **Nothing is lost.** Each child gives one item: its value; or its error, its panic or its abort as a [`TaskError`],
+///   with the name of the child and the line that spawned it. What fails after the group was dropped is one of the
+///   [cleanup failures](crate::PoolError::cleanup_failures) of the enclosing pool.
+///
+/// A failure stops nobody: whoever gets it decides, and may call [`abort_all`](Self::abort_all) or
+/// [`shutdown`](Self::shutdown), drop the group, or go on.
+///
+/// The children belong to whatever encloses the call of [`new`](Self::new): to the pool, or to the function of this
+/// crate, in whose future that call is made. If that has ended, they belong to what encloses the spawn.
+///
+/// A group can be a field of a struct. It runs on any tokio runtime; a pool around it is not needed.
+///
+/// # `TaskGroup`, `map`, `try_all` or `Pool`
+///
+/// [`map`](crate::map()) is shorter if there is one function and many items, and [`try_all`](crate::try_all()) if all
+/// results are wanted at once. A [`Pool`](crate::Pool) is right for tasks that give no results, or that spawn others:
+/// the children of a group are spawned by its owner only.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::TaskGroup;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let mut group: TaskGroup<u32> = TaskGroup::new();
+/// for n in 0..10 {
+///     group.spawn(async move { if n == 4 { Err("no answer".into()) } else { Ok(n) } });
+/// }
+/// let mut sum = 0;
+/// while let Some(result) = group.next().await {
+///     match result {
+///         Ok(n) => sum += n,
+///         Err(failed) => assert!(failed.to_string().ends_with("failed: no answer")),
+///     }
+/// }
+/// assert_eq!(sum, 41);
+/// # }
+/// ```
+///
+/// What was found on the way is added, at most ten at a time:
+///
+/// ```
+/// use aiodrive::{BoxError, TaskGroup};
+///
+/// async fn links(page: u32) -> Result<Vec<u32>, BoxError> {
+///     Ok([2 * page, 2 * page + 1].into_iter().filter(|page| *page < 100).collect())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::TaskError> {
+/// let (mut found, mut seen, mut group) = (vec![1], 0, TaskGroup::new());
+/// loop {
+///     while group.len() < 10 {
+///         let Some(page) = found.pop() else { break };
+///         group.spawn(links(page));
+///     }
+///     let Some(page) = group.next().await else { break };
+///     found.extend(page?);
+///     seen += 1;
+/// }
+/// assert_eq!(seen, 99);
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "the tasks of a group are aborted when it is dropped"]
+pub struct TaskGroup<T, E = BoxError> {
+    tasks: JoinSet<Output<T, E>>,
+    shared: Arc<Shared>,
+    call: Arc<Call>,
+    /// `None` if the group was made outside of everything.
+    enclosing: Option<Weak<Scope>>,
+    /// Of the children: invariant 1.
+    scope: Weak<Scope>,
+    /// Of children that were aborted, and that have not ended yet.
+    aborted: Vec<Weak<Scope>>,
+    /// Waits for the end of one of these scopes.
+    emptied: Option<Signal>,
+    /// Waits for an abort from outside.
+    abort_signal: Option<Signal>,
+    /// What has ended, and was not taken yet: by a `shutdown` that was dropped.
+    kept: VecDeque<Ended<T, E>>,
+    /// Where it is put what fails below the children without an owner, if that does not go further out.
+    cleanup: Option<Cleanup>,
+}
+
+type Signal = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+/// Nothing of the user's is pinned in it.
+impl<T, E> Unpin for TaskGroup<T, E> {}
+
+impl<T, E> TaskGroup<T, E>
+where
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    /// A group with no children.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::TaskGroup;
+    ///
+    /// let group: TaskGroup<u32> = TaskGroup::new(); // needs no runtime
+    /// assert!(group.is_empty());
+    /// ```
+    #[track_caller]
+    pub fn new() -> Self {
+        Self::named("TaskGroup")
+    }
+
+    /// One that is the inside of this function.
+    #[track_caller]
+    pub(crate) fn named(function: &'static str) -> Self {
+        let called_at = Location::caller();
+        Self {
+            tasks: JoinSet::new(),
+            shared: Shared::new(function, called_at),
+            call: Call::new(function, called_at),
+            enclosing: Scope::current().as_ref().map(Arc::downgrade),
+            scope: Weak::new(),
+            aborted: Vec::new(),
+            emptied: None,
+            abort_signal: None,
+            kept: VecDeque::new(),
+            cleanup: None,
+        }
+    }
+
+    /// Spawns a child, whose result [`next`](Self::next) gives.
+    ///
+    /// It runs from now on, whether or not `next` is called.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::TaskGroup;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut group: TaskGroup<&str> = TaskGroup::new();
+    /// group.spawn(async { Ok("done") });
+    /// assert_eq!(group.next().await.unwrap().unwrap(), "done");
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn<F>(&mut self, task: F)
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.add(0, TaskInfo::of_task(None), task);
+    }
+
+    /// Runs a closure on the runtime's threads for blocking work, as a child.
+    ///
+    /// It can be aborted only before it has begun: see
+    /// [`spawn_blocking`](tokio::task::spawn_blocking).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::TaskGroup;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut group: TaskGroup<Vec<u8>, std::io::Error> = TaskGroup::new();
+    /// group.spawn_blocking(|| std::fs::read("Cargo.toml"));
+    /// assert!(!group.next().await.unwrap().unwrap().is_empty());
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<C>(&mut self, task: C)
+    where
+        C: FnOnce() -> Result<T, E> + Send + 'static,
+    {
+        self.build_task().spawn_blocking(task);
+    }
+
+    /// Sets a child up that has a name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::TaskGroup;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut group: TaskGroup<u32> = TaskGroup::new();
+    /// group.build_task().name("page 1").spawn(async { Err("connection refused".into()) });
+    /// let failed = group.next().await.unwrap().unwrap_err();
+    /// assert_eq!(failed.task().name(), Some("page 1"));
+    /// # }
+    /// ```
+    pub fn build_task(&mut self) -> GroupTaskBuilder<'_, T, E> {
+        GroupTaskBuilder { group: self, name: None }
+    }
+
+    /// The result of the next child that completes; `None` when there is no child any more, and everything below them
+    /// has ended, too.
+    ///
+    /// Each child gives one item. Its error, its panic, and that it was aborted are `Err`, and stop nobody else. After
+    /// `None`, children can be spawned again.
+    ///
+    /// # Fairness
+    ///
+    /// Children come in the order in which they have completed. What is ready at once spends the task's
+    /// [budget](tokio::task::coop), so that no neighbour starves.
+    ///
+    /// # Errors
+    ///
+    /// An item is an error if its child has returned one, has panicked or was aborted.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no item
+    /// was taken.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::future::pending;
+    /// use std::time::Duration;
+    /// use aiodrive::{Failure, TaskGroup};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let mut group: TaskGroup<u32> = TaskGroup::new();
+    /// group.spawn(async { Ok(1) });
+    /// group.spawn(async { panic!("a bug") });
+    /// group.spawn(pending());
+    ///
+    /// assert_eq!(group.next().await.unwrap().unwrap(), 1);
+    /// let failed = group.next().await.unwrap().unwrap_err();
+    /// assert!(matches!(failed.failure(), Failure::Panic(_)));
+    ///
+    /// let none = tokio::time::timeout(Duration::from_secs(1), group.next()).await;
+    /// assert!(none.is_err());
+    /// group.abort_all();
+    /// let aborted = group.next().await.unwrap().unwrap_err();
+    /// assert!(matches!(aborted.failure(), Failure::Cancelled));
+    /// assert!(group.next().await.is_none());
+    /// # }
+    /// ```
+    pub async fn next(&mut self) -> Option<Result<T, TaskError<E>>> {
+        poll_fn(|cx| self.poll_ended(cx)).await.map(Ended::take)
+    }
+
+    /// How many children there are that [`next`](Self::next) has not given yet: those that run, and those that have
+    /// ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::TaskGroup;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut group: TaskGroup<()> = TaskGroup::new();
+    /// group.spawn(async { Ok(()) });
+    /// tokio::task::yield_now().await;
+    /// assert_eq!(group.len(), 1);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tasks.len() + self.kept.len()
+    }
+
+    /// Whether there are none: see [`len`](Self::len).
+    ///
+    /// What the children have left behind may still be running; [`next`](Self::next) waits for it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let group: aiodrive::TaskGroup<()> = aiodrive::TaskGroup::new();
+    /// assert!(group.is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Aborts all children, and everything below them.
+    ///
+    /// They stay in the group until [`next`](Self::next) has given them: as [`Failure::Cancelled`](crate::Failure), or
+    /// as what they have come to if they were faster. Children that are spawned later are not aborted.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Failure, TaskGroup};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut group: TaskGroup<()> = TaskGroup::new();
+    /// group.build_task().name("upload").spawn(std::future::pending());
+    /// group.abort_all();
+    /// let aborted = group.next().await.unwrap().unwrap_err();
+    /// assert_eq!(aborted.task().name(), Some("upload"));
+    /// assert!(matches!(aborted.failure(), Failure::Cancelled));
+    /// # }
+    /// ```
+    pub fn abort_all(&mut self) {
+        if let Some(scope) = self.scope.upgrade() {
+            scope.abort();
+            self.aborted.retain(|scope| scope.strong_count() > 0);
+            self.aborted.push(std::mem::take(&mut self.scope));
+            self.call = Call::new(self.call.function, self.call.called_at);
+        }
+        self.abort_signal = None;
+        self.tasks.abort_all();
+    }
+
+    /// Aborts all children, waits until they have ended, with everything below them, and gives the errors and panics
+    /// that [`next`](Self::next) has not given.
+    ///
+    /// That a child was aborted is no error here. Values are dropped.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
+    /// failure is lost: `next` gives it, and so does another `shutdown`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::TaskGroup;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut group: TaskGroup<u32> = TaskGroup::new();
+    /// group.spawn(async { Ok(1) });
+    /// group.spawn(async { Err("disk full".into()) });
+    /// group.spawn(std::future::pending());
+    /// tokio::task::yield_now().await;
+    ///
+    /// let failures = group.shutdown().await;
+    /// assert_eq!(failures.len(), 1);
+    /// assert!(failures[0].to_string().ends_with("failed: disk full"));
+    /// # }
+    /// ```
+    pub async fn shutdown(&mut self) -> Vec<TaskError<E>> {
+        self.abort_all();
+        for kept in std::mem::take(&mut self.kept) {
+            self.keep_failure(kept);
+        }
+        while let Some(ended) = poll_fn(|cx| self.poll_joined(cx)).await {
+            self.keep_failure(ended);
+        }
+        self.kept.drain(..).filter_map(|failed| failed.take().err()).collect()
+    }
+
+    /// Keeps a failure, and drops anything else.
+    pub(crate) fn keep_failure(&mut self, ended: Ended<T, E>) {
+        if ended.is_failure() {
+            self.kept.push_back(ended);
+        } else if let Some(panicked) = ended.discard() {
+            self.report_cleanup(panicked);
+        }
+    }
+
+    /// Keeps what is to be given before anything else.
+    pub(crate) fn keep(&mut self, ended: Ended<T, E>) {
+        self.kept.push_back(ended);
+    }
+
+    /// Collects what fails below the children that are spawned from now on and has no owner: it goes no further out.
+    pub(crate) fn collect_cleanup(&mut self) -> Cleanup {
+        self.cleanup.insert(Cleanup::new()).clone()
+    }
+
+    /// Passes on what is nobody's failure.
+    pub(crate) fn report_cleanup(&self, failure: TaskError) {
+        let refused = match &self.cleanup {
+            Some(cleanup) => cleanup.push(failure),
+            None => Some(failure),
+        };
+        if let Some(failure) = refused {
+            Scope::report_to(self.enclosing().as_deref(), failure);
+        }
+    }
+
+    /// Leaves all children to the enclosing scope, as a drop does; this group then waits for no more than their end.
+    pub(crate) fn abandon(&mut self) {
+        let mut successor = Self {
+            tasks: JoinSet::new(),
+            shared: Shared::new(self.call.function, self.call.called_at),
+            call: Call::new(self.call.function, self.call.called_at),
+            enclosing: self.enclosing.clone(),
+            scope: Weak::new(),
+            aborted: self.aborted.clone(),
+            emptied: self.emptied.take(),
+            abort_signal: None,
+            kept: VecDeque::new(),
+            cleanup: None,
+        };
+        successor.aborted.push(self.scope.clone());
+        *self = successor;
+    }
+
+    /// Spawns a child that has this index.
+    #[track_caller]
+    pub(crate) fn add<F>(&mut self, index: usize, info: TaskInfo, task: F)
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let runtime = self.shared.reporter.runtime("used");
+        let child = self.child(index, info, task);
+        self.tasks.spawn_on(child, &runtime);
+    }
+
+    fn child<F>(&mut self, index: usize, info: TaskInfo, task: F) -> Child<F, T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let member = Member { shared: Arc::clone(&self.shared), info };
+        Child::new(self.scope(), index, member, task)
+    }
+
+    /// The scope of the children: invariant 1.
+    fn scope(&mut self) -> Arc<Scope> {
+        if let Some(scope) = self.scope.upgrade() {
+            return scope;
+        }
+        let gone = |enclosing: &Weak<Scope>| enclosing.strong_count() == 0;
+        if self.enclosing.as_ref().is_some_and(gone) {
+            self.enclosing = Scope::current().as_ref().map(Arc::downgrade);
+        }
+        let enclosing = self.enclosing();
+        if Current::is_aborted() || enclosing.as_ref().is_some_and(|enclosing| enclosing.is_aborted()) {
+            self.call.abort();
+        }
+        let scope = Scope::within(enclosing, ScopeKind::Group(Arc::clone(&self.call), self.cleanup.clone()));
+        self.scope = Arc::downgrade(&scope);
+        scope
+    }
+
+    /// The next child that has ended, or `None` when nothing is left below.
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+        match self.kept.pop_front() {
+            Some(kept) => Poll::Ready(Some(kept)),
+            None => self.poll_joined(cx),
+        }
+    }
+
+    fn poll_joined(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+        match self.tasks.poll_join_next(cx) {
+            Poll::Ready(Some(joined)) => Poll::Ready(Some(Ended::new(joined, &self.shared))),
+            Poll::Ready(None) => self.poll_emptied(cx).map(|()| None),
+            Poll::Pending => {
+                self.poll_abort(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Waits until nothing is left below the children, which have ended.
+    fn poll_emptied(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(emptied) = &mut self.emptied {
+                ready!(emptied.as_mut().poll(cx));
+                self.emptied = None;
+            }
+            let Some(scope) = self.scopes().next() else { return Poll::Ready(()) };
+            self.emptied = Some(Box::pin(scope.wait_empty()));
+        }
+    }
+
+    /// Passes an abort from outside on, for which nobody drops this group: it is polled in place in a blocking call.
+    fn poll_abort(&mut self, cx: &mut Context<'_>) {
+        let signal = self.abort_signal.get_or_insert_with(|| Box::pin(Arc::clone(&self.call).aborted()));
+        if signal.as_mut().poll(cx).is_ready() {
+            self.abort_all();
+        }
+    }
+}
+
+impl<T, E> TaskGroup<T, E> {
+    /// The scope in which the group was made.
+    fn enclosing(&self) -> Option<Arc<Scope>> {
+        self.enclosing.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// Those that have not ended.
+    fn scopes(&self) -> impl Iterator<Item = Arc<Scope>> {
+        self.aborted.iter().chain([&self.scope]).filter_map(Weak::upgrade)
+    }
+}
+
+impl<T, E> Drop for TaskGroup<T, E> {
+    /// Invariants 2 and 3. The set then aborts its tasks.
+    fn drop(&mut self) {
+        self.shared.reporter.hand_over(self.enclosing());
+        for scope in self.scopes() {
+            scope.call().into_iter().for_each(|call| call.hand_over());
+            scope.abort();
+        }
+        for failure in self.cleanup.iter().flat_map(Cleanup::close) {
+            self.shared.reporter.pass_on(failure);
+        }
+    }
+}
+
+impl<T, E> Default for TaskGroup<T, E>
+where
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    #[track_caller]
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T, E> fmt::Debug for TaskGroup<T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskGroup").field("len", &(self.tasks.len() + self.kept.len())).finish()
+    }
+}
+
+/// Gives what [`next`](TaskGroup::next) does.
+#[cfg(feature = "stream")]
+impl<T, E> futures_core::Stream for TaskGroup<T, E>
+where
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    type Item = Result<T, TaskError<E>>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_ended(cx).map(|ended| ended.map(Ended::take))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len(), None)
+    }
+}
+
+/// Sets up a child of a [`TaskGroup`]; made by [`TaskGroup::build_task`].
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::TaskGroup;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let mut group: TaskGroup<u32> = TaskGroup::new();
+/// for part in 0..3 {
+///     group.build_task().name(format!("part {part}")).spawn(async move { Ok(part) });
+/// }
+/// assert_eq!(group.len(), 3);
+/// # }
+/// ```
+#[must_use = "a builder does nothing until one of its spawning methods is called"]
+pub struct GroupTaskBuilder<'a, T, E = BoxError> {
+    group: &'a mut TaskGroup<T, E>,
+    name: Option<Arc<str>>,
+}
+
+impl<T, E> GroupTaskBuilder<'_, T, E>
+where
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    /// A name, by which failures know the child.
+    ///
+    /// # Examples
+    ///
+    /// See [`TaskGroup::build_task`].
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(Arc::from(name.into()));
+        self
+    }
+
+    /// Spawns the child; see [`TaskGroup::spawn`].
+    ///
+    /// # Panics
+    ///
+    /// See [`TaskGroup::spawn`].
+    ///
+    /// # Examples
+    ///
+    /// See [`TaskGroup::build_task`].
+    #[track_caller]
+    pub fn spawn<F>(self, task: F)
+    where
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.group.add(0, TaskInfo::of_task(self.name), task);
+    }
+
+    /// Runs a closure on the runtime's threads for blocking work; see [`TaskGroup::spawn_blocking`].
+    ///
+    /// # Panics
+    ///
+    /// See [`TaskGroup::spawn_blocking`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::TaskGroup;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut group: TaskGroup<u32> = TaskGroup::new();
+    /// group.build_task().name("sum").spawn_blocking(|| Ok((1..=10).sum()));
+    /// assert_eq!(group.next().await.unwrap().unwrap(), 55);
+    /// # }
+    /// ```
+    #[track_caller]
+    pub fn spawn_blocking<C>(self, task: C)
+    where
+        C: FnOnce() -> Result<T, E> + Send + 'static,
+    {
+        let runtime = self.group.shared.reporter.runtime("used");
+        let child = self.group.child(0, TaskInfo::of_task(self.name), async { task() });
+        self.group.tasks.spawn_blocking_on(move || child.run(), &runtime);
+    }
+}
+
+impl<T, E> fmt::Debug for GroupTaskBuilder<'_, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GroupTaskBuilder").field("name", &self.name).finish_non_exhaustive()
+    }
+}
