@@ -11,6 +11,9 @@ mod group;
 
 mod latch_event;
 
+mod map;
+#[cfg(feature = "stream")]
+mod map_stream;
 mod pool;
 mod prime;
 mod race;
@@ -38,6 +41,9 @@ pub use tokio_util::sync::CancellationToken;
 
 pub use latch_event::LatchEvent;
 
+pub use map::{Map, map};
+#[cfg(feature = "stream")]
+pub use map_stream::map_stream;
 pub use task_group::{GroupTaskBuilder, TaskGroup};
 
 pub use cancel_task::cancel_task;
@@ -56,6 +62,8 @@ pub use error::{BoxError, ExitError, Failure, PanicPayload, PoolError, SpawnErro
 /// With these, a field or a return type can name them. Each has spawned its branches when it was made, waits for them
 /// when it is polled, and aborts them when it is dropped.
 pub mod futures {
+    #[cfg(feature = "stream")]
+    pub use crate::map_stream::FromStream;
     pub use crate::race::RaceFuture;
     pub use crate::try_all::TryAllFuture;
     pub use crate::wait_all::WaitAllFuture;

@@ -15,6 +15,7 @@
 //! | `handles` | values, cancelling, ids of single tasks |
 //! | `latch_event` | waiting in both directions, and no pulse lost |
 //! | `limits` | how many run at a time, in which order, and back-pressure |
+//! | `map` | at most so many at a time, in order or not |
 //! | `misuse` | no runtime, a closed pool, running twice |
 //! | `nesting` | nothing outlives its pool, at any depth, whoever was dropped |
 //! | `policies` | `on_failure`, `keep_open`, `cancel_on`, `spawn_local`, `abandon_after` |
@@ -40,6 +41,7 @@ mod guards;
 mod handles;
 mod latch_event;
 mod limits;
+mod map;
 mod misuse;
 mod nesting;
 mod policies;

@@ -1,0 +1,496 @@
+//! A function over many items, at most so many of them at a time.
+//!
+//! A [`Map`] is a [`TaskGroup`], whose children have the positions of their items, and a [`Source`] from which it pulls.
+//! In order, there is a slot for each item from the first that was not given to the last that was pulled.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::fmt::{self, Display};
+use std::future::poll_fn;
+use std::panic::Location;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::task::coop::consume_budget;
+
+use crate::child::Ended;
+use crate::error::{BoxError, ClosingReason, Failure, PoolError, Report, TaskError, TaskInfo, catch};
+use crate::task_group::TaskGroup;
+
+/// Runs a function over items, at most `limit` of them at a time, each in a task of its own.
+///
+/// The results come by [`next`](Map::next), in the order of the items or, with [`unordered`](Map::unordered), as they
+/// complete; or all at once by [`collect`](Map::collect).
+///
+/// An item is pulled only when there is room for it: while fewer than `limit` have been pulled whose results were not
+/// taken. So a slow consumer slows the source down, an endless source takes no more memory than `limit` items, and
+/// nothing is pulled except while `next` is awaited.
+///
+/// `items` and `f` are used in place and may borrow; the futures that `f` makes are tasks, and own what they need. They
+/// belong to whatever encloses the call of `map`, as the children of a [`TaskGroup`] do. So over borrowed items, `f` is a
+/// closure that copies what its future needs, as in `|url: &String| fetch(url.clone())`, and no `async` closure, whose
+/// future would hold the reference.
+///
+/// Unlike [`buffered`](https://docs.rs/futures/latest/futures/stream/trait.StreamExt.html#method.buffered) of `futures`,
+/// it runs the futures as tasks: they go on while nobody awaits `next`, may use several processors, and a panic is a
+/// result. Nothing is left behind when it is dropped: the tasks are aborted, and the enclosing pool waits for them.
+///
+/// # Panics
+///
+/// If `limit` is 0.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{BoxError, map};
+///
+/// async fn title(page: u32) -> Result<String, BoxError> {
+///     Ok(format!("page {page}"))
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// let titles = map(8, 0..3, title).collect().await?;
+/// assert_eq!(titles, ["page 0", "page 1", "page 2"]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// One after the other, from a source that has no end:
+///
+/// ```
+/// use std::time::Duration;
+/// use aiodrive::{TaskError, map};
+/// use tokio::time::sleep;
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), TaskError> {
+/// let mut numbers = map(4, 1.., async |n: u64| {
+///     sleep(Duration::from_secs(1)).await;
+///     Ok(n * n)
+/// })
+/// .name(|index| format!("number {index}"));
+/// while let Some(square) = numbers.next().await {
+///     if square? > 100 {
+///         break; // the rest is aborted when `numbers` is dropped
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[track_caller]
+pub fn map<I, A, F, Fut, T, E>(limit: usize, items: I, f: F) -> Map<I::IntoIter, F, T, E>
+where
+    I: IntoIterator<Item = A>,
+    F: FnMut(A) -> Fut,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    Map::new("map", limit, items.into_iter(), f)
+}
+
+/// What items are pulled from: an iterator, or a stream.
+///
+/// This trait is sealed.
+pub trait Source {
+    /// An item.
+    type Item;
+
+    /// The next item; `None` at the end, after which it is not asked again.
+    #[doc(hidden)]
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::Item>>;
+}
+
+impl<I: Iterator> Source for I {
+    type Item = I::Item;
+
+    fn poll_item(&mut self, _: &mut Context<'_>) -> Poll<Option<I::Item>> {
+        Poll::Ready(self.next())
+    }
+}
+
+/// The results of [`map`], which come one by one, or all at once.
+///
+/// # Examples
+///
+/// As a field, with a function pointer:
+///
+/// ```
+/// use std::future::{Ready, ready};
+/// use std::ops::Range;
+/// use aiodrive::{BoxError, Map, map};
+///
+/// type Square = fn(u32) -> Ready<Result<u32, BoxError>>;
+///
+/// struct Squares {
+///     results: Map<Range<u32>, Square, u32>,
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let square: Square = |n| ready(Ok(n * n));
+/// let mut squares = Squares { results: map(2, 7..9, square) };
+/// assert_eq!(squares.results.next().await.unwrap().unwrap(), 49);
+/// # }
+/// ```
+#[must_use = "nothing runs until `next` or `collect` is awaited, and the tasks are aborted when this is dropped"]
+pub struct Map<I, F, T, E = BoxError> {
+    /// Dropped before the slots, whose failures it has reported.
+    group: TaskGroup<T, E>,
+    /// From the first item that was not given to the last that was pulled; unused without an order.
+    slots: VecDeque<Option<Ended<T, E>>>,
+    source: I,
+    /// Whether it has ended, or one of the user's functions has panicked.
+    is_exhausted: bool,
+    f: F,
+    name: Option<Box<dyn Fn(usize) -> Arc<str> + Send + Sync>>,
+    limit: usize,
+    is_ordered: bool,
+    /// How many items were pulled.
+    pulled: usize,
+    /// How many results were given.
+    given: usize,
+    function: &'static str,
+    called_at: &'static Location<'static>,
+}
+
+/// Nothing of the user's is pinned in it.
+impl<I, F, T, E> Unpin for Map<I, F, T, E> {}
+
+impl<I, F, T, E> Map<I, F, T, E>
+where
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    /// A call of this function.
+    #[track_caller]
+    pub(crate) fn new(function: &'static str, limit: usize, source: I, f: F) -> Self {
+        let called_at = Location::caller();
+        assert!(limit > 0, "`{function}` at {called_at} was called with a limit of 0, under which nothing can run");
+        Self {
+            group: TaskGroup::named(function),
+            slots: VecDeque::new(),
+            source,
+            is_exhausted: false,
+            f,
+            name: None,
+            limit,
+            is_ordered: true,
+            pulled: 0,
+            given: 0,
+            function,
+            called_at,
+        }
+    }
+
+    /// Has [`next`](Self::next) and [`collect`](Self::collect) give the results as they complete.
+    ///
+    /// It is to be called before the first `next`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::{PoolError, map};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), PoolError> {
+    /// let slept = map(3, [3, 1, 2], async |seconds| {
+    ///     tokio::time::sleep(Duration::from_secs(seconds)).await;
+    ///     Ok(seconds)
+    /// });
+    /// assert_eq!(slept.unordered().collect().await?, [1, 2, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn unordered(mut self) -> Self {
+        self.forget_order();
+        self
+    }
+
+    /// Gives a name to each task, made of the position of its item. Without one it is known as `branch 3 of map at …`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::map;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pages = map(2, ["/", "/about"], async |_| Err::<(), _>("not found"));
+    /// let error = pages.name(|index| format!("page {index}")).collect().await.unwrap_err();
+    /// assert_eq!(error.first().unwrap().task().name(), Some("page 0"));
+    /// # }
+    /// ```
+    pub fn name<N>(mut self, name: impl Fn(usize) -> N + Send + Sync + 'static) -> Self
+    where
+        N: Into<Cow<'static, str>>,
+    {
+        self.name = Some(Box::new(move |index| Arc::from(name(index).into())));
+        self
+    }
+
+    /// What was put into a slot before is given first.
+    fn forget_order(&mut self) {
+        self.is_ordered = false;
+        for ended in std::mem::take(&mut self.slots).into_iter().flatten() {
+            self.group.keep(ended);
+        }
+    }
+
+    /// The task of the item that was pulled last.
+    fn info(&self) -> TaskInfo {
+        match &self.name {
+            Some(name) => TaskInfo::new(Some(name(self.pulled)), self.called_at),
+            None => self.branch(self.pulled),
+        }
+    }
+
+    /// A task without a name.
+    fn branch(&self, index: usize) -> TaskInfo {
+        TaskInfo::branch(self.function, index, self.called_at)
+    }
+}
+
+impl<I, A, F, Fut, T, E> Map<I, F, T, E>
+where
+    I: Source<Item = A>,
+    F: FnMut(A) -> Fut,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    /// The result of the next item; `None` after the last one, when everything below the tasks has ended, too.
+    ///
+    /// A failure stops nothing: whoever gets it decides. After `None`, it is `None` for ever.
+    ///
+    /// # Errors
+    ///
+    /// An item is an error if its task has returned one, has panicked, or was cut off by its runtime.
+    ///
+    /// # Panics
+    ///
+    /// - Outside of a tokio runtime.
+    /// - With the panic of the source, of `f` or of `name`. Then all tasks are aborted, the enclosing pool reports what
+    ///   they fail with, and the next call gives `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
+    /// result was taken, and no item is lost: the tasks go on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::map;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let mut words = map(2, ["1", "two", "3"], async |word: &str| word.parse::<u32>());
+    /// assert_eq!(words.next().await.unwrap().unwrap(), 1);
+    /// assert!(words.next().await.unwrap().is_err());
+    /// assert_eq!(words.next().await.unwrap().unwrap(), 3);
+    /// assert!(words.next().await.is_none());
+    /// # }
+    /// ```
+    pub async fn next(&mut self) -> Option<Result<T, TaskError<E>>> {
+        poll_fn(|cx| self.poll_result(cx)).await.map(Ended::take)
+    }
+
+    /// All values, in the order of the items or, if it is [`unordered`](Self::unordered), as they completed.
+    ///
+    /// The first failure aborts the other tasks, and no more items are pulled. What [`next`](Self::next) has given
+    /// before is not among the values.
+    ///
+    /// # Errors
+    ///
+    /// With all failures in the order in which they came.
+    ///
+    /// # Panics
+    ///
+    /// As [`next`](Self::next) does.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is not cancel safe: the values that there are, are lost. Use [`next`](Self::next) instead. Its tasks
+    /// are aborted, the enclosing pool waits for their end, and reports the failures.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{BoxError, map};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let parsed = map(2, ["1", "two", "3"], async |word: &str| word.parse::<u32>()).collect().await;
+    /// let error = parsed.unwrap_err();
+    /// assert_eq!(error.failures().len(), 1);
+    /// assert!(error.to_string().contains("invalid digit"));
+    /// # }
+    /// ```
+    pub async fn collect(mut self) -> Result<Vec<T>, PoolError<E>> {
+        let cleanup = self.group.collect_cleanup();
+        let is_ordered = self.is_ordered;
+        let (mut values, cut_off) = self.collect_values().await;
+        let mut failures = self.group.shutdown().await;
+        if failures.is_empty() {
+            failures.extend(cut_off);
+        }
+        let below = cleanup.close();
+        if !failures.is_empty() || !below.is_empty() {
+            return Err(self.failed(failures, below, values));
+        }
+        if is_ordered {
+            values.sort_by_key(|(index, _)| *index);
+        }
+        Ok(values.into_iter().map(|(_, value)| value).collect())
+    }
+
+    /// The values until the first failure, which is kept in the group. A task that was cut off is given instead: it is
+    /// no failure if there is another one.
+    async fn collect_values(&mut self) -> (Vec<(usize, T)>, Option<TaskError<E>>) {
+        let mut values = Vec::new();
+        self.forget_order();
+        while let Some(ended) = poll_fn(|cx| self.poll_any(cx)).await {
+            let index = ended.index();
+            if ended.is_failure() {
+                self.group.keep(ended);
+                break;
+            }
+            match ended.take() {
+                Ok(value) => values.push((index, value)),
+                Err(cut_off) => return (values, Some(cut_off)),
+            }
+        }
+        (values, None)
+    }
+
+    /// The error of a `collect`, whose values are nobody's.
+    fn failed(
+        &self,
+        failures: Vec<TaskError<E>>,
+        mut cleanup_failures: Vec<TaskError>,
+        values: Vec<(usize, T)>,
+    ) -> PoolError<E> {
+        for (index, value) in values {
+            let panic = catch(|| drop(value)).err().map(Failure::Panic);
+            cleanup_failures.extend(panic.map(|failure| TaskError::new(self.branch(index), failure)));
+        }
+        let reason = ClosingReason::Failed;
+        PoolError::new(Report { pool: None, failures, cleanup_failures, stuck: Vec::new(), reason }, None)
+    }
+
+    /// The next result, in order or not.
+    fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+        if !self.is_ordered {
+            return self.poll_any(cx);
+        }
+        self.pull(cx);
+        while self.slots.front().is_none_or(Option::is_none) {
+            let Some(ended) = ready!(self.poll_ended(cx)) else { return Poll::Ready(None) };
+            match ended.index() - self.given {
+                0 => return Poll::Ready(self.give(Some(ended))),
+                slot => self.slots[slot] = Some(ended),
+            }
+        }
+        ready!(poll_budget(cx));
+        Poll::Ready(self.give(None))
+    }
+
+    /// Gives the result of the first slot, or this one, which has never been in it.
+    fn give(&mut self, ended: Option<Ended<T, E>>) -> Option<Ended<T, E>> {
+        self.given += 1;
+        let first = self.slots.pop_front().flatten();
+        ended.or(first)
+    }
+
+    /// The next result that there is.
+    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+        self.pull(cx);
+        let ended = ready!(self.poll_ended(cx));
+        self.given += usize::from(ended.is_some());
+        Poll::Ready(ended)
+    }
+
+    /// The next task that has ended; `None` at the end of the source.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+        match ready!(self.group.poll_ended(cx)) {
+            // The source will wake this task.
+            None if !self.is_exhausted => Poll::Pending,
+            ended => Poll::Ready(ended),
+        }
+    }
+
+    /// Pulls what there is room for.
+    fn pull(&mut self, cx: &mut Context<'_>) {
+        while !self.is_exhausted && self.pulled - self.given < self.limit {
+            if self.poll_pull(cx).is_pending() {
+                return;
+            }
+        }
+    }
+
+    /// Pulls an item, if there is one, and spawns its task.
+    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(poll_budget(cx));
+        let pulled = catch(|| {
+            let item = ready!(self.source.poll_item(cx));
+            Poll::Ready(item.map(|item| ((self.f)(item), self.info())))
+        });
+        match pulled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Some((future, info)))) => self.spawn(future, info),
+            Ok(Poll::Ready(None)) => self.is_exhausted = true,
+            Err(payload) => {
+                self.is_exhausted = true;
+                self.group.abandon();
+                self.slots.clear();
+                payload.resume();
+            }
+        }
+        Poll::Ready(())
+    }
+
+    fn spawn(&mut self, future: Fut, info: TaskInfo) {
+        self.group.add(self.pulled, info, future);
+        self.pulled += 1;
+        if self.is_ordered {
+            self.slots.push_back(None);
+        }
+    }
+}
+
+/// Spends the task's budget, for what would be ready at once for ever.
+fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
+    pin!(consume_budget()).poll(cx)
+}
+
+/// Gives what [`next`](Map::next) does.
+#[cfg(feature = "stream")]
+impl<I, A, F, Fut, T, E> futures_core::Stream for Map<I, F, T, E>
+where
+    I: Source<Item = A>,
+    F: FnMut(A) -> Fut,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    type Item = Result<T, TaskError<E>>;
+
+    fn poll_next(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_result(cx).map(|ended| ended.map(Ended::take))
+    }
+}
+
+impl<I, F, T, E> fmt::Debug for Map<I, F, T, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, pulled, given, .. } = self;
+        f.debug_struct("Map")
+            .field("limit", limit)
+            .field("pulled", pulled)
+            .field("given", given)
+            .finish_non_exhaustive()
+    }
+}
