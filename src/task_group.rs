@@ -344,14 +344,16 @@ where
     /// # }
     /// ```
     pub fn abort_all(&mut self) {
-        if let Some(scope) = self.scope.upgrade() {
-            scope.abort();
+        let scope = self.scope.upgrade();
+        if let Some(scope) = &scope {
+            scope.mark_aborted();
             self.aborted.retain(|scope| scope.strong_count() > 0);
             self.aborted.push(std::mem::take(&mut self.scope));
             self.call = Call::new(self.call.function, self.call.called_at);
         }
         self.abort_signal = None;
         self.tasks.abort_all();
+        scope.iter().for_each(|scope| scope.abort_nested());
     }
 
     /// Aborts all children, waits until they have ended, with everything below them, and gives the errors and panics
@@ -531,13 +533,17 @@ impl<T, E> TaskGroup<T, E> {
 }
 
 impl<T, E> Drop for TaskGroup<T, E> {
-    /// Invariants 2 and 3. The set then aborts its tasks.
+    /// Invariants 2 and 3.
     fn drop(&mut self) {
         self.shared.reporter.hand_over(self.enclosing());
-        for scope in self.scopes() {
+        let scopes: Vec<_> = self.scopes().collect();
+        for scope in &scopes {
             scope.call().into_iter().for_each(|call| call.hand_over());
-            scope.abort();
+            scope.mark_aborted();
         }
+        // A set that is dropped aborts its tasks.
+        drop(std::mem::take(&mut self.tasks));
+        scopes.iter().for_each(|scope| scope.abort_nested());
         for failure in self.cleanup.iter().flat_map(Cleanup::close) {
             self.shared.reporter.pass_on(failure);
         }

@@ -11,8 +11,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::handle_inner::HandleInner;
 use super::limit::Turn;
+use super::members::{Admission, Place};
 use super::output::OutputSink;
-use super::shared::{Admission, Place, Planned, Shared};
+use super::shared::{Planned, Shared};
 use super::task::{Task, pool_of};
 use crate::error::{TaskInfo, catch};
 use crate::scope::{Current, TaskClass};

@@ -18,10 +18,10 @@
 //! is made, opened, run, and found from inside is in [`open`]; its other methods are in [`spawn`], [`cancel`] and
 //! [`queries`], and its settings in [`builder`].
 //!
-//! The way of a future: [`task_builder`] makes a [`task`] of it; [`admission`] has `shared` find its place, at a
-//! [depth](depths) and under the [`limit`], and spawns it into a `JoinSet` of those [`tasks`]; there tokio polls it.
-//! The way of an error: the task makes a `TaskError` of it, `shared` adds that to the [`failures`] and begins to close
-//! the pool, and the [`driver`] returns it.
+//! The way of a future: [`task_builder`] makes a [`task`] of it; [`members`] finds its place, at a [depth](depths) and
+//! under the [`limit`]; [`admission`] spawns it into a `JoinSet` of those [`tasks`]; there tokio polls it. The way of an
+//! error: the task makes a `TaskError` of it, [`policy`] adds that to the [`failures`] and begins to close the pool, and
+//! the [`driver`] returns it.
 //!
 //! The driver polls the body in place, and then beside it [`closing`], which reads: signal, grace, abort, join. A
 //! driver that is dropped hands that on to the runtime. [`handle`] and [`start`] give values back, and a [`tree`] shows
@@ -49,13 +49,16 @@ mod builder;
 mod closing;
 mod depths;
 mod driver;
+mod erased;
 mod failures;
 mod handle;
 mod handle_inner;
 mod limit;
+mod members;
 mod on_failure;
 mod options;
 mod output;
+mod policy;
 mod shared;
 mod slab;
 mod start;

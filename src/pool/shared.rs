@@ -1,6 +1,8 @@
-//! What the handles, the tasks and the driver of a pool share: its phases, how tasks come in and go, what a failure
-//! does, and what begins the closing. [`closing`](super::closing) has the steps of that, [`driver`](super::driver)
-//! carries it out.
+//! What the handles, the tasks and the driver of a pool share: its phases, and what begins the closing.
+//!
+//! What is done with it is in files of its own: [`members`](super::members) has how tasks come in and go,
+//! [`policy`](super::policy) what a failure does, [`closing`](super::closing) the steps of the closing, and
+//! [`erased`](super::erased) what scopes see.
 //!
 //! # Invariants
 //!
@@ -21,13 +23,11 @@
 //!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So the last `Arc`
 //!    of a scope is never dropped under the lock.
 
-use std::any::{Any, type_name};
-use std::future::poll_fn;
 use std::mem;
 use std::panic::Location;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
@@ -43,16 +43,10 @@ use super::depths::Depths;
 use super::failures::Failures;
 use super::limit::Turn;
 use super::on_failure::OnFailure;
-use super::options::{Options, TaskSettings, TextOf};
-use super::tasks::{BATCH, TaskEntry, Tasks, abort_all, free_ended};
+use super::options::{Options, TextOf};
 use super::trace::Trace;
-use crate::error::{
-    BoxError, CancelledError, ClosingReason, Failure, IsCancellation, PanicPayload, Report, TaskError, TaskInfo,
-    cancellation, catch,
-};
-use crate::scope::{
-    ChildKind, Current, ErasedPool, NodeState, Scope, ScopeKind, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot,
-};
+use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
+use crate::scope::{ErasedPool, NodeState, Scope, TaskClass};
 
 /// The part of a pool that outlives its run: every handle has it.
 pub(crate) struct Shared<E> {
@@ -63,13 +57,13 @@ pub(crate) struct Shared<E> {
     pub(super) text: OnceLock<TextOf<E>>,
     closed: AtomicBool,
     /// A scope has ended since the driver left its waker: it will most likely not have to leave one again.
-    scope_ended: AtomicBool,
+    pub(super) scope_ended: AtomicBool,
     /// Depths from here on up accept no tasks any more. Written under the lock.
     accepts_below: AtomicI64,
     /// A task around the pool is aborted.
-    aborted_around: AtomicBool,
+    pub(super) aborted_around: AtomicBool,
     /// A task has failed, whatever has become of that.
-    failed: AtomicBool,
+    pub(super) failed: AtomicBool,
     /// The depth of the body has been aborted.
     pub(super) body_aborted: AtomicBool,
     /// The body is polled.
@@ -88,22 +82,22 @@ pub(super) struct Inner<E> {
     /// Somebody runs the pool, or has the right to.
     claimed: bool,
     /// The future of the run is gone, and the runtime closes the pool.
-    handed_over: bool,
+    pub(super) handed_over: bool,
     /// Held while the pool runs: it ends after this one.
-    enclosing: Option<Arc<Scope>>,
+    pub(super) enclosing: Option<Arc<Scope>>,
     /// The tasks that wait for the pool to run.
-    plans: Vec<Box<dyn Planned<E>>>,
+    pub(super) plans: Vec<Box<dyn Planned<E>>>,
     pub(super) depths: Depths,
     /// Woken when a scope has ended or the pool begins to close.
     pub(super) driver: Option<Waker>,
     /// Why the pool began to close.
-    reason: Option<ClosingReason>,
+    pub(super) reason: Option<ClosingReason>,
     /// Cancelled when the pool begins to close; made for the first who waits for that.
     closing: Option<CancellationToken>,
     /// `None` as long as nothing has gone wrong.
     pub(super) failures: Option<Box<Failures<E>>>,
     /// A pool around this one gives its tasks time, which is then that of the tasks here too.
-    has_outer_time: bool,
+    pub(super) has_outer_time: bool,
     /// The pool closes for a reason of its own, not only since a pool around it does.
     has_own_cause: bool,
     /// No time is left: the pool was aborted, or a task around it was.
@@ -115,7 +109,7 @@ pub(super) struct Inner<E> {
     /// The tasks that were aborted since their grace was over.
     pub(super) overrun: Vec<TaskInfo>,
     /// The call of `open` or `run`.
-    called_at: &'static Location<'static>,
+    pub(super) called_at: &'static Location<'static>,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -150,25 +144,6 @@ pub(super) trait Planned<E>: Send {
     fn admit(self: Box<Self>, pool: &Arc<Shared<E>>);
 }
 
-/// What becomes of a task that is to be spawned.
-pub(super) enum Admission {
-    /// The pool does not run yet.
-    Planned,
-    /// The pool, or the task's depth, is closed.
-    Refused,
-    Placed(Current, Place),
-}
-
-/// A set that is to own a task, while the task is spawned into it.
-pub(super) struct Place {
-    class: TaskClass,
-    /// Of the task, if it was not spawned before.
-    key: Option<TaskKey>,
-    pub(super) set: JoinSet<()>,
-    /// Whether everything in it has been aborted.
-    was_aborted: bool,
-}
-
 impl<E> Drop for Shared<E> {
     /// A pool that never ran still has its plans.
     fn drop(&mut self) {
@@ -182,12 +157,12 @@ impl<E> Drop for Shared<E> {
 
 /// Drops tasks that will never run, each of them although others panic in their destructors. Returns the first panic.
 #[cold]
-fn drop_plans<E>(plans: Vec<Box<dyn Planned<E>>>) -> Option<PanicPayload> {
+pub(super) fn drop_plans<E>(plans: Vec<Box<dyn Planned<E>>>) -> Option<PanicPayload> {
     plans.into_iter().map(|task| catch(|| drop(task)).err()).fold(None, Option::or)
 }
 
 /// Goes on with a panic that was put off, unless another one is under way.
-fn resume(panic: Option<PanicPayload>) {
+pub(super) fn resume(panic: Option<PanicPayload>) {
     if let Some(payload) = panic.filter(|_| !thread::panicking()) {
         payload.resume();
     }
@@ -372,332 +347,6 @@ impl From<Phase> for NodeState {
     }
 }
 
-// ===== how tasks come in and go =====
-
-impl<E: Send + 'static> Shared<E> {
-    /// Lets the pool run, with its planned tasks. Returns the scope of its body.
-    pub(super) fn start(
-        self: &Arc<Self>,
-        runtime: Handle,
-        enclosing: Option<Arc<Scope>>,
-        has_outer_time: bool,
-        called_at: &'static Location<'static>,
-    ) -> Arc<Scope> {
-        self.trace.opened(self.options.name.as_ref());
-        // A pool is started by its one owner.
-        drop(self.runtime.set(runtime));
-        if let Some(enclosing) = &enclosing {
-            enclosing.add_child(ChildKind::Pool(Arc::downgrade(self) as Weak<dyn ErasedPool>));
-            // What is marked from here on finds the pool among the children.
-            if enclosing.is_aborted() || Current::is_aborted() {
-                ErasedPool::abort(&**self);
-            }
-        }
-        let mut inner = self.lock();
-        inner.enclosing = enclosing;
-        inner.called_at = called_at;
-        inner.has_outer_time = has_outer_time;
-        let scope = self.scope_in(&mut inner, TaskClass::default());
-        if inner.phase == Phase::Planned {
-            inner.phase = Phase::Running;
-        } else {
-            inner.phase = Phase::Closing;
-            self.refuse_from(i64::MIN);
-        }
-        let plans = mem::take(&mut inner.plans);
-        drop(inner);
-        // Each of them, although one cannot be spawned.
-        let panic = plans.into_iter().map(|plan| catch(|| plan.admit(self)).err()).fold(None, Option::or);
-        self.has_changed();
-        resume(panic);
-        scope
-    }
-
-    /// Keeps a task until the pool runs. Gives it back if it does.
-    pub(super) fn plan(&self, mut plan: Box<dyn Planned<E>>) -> Option<Box<dyn Planned<E>>> {
-        let mut inner = self.lock();
-        if inner.phase != Phase::Planned {
-            return Some(plan);
-        }
-        plan.set_turn(self.turn(plan.class()));
-        inner.plans.push(plan);
-        None
-    }
-
-    /// Makes room for a task, and has it take its turn if it has not.
-    pub(super) fn place(self: &Arc<Self>, class: TaskClass, info: &TaskInfo, turn: Option<&mut Turn>) -> Admission {
-        let mut inner = self.lock();
-        match (inner.phase, class.kind) {
-            (Phase::Planned, _) => return Admission::Planned,
-            (Phase::Running, kind) if kind.is_watcher() => {}
-            // What can abort the pool is of use until the last depth is closed.
-            (Phase::Closing, TaskKind::Aborter) if inner.depths.highest().is_some() => {}
-            (Phase::Closing, TaskKind::Canceller) => return Admission::Refused,
-            (Phase::Running | Phase::Closing, _) if self.accepts(class.depth) => {}
-            _ => return Admission::Refused,
-        }
-        let is_limited = turn.is_some() && self.options.limit.is_some() && !class.kind.is_daemon();
-        let is_queued = turn.is_some_and(|turn| {
-            if matches!(turn, Turn::Free) {
-                *turn = self.turn(class);
-            }
-            turn.is_waiting()
-        });
-        let scope = self.scope_in(&mut inner, class);
-        let entry = TaskEntry::new(info.clone(), is_limited, is_queued);
-        let (key, set) = inner.depths.insert(class, entry);
-        Admission::Placed(Current::in_task(scope, Some(key)), Place { class, key: Some(key), set, was_aborted: false })
-    }
-
-    /// A place under the limit. Taken under the lock, so that the queue has the order of the list.
-    fn turn(&self, class: TaskClass) -> Turn {
-        match &self.options.limit {
-            Some(limit) if !class.kind.is_daemon() => limit.turn(),
-            _ => Turn::Free,
-        }
-    }
-
-    /// Once more a set for a task that is on the list, to spawn something else in its stead.
-    pub(super) fn place_again(&self, class: TaskClass) -> Place {
-        let set = self.lock().depths.tasks_mut(class).map(Tasks::borrow_set).unwrap_or_default();
-        Place { class, key: None, set, was_aborted: false }
-    }
-
-    /// Puts a set back, and aborts it if its depth was aborted meanwhile.
-    pub(super) fn return_set(&self, place: Place) {
-        let Place { class, key, mut set, was_aborted } = place;
-        free_ended(&mut set, 2);
-        if let Some(mut set) = self.keep_set(class, key, set, was_aborted) {
-            abort_all(&mut set);
-            let mut inner = self.lock();
-            if let Some(tasks) = inner.depths.tasks_mut(class) {
-                tasks.keep_sets([set]);
-            }
-        }
-    }
-
-    /// Gives the set back if it is to be aborted.
-    fn keep_set(
-        &self,
-        class: TaskClass,
-        spawned: Option<TaskKey>,
-        set: JoinSet<()>,
-        was_aborted: bool,
-    ) -> Option<JoinSet<()>> {
-        let mut inner = self.lock();
-        let Some(tasks) = inner.depths.tasks_mut(class) else { return Some(set) };
-        spawned.into_iter().for_each(|key| tasks.task_spawned(key));
-        tasks.return_set(set, was_aborted)
-    }
-
-    /// The scope of a class of tasks, which is made if there is none.
-    pub(super) fn scope(self: &Arc<Self>, class: TaskClass) -> Arc<Scope> {
-        self.scope_in(&mut self.lock(), class)
-    }
-
-    fn scope_in(self: &Arc<Self>, inner: &mut Inner<E>, class: TaskClass) -> Arc<Scope> {
-        let Inner { depths, enclosing, .. } = inner;
-        let mut began = false;
-        let scope = depths.entry(class).entry(class.kind).scope(|| {
-            began = true;
-            Scope::within(enclosing.clone(), ScopeKind::Pool(Arc::clone(self) as Arc<dyn ErasedPool>, class))
-        });
-        if began {
-            depths.scope_began(class);
-        }
-        scope
-    }
-
-    /// A daemon is about to be polled for the first time: it may hear of the closing then.
-    pub(super) fn daemon_began(&self, current: &Current) {
-        let mut inner = self.lock();
-        if let (Some(tasks), Some(key)) = (inner.depths.tasks_mut(current.scope.class()), current.key) {
-            tasks.task_began(key);
-        }
-        if inner.phase == Phase::Closing {
-            wake_driver(inner);
-        }
-    }
-
-    /// A task that was queued is about to run. Pending if it is about to be aborted instead.
-    pub(super) fn turn_came(&self, current: &Current) -> Poll<()> {
-        let class = current.scope.class();
-        let mut inner = self.lock();
-        if !self.accepts(class.depth) {
-            return Poll::Pending;
-        }
-        if let Some(key) = current.key {
-            inner.depths.turn_came(class, key);
-        }
-        Poll::Ready(())
-    }
-
-    /// Whether a task that is dropped was aborted by nobody here, but by its runtime, which shuts down.
-    pub(super) fn is_cut_off_by_runtime(&self, current: &Current) -> bool {
-        let class = current.scope.class();
-        if !class.kind.is_watcher() && !self.accepts(class.depth) {
-            return false;
-        }
-        let mut inner = self.lock();
-        let Some(tasks) = inner.depths.tasks_mut(class) else { return false };
-        // A spawn that panics drops what was to be a task.
-        let is_refused = thread::panicking() && current.key.is_some_and(|key| tasks.is_unspawned(key));
-        !tasks.is_aborted() && !is_refused
-    }
-
-    /// Takes a task off the list that is about to let go of its scope.
-    pub(super) fn task_ended(&self, current: &Current) {
-        let (class, Some(key)) = (current.scope.class(), current.key) else { return };
-        let mut inner = self.lock();
-        let (entry, ended) = inner.depths.task_ended(class, key);
-        // Those that are left in a closing pool may all wait for a turn that cannot come.
-        let news =
-            inner.phase == Phase::Closing && inner.depths.tasks_mut(class).is_some_and(|tasks| tasks.are_queued());
-        let driver = if news { inner.driver.take() } else { None };
-        let is_idle = inner.depths.is_idle();
-        drop(inner);
-        drop(entry);
-        if is_idle {
-            self.has_changed();
-        }
-        driver.into_iter().for_each(Waker::wake);
-        if let Some(mut set) = ended {
-            free_ended(&mut set.0, BATCH);
-            self.return_set(Place { class, key: None, set: set.0, was_aborted: set.1 });
-        }
-    }
-
-    /// Waits until a task that is spawned would run at once, or the pool closes.
-    pub(super) async fn ready(&self) {
-        consume_budget().await;
-        let Some(limit) = &self.options.limit else { return };
-        let mut ready = pin!(limit.ready());
-        let mut closing = pin!(self.closing());
-        poll_fn(|cx| if closing.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { ready.as_mut().poll(cx) })
-            .await;
-    }
-}
-
-// ===== what a failure does =====
-
-impl<E: 'static> Shared<E> {
-    /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, or
-    /// the failure that the error speaks of was recorded or discarded here.
-    pub(super) fn says_only_that_it_stopped(&self, error: &E) -> bool {
-        let policies = self.options.policies();
-        let is_cancellation = policies.as_ref().and_then(|policies| policies.is_cancellation.as_deref());
-        match cancellation(error, is_cancellation) {
-            None => false,
-            Some(CancelledError::Cancelled) => self.is_closed(),
-            Some(CancelledError::Failed) => self.is_closed() || self.has_seen_a_failure(),
-        }
-    }
-
-    /// Whether a failure of a task was recorded or discarded.
-    fn has_seen_a_failure(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
-
-    /// Records a failure of a task as its policy says, or that of the pool. Returns what nobody here takes any more, to
-    /// be reported further out.
-    pub(super) fn fail_task(&self, failure: TaskError<E>, settings: &TaskSettings) -> Vec<TaskError> {
-        self.failed.store(true, Ordering::Release);
-        let info = failure.task().clone();
-        let (decision, panicked) = match settings.on_failure {
-            Some(decision) => (decision, None),
-            None => self.ask_policy(&failure),
-        };
-        // An essential task that has ended closes the pool, whatever becomes of its failure.
-        let ends_pool = settings.essential && !self.is_closed();
-        let decision = if ends_pool && decision == OnFailure::Collect { OnFailure::Cancel } else { decision };
-        self.trace.failed(&failure, self.text.get().copied(), decision);
-        let dropped = match decision {
-            OnFailure::Discard => Err(catch(|| drop(failure)).err()),
-            kept => Ok(self.record(failure, kept)),
-        };
-        let (unreported, drop_panic) = dropped.map_or_else(|panic| (None, panic), |unreported| (unreported, None));
-        let closing = if ends_pool { catch(|| self.close(ClosingReason::Failed)).err() } else { None };
-        let panics = [panicked, drop_panic, closing].into_iter().flatten();
-        let panics = panics.filter_map(|payload| self.fail(TaskError::new(info.clone(), Failure::Panic(payload))));
-        unreported.into_iter().chain(panics).collect()
-    }
-
-    /// What the pool's policy says. One that panics has failed as well, and is taken to say `Cancel`.
-    fn ask_policy(&self, failure: &TaskError<E>) -> (OnFailure, Option<PanicPayload>) {
-        let Some(policies) = self.options.policies() else { return (OnFailure::Cancel, None) };
-        let asked = catch(|| policies.on_failure.as_ref().map_or(OnFailure::Cancel, |policy| policy(failure)));
-        let dropped = catch(|| drop(policies)).err();
-        match asked {
-            Ok(decision) => (decision, dropped),
-            Err(payload) => (OnFailure::Cancel, Some(payload)),
-        }
-    }
-
-    /// Drops the closures that the pool was given, whose destructors may panic, but for the one that is needed still.
-    pub(super) fn drop_policies(&self) -> Option<Box<IsCancellation<E>>> {
-        // A task that the pool has stopped waiting for may be asking one of them.
-        let mut policies = Arc::into_inner(self.options.take_policies()?)?;
-        let is_cancellation = policies.is_cancellation.take();
-        for dropped in [catch(|| drop(policies.on_failure)), catch(|| drop(policies.on_cleanup_failure))] {
-            if let Err(payload) = dropped {
-                let info = self.lock().body_info();
-                let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
-                debug_assert!(unreported.is_none(), "the pool has not returned");
-            }
-        }
-        is_cancellation
-    }
-
-    /// Records a failure that no policy is asked about. It closes the pool.
-    pub(super) fn fail(&self, failure: TaskError<E>) -> Option<TaskError> {
-        self.trace.failed(&failure, self.text.get().copied(), OnFailure::Cancel);
-        self.record(failure, OnFailure::Cancel)
-    }
-
-    /// Adds a failure to the list, or gives it back; closes the pool, if that is the decision.
-    ///
-    /// A waker that panics as the pool closes makes one more failure, by the same name: the task or body that has failed
-    /// must not unwind before it is counted as ended.
-    fn record(&self, failure: TaskError<E>, decision: OnFailure) -> Option<TaskError> {
-        let info = failure.task().clone();
-        let mut inner = self.lock();
-        if let Some((failure, boxed)) = inner.failures.get_or_insert_default().push(failure) {
-            drop(inner);
-            return Some(boxed(failure));
-        }
-        if matches!(decision, OnFailure::Collect) {
-            return None;
-        }
-        let payload = catch(|| self.begin_closing(inner, ClosingReason::Failed)).err()?;
-        let panicked = TaskError::new(info, Failure::Panic(payload));
-        self.trace.failed(&panicked, self.text.get().copied(), OnFailure::Collect);
-        self.record(panicked, OnFailure::Collect)
-    }
-
-    /// Names the pool itself as stuck, if it has stopped waiting for something that has no task of its own.
-    pub(super) fn name_stuck(&self, pool: TaskInfo) {
-        let mut inner = self.lock();
-        if !inner.depths.has_abandoned() {
-            return;
-        }
-        let failures = inner.failures.get_or_insert_default();
-        if failures.has_no_stuck() {
-            failures.push_stuck([pool]);
-        }
-    }
-
-    /// Takes everything that the pool has to report. What fails from here on is given back.
-    pub(super) fn take_report(&self) -> Report<E>
-    where
-        E: Into<BoxError>,
-    {
-        let mut inner = self.lock();
-        // A pool that has a report has closed, and so has a reason.
-        let reason = inner.reason.clone().unwrap_or(ClosingReason::Dropped);
-        inner.failures.get_or_insert_default().report(self.options.name.clone(), reason)
-    }
-}
-
 // ===== what begins the closing =====
 
 impl<E: 'static> Shared<E> {
@@ -713,7 +362,7 @@ impl<E: 'static> Shared<E> {
         if inner.phase == Phase::Closing { wake_driver(inner) } else { self.begin_closing(inner, reason) }
     }
 
-    fn begin_closing(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
+    pub(super) fn begin_closing(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
         let is_own = !matches!(reason, ClosingReason::ParentClosing(_));
         let has_news = is_own && !inner.has_own_cause;
         inner.has_own_cause |= is_own;
@@ -832,7 +481,7 @@ impl<E: 'static> Shared<E> {
 }
 
 /// Has the driver look again, which may panic.
-fn wake_driver<E>(mut inner: MutexGuard<'_, Inner<E>>) {
+pub(super) fn wake_driver<E>(mut inner: MutexGuard<'_, Inner<E>>) {
     let driver = inner.driver.take();
     drop(inner);
     driver.into_iter().for_each(Waker::wake);
@@ -872,94 +521,5 @@ impl<E> Inner<E> {
     /// How failures of the body, and of the pool itself, are named.
     pub(super) fn body_info(&self) -> TaskInfo {
         TaskInfo::of_body(self.called_at)
-    }
-}
-
-impl<E: Send + 'static> ErasedPool for Shared<E> {
-    fn report(&self, failure: TaskError) -> Option<TaskError> {
-        let policies = self.options.policies();
-        let policy = policies.as_ref().and_then(|policies| policies.on_cleanup_failure.as_ref());
-        // A policy that panics, or a waker as the pool closes, has no say.
-        let asked = policy.and_then(|policy| catch(|| policy(&failure)).ok());
-        match asked.unwrap_or(OnFailure::Collect) {
-            OnFailure::Discard => {
-                self.trace.failed(&failure, Some(|error| error.to_string()), OnFailure::Discard);
-                drop(catch(|| drop(failure)));
-                return None;
-            }
-            OnFailure::Cancel => drop(catch(|| self.close(ClosingReason::Failed))),
-            OnFailure::Collect => {}
-        }
-        self.trace.failed(&failure, Some(|error| error.to_string()), OnFailure::Collect);
-        self.lock().failures.get_or_insert_default().push_cleanup(failure)
-    }
-
-    fn has_time(&self) -> bool {
-        match self.options.grace {
-            Some(grace) => !grace.is_zero(),
-            None => self.lock().has_outer_time,
-        }
-    }
-
-    fn abort(&self) {
-        self.aborted_around.store(true, Ordering::Release);
-        drop(catch(|| self.abort_for(ClosingReason::parent_closing(None))));
-    }
-
-    fn closing_reason(&self) -> Option<ClosingReason> {
-        self.lock().reason.clone()
-    }
-
-    fn token(&self, depth: i32) -> CancellationToken {
-        let (token, cancelled) = match self.lock().depths.get_mut(depth) {
-            Some(depth) => (depth.token(), depth.is_cancelled()),
-            // It has closed.
-            None => (CancellationToken::new(), true),
-        };
-        if cancelled {
-            token.cancel();
-        }
-        token
-    }
-
-    fn on_empty(&self, class: TaskClass) {
-        self.scope_ended.store(true, Ordering::Relaxed);
-        let mut inner = self.lock();
-        let unused = inner.depths.scope_ended(class);
-        let driver = inner.driver.take();
-        drop(inner);
-        drop(unused);
-        driver.into_iter().for_each(Waker::wake);
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let inner = self.lock();
-        let mut snapshot = Snapshot {
-            name: self.options.name.clone(),
-            reason: inner.reason.clone(),
-            handed_over: inner.handed_over,
-            has_grace: self.options.grace.is_some(),
-            ..Snapshot::new(inner.phase.into())
-        };
-        snapshot.tasks.extend(inner.plans.iter().map(|plan| TaskSnapshot {
-            info: plan.info().clone(),
-            class: plan.class(),
-            key: None,
-            state: NodeState::Planned,
-        }));
-        inner.depths.snapshot(&mut snapshot);
-        snapshot
-    }
-
-    fn error_type(&self) -> &'static str {
-        type_name::<E>()
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
-        self
     }
 }

@@ -8,7 +8,8 @@ use std::task::Poll;
 use tokio_util::sync::CancellationToken;
 
 use super::limit::Turn;
-use super::shared::{Admission, Planned, Shared};
+use super::members::Admission;
+use super::shared::{Planned, Shared};
 use super::{Pool, TaskBuilder};
 use crate::error::{TaskInfo, TaskStopped};
 use crate::scope::{ChildKind, Completion, Current, Scoped, TaskClass};

@@ -1,0 +1,130 @@
+//! What a failure does: it is recorded, and closes its pool, as the policies say.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::on_failure::OnFailure;
+use super::options::TaskSettings;
+use super::shared::Shared;
+use crate::error::{
+    BoxError, CancelledError, ClosingReason, Failure, IsCancellation, PanicPayload, Report, TaskError, TaskInfo,
+    cancellation, catch,
+};
+
+impl<E: 'static> Shared<E> {
+    /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, or
+    /// the failure that the error speaks of was recorded or discarded here.
+    pub(super) fn says_only_that_it_stopped(&self, error: &E) -> bool {
+        let policies = self.options.policies();
+        let is_cancellation = policies.as_ref().and_then(|policies| policies.is_cancellation.as_deref());
+        match cancellation(error, is_cancellation) {
+            None => false,
+            Some(CancelledError::Cancelled) => self.is_closed(),
+            Some(CancelledError::Failed) => self.is_closed() || self.has_seen_a_failure(),
+        }
+    }
+
+    /// Whether a failure of a task was recorded or discarded.
+    fn has_seen_a_failure(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Records a failure of a task as its policy says, or that of the pool. Returns what nobody here takes any more, to
+    /// be reported further out.
+    pub(super) fn fail_task(&self, failure: TaskError<E>, settings: &TaskSettings) -> Vec<TaskError> {
+        self.failed.store(true, Ordering::Release);
+        let info = failure.task().clone();
+        let (decision, panicked) = match settings.on_failure {
+            Some(decision) => (decision, None),
+            None => self.ask_policy(&failure),
+        };
+        // An essential task that has ended closes the pool, whatever becomes of its failure.
+        let ends_pool = settings.essential && !self.is_closed();
+        let decision = if ends_pool && decision == OnFailure::Collect { OnFailure::Cancel } else { decision };
+        self.trace.failed(&failure, self.text.get().copied(), decision);
+        let dropped = match decision {
+            OnFailure::Discard => Err(catch(|| drop(failure)).err()),
+            kept => Ok(self.record(failure, kept)),
+        };
+        let (unreported, drop_panic) = dropped.map_or_else(|panic| (None, panic), |unreported| (unreported, None));
+        let closing = if ends_pool { catch(|| self.close(ClosingReason::Failed)).err() } else { None };
+        let panics = [panicked, drop_panic, closing].into_iter().flatten();
+        let panics = panics.filter_map(|payload| self.fail(TaskError::new(info.clone(), Failure::Panic(payload))));
+        unreported.into_iter().chain(panics).collect()
+    }
+
+    /// What the pool's policy says. One that panics has failed as well, and is taken to say `Cancel`.
+    fn ask_policy(&self, failure: &TaskError<E>) -> (OnFailure, Option<PanicPayload>) {
+        let Some(policies) = self.options.policies() else { return (OnFailure::Cancel, None) };
+        let asked = catch(|| policies.on_failure.as_ref().map_or(OnFailure::Cancel, |policy| policy(failure)));
+        let dropped = catch(|| drop(policies)).err();
+        match asked {
+            Ok(decision) => (decision, dropped),
+            Err(payload) => (OnFailure::Cancel, Some(payload)),
+        }
+    }
+
+    /// Drops the closures that the pool was given, whose destructors may panic, but for the one that is needed still.
+    pub(super) fn drop_policies(&self) -> Option<Box<IsCancellation<E>>> {
+        // A task that the pool has stopped waiting for may be asking one of them.
+        let mut policies = Arc::into_inner(self.options.take_policies()?)?;
+        let is_cancellation = policies.is_cancellation.take();
+        for dropped in [catch(|| drop(policies.on_failure)), catch(|| drop(policies.on_cleanup_failure))] {
+            if let Err(payload) = dropped {
+                let info = self.lock().body_info();
+                let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
+                debug_assert!(unreported.is_none(), "the pool has not returned");
+            }
+        }
+        is_cancellation
+    }
+
+    /// Records a failure that no policy is asked about. It closes the pool.
+    pub(super) fn fail(&self, failure: TaskError<E>) -> Option<TaskError> {
+        self.trace.failed(&failure, self.text.get().copied(), OnFailure::Cancel);
+        self.record(failure, OnFailure::Cancel)
+    }
+
+    /// Adds a failure to the list, or gives it back; closes the pool, if that is the decision.
+    ///
+    /// A waker that panics as the pool closes makes one more failure, by the same name: the task or body that has failed
+    /// must not unwind before it is counted as ended.
+    pub(super) fn record(&self, failure: TaskError<E>, decision: OnFailure) -> Option<TaskError> {
+        let info = failure.task().clone();
+        let mut inner = self.lock();
+        if let Some((failure, boxed)) = inner.failures.get_or_insert_default().push(failure) {
+            drop(inner);
+            return Some(boxed(failure));
+        }
+        if matches!(decision, OnFailure::Collect) {
+            return None;
+        }
+        let payload = catch(|| self.begin_closing(inner, ClosingReason::Failed)).err()?;
+        let panicked = TaskError::new(info, Failure::Panic(payload));
+        self.trace.failed(&panicked, self.text.get().copied(), OnFailure::Collect);
+        self.record(panicked, OnFailure::Collect)
+    }
+
+    /// Names the pool itself as stuck, if it has stopped waiting for something that has no task of its own.
+    pub(super) fn name_stuck(&self, pool: TaskInfo) {
+        let mut inner = self.lock();
+        if !inner.depths.has_abandoned() {
+            return;
+        }
+        let failures = inner.failures.get_or_insert_default();
+        if failures.has_no_stuck() {
+            failures.push_stuck([pool]);
+        }
+    }
+
+    /// Takes everything that the pool has to report. What fails from here on is given back.
+    pub(super) fn take_report(&self) -> Report<E>
+    where
+        E: Into<BoxError>,
+    {
+        let mut inner = self.lock();
+        // A pool that has a report has closed, and so has a reason.
+        let reason = inner.reason.clone().unwrap_or(ClosingReason::Dropped);
+        inner.failures.get_or_insert_default().report(self.options.name.clone(), reason)
+    }
+}
