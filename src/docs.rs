@@ -38,13 +38,10 @@
 //!
 //! For results as they come:
 //!
-//! <!-- enable with TaskGroup/map -->
-//! ```text
 //! | for | use |
 //! | --- | --- |
 //! | children whose results come as they complete | [`TaskGroup`] |
 //! | items, at most so many at a time, in order or not | [`map`] |
-//! ```
 //!
 //! # What each waits for
 //!
@@ -60,6 +57,8 @@
 //! | [`timeout`] | the future, or the limit | drops the future |
 //! | [`shield`] | the future | the future runs on |
 //! | [`with_exit`] | the body, then the handler | runs the handler |
+//! | [`TaskGroup`] | all children | aborts all |
+//! | [`map`] | all items that were begun | aborts all |
 //!
 //! | | on an error | on a panic |
 //! | --- | --- | --- |
@@ -70,15 +69,8 @@
 //! | [`timeout`] | returns it | resumes it |
 //! | [`shield`] | returns it | resumes it |
 //! | [`with_exit`] | returns one error, or both | resumes it after the handler |
-//!
-//! <!-- enable with TaskGroup/map -->
-//! ```text
-//! | [`TaskGroup`] | all children | aborts all |
-//! | [`map`] | all items that were begun | aborts all |
-//!
 //! | [`TaskGroup`] | goes on; the error is an item | goes on; the panic is an item |
 //! | [`map`] | `collect` aborts the others, returns all errors | returns it with the errors |
-//! ```
 //!
 //! # A scope
 //!
@@ -115,6 +107,7 @@
 //! [`keep_open`]: crate::PoolBuilder::keep_open
 //! [`LatchEvent`]: crate::LatchEvent
 //! [`limit`]: crate::PoolBuilder::limit
+//! [`map`]: crate::map()
 //! [`name`]: crate::TaskBuilder::name
 //! [`no_grace`]: crate::TaskBuilder::no_grace
 //! [`on_failure`]: crate::PoolBuilder::on_failure
@@ -132,6 +125,7 @@
 //! [`spawn_blocking`]: crate::Pool::spawn_blocking
 //! [`spawn_with_handle`]: crate::Pool::spawn_with_handle
 //! [`start`]: crate::Pool::start
+//! [`TaskGroup`]: crate::TaskGroup
 //! [`timeout`]: crate::timeout()
 //! [`timeout_at`]: crate::timeout_at()
 //! [`track_future`]: crate::Pool::track_future

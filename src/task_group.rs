@@ -28,7 +28,7 @@ use crate::scope::{Call, Cleanup, Current, Scope, ScopeKind};
 
 /// Tasks whose results come as they complete.
 ///
-/// It is a [`JoinSet`](tokio::task::JoinSet) that keeps the promises of a [`Pool`](crate::Pool):
+/// It is a [`JoinSet`] that keeps the promises of a [`Pool`](crate::Pool):
 ///
 /// - **Nothing outlives it.** [`next`](Self::next) returns `None` when all children have ended, with everything below
 ///   them. If the group is dropped before, its children are aborted, and the enclosing pool waits for them.
