@@ -361,7 +361,7 @@ impl<T, F: Future> Body<T, F> {
         match ended.output {
             Ok(Ok(value)) => *this.value = Some(value),
             // It only says that something in it has heard the request to stop, or that a task has ended.
-            Ok(Err(error)) if state.pool.says_only_that_it_stopped(&error) => {
+            Ok(Err(error)) if state.pool.says_only_that_it_stopped(&error, false) => {
                 state.body_failed(catch(|| drop(error)).err().map(Failure::Panic));
             }
             Ok(Err(error)) => state.body_failed(Some(Failure::Error(error))),

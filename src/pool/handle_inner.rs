@@ -49,6 +49,7 @@ impl HandleInner {
         [&self.task, &self.closure].into_iter().filter_map(OnceLock::get).for_each(AbortHandle::abort);
         if let Some((scope, key)) = self.place.get() {
             scope.upgrade().iter().for_each(|scope| scope.abort_nested_in(*key));
+            self.forget_ended();
         }
     }
 
@@ -57,11 +58,21 @@ impl HandleInner {
     }
 
     pub(super) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+        self.ended.store(true, Ordering::SeqCst);
+        if self.is_cancelled() {
+            self.forget_ended();
+        }
+    }
+
+    /// Takes the mark off a task that has ended. Who comes second, of its end and an abort, sees the other.
+    fn forget_ended(&self) {
+        if let (true, Some((scope, key))) = (self.has_ended(), self.place.get()) {
+            scope.upgrade().iter().for_each(|scope| scope.forget_task(*key));
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.ended.load(Ordering::SeqCst)
     }
 
     pub(super) fn id(&self) -> Option<task::Id> {

@@ -50,9 +50,8 @@ impl<E: Send + 'static> Shared<E> {
         // A pool is started by its one owner.
         drop(self.runtime.set(runtime));
         if let Some(enclosing) = &enclosing {
-            enclosing.add_child(ChildKind::Pool(Arc::downgrade(self) as Weak<dyn ErasedPool>));
-            // What is marked from here on finds the pool among the children.
-            if enclosing.is_aborted() || Current::is_aborted() {
+            let is_aborted = enclosing.add_child(ChildKind::Pool(Arc::downgrade(self) as Weak<dyn ErasedPool>));
+            if is_aborted || Current::is_aborted() {
                 ErasedPool::abort(&**self);
             }
         }
@@ -68,9 +67,11 @@ impl<E: Send + 'static> Shared<E> {
             self.refuse_from(i64::MIN);
         }
         let plans = mem::take(&mut inner.plans);
+        inner.admits_plans = true;
         drop(inner);
         // Each of them, although one cannot be spawned.
         let panic = plans.into_iter().map(|plan| catch(|| plan.admit(self)).err()).fold(None, Option::or);
+        self.lock().admits_plans = false;
         self.has_changed();
         resume(panic);
         scope

@@ -12,14 +12,14 @@ use crate::error::{
 };
 
 impl<E: 'static> Shared<E> {
-    /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, or
-    /// the failure that the error speaks of was recorded or discarded here.
-    pub(super) fn says_only_that_it_stopped(&self, error: &E) -> bool {
+    /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, the
+    /// task was cancelled by its handle, or the failure that the error speaks of was recorded or discarded here.
+    pub(super) fn says_only_that_it_stopped(&self, error: &E, by_handle: bool) -> bool {
         let policies = self.options.policies();
         let is_cancellation = policies.as_ref().and_then(|policies| policies.is_cancellation.as_deref());
         match cancellation(error, is_cancellation) {
             None => false,
-            Some(CancelledError::Cancelled) => self.is_closed(),
+            Some(CancelledError::Cancelled) => by_handle || self.is_closed(),
             Some(CancelledError::Failed) => self.is_closed() || self.has_seen_a_failure(),
         }
     }

@@ -87,6 +87,8 @@ pub(super) struct Inner<E> {
     pub(super) enclosing: Option<Arc<Scope>>,
     /// The tasks that wait for the pool to run.
     pub(super) plans: Vec<Box<dyn Planned<E>>>,
+    /// They are on their way from there to the list.
+    pub(super) admits_plans: bool,
     pub(super) depths: Depths,
     /// Woken when a scope has ended or the pool begins to close.
     pub(super) driver: Option<Waker>,
@@ -193,6 +195,7 @@ impl<E> Shared<E> {
                 handed_over: false,
                 enclosing: None,
                 plans: Vec::new(),
+                admits_plans: false,
                 depths: Depths::new(),
                 driver: None,
                 reason: None,
@@ -309,7 +312,8 @@ impl<E> Shared<E> {
     pub(super) async fn idle(&self) {
         self.wait_until(|inner| {
             let mut plans = inner.plans.iter();
-            inner.phase == Phase::Closed || inner.depths.is_idle() && plans.all(|plan| plan.class().kind.is_daemon())
+            inner.phase == Phase::Closed
+                || inner.depths.is_idle() && !inner.admits_plans && plans.all(|plan| plan.class().kind.is_daemon())
         })
         .await;
     }

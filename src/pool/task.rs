@@ -176,14 +176,15 @@ impl End<'_> {
         E: Send + 'static,
     {
         let Completion { output, dropped: drop_panic } = completion;
+        let by_handle = sink.handle().is_some_and(|handle| handle.is_cancelled());
         let how = match (output.map(|output| sink.accept(output)), drop_panic) {
-            (Ok(Ok(())), None) if self.settings.essential && !self.pool::<E>().is_closed() => {
+            (Ok(Ok(())), None) if self.settings.essential && !by_handle && !self.pool::<E>().is_closed() => {
                 self.record::<E>(Failure::Ended);
                 Ok(())
             }
             (Ok(Ok(())), None) => Ok(()),
             (output, drop_panic) => {
-                let how = self.failed(output, drop_panic);
+                let how = self.failed(output, drop_panic, by_handle);
                 if let Err(payload) = catch(|| sink.discard()) {
                     self.record::<E>(Failure::Panic(payload));
                 }
@@ -216,10 +217,11 @@ impl End<'_> {
         &self,
         output: Result<Result<(), E>, PanicPayload>,
         drop_panic: Option<PanicPayload>,
+        by_handle: bool,
     ) -> TaskStopped {
         let (failure, how) = match output {
             Ok(Ok(())) => (None, TaskStopped::Panicked),
-            Ok(Err(error)) if self.says_only_that_it_stopped(&error) => match catch(|| drop(error)) {
+            Ok(Err(error)) if self.pool().says_only_that_it_stopped(&error, by_handle) => match catch(|| drop(error)) {
                 Ok(()) => (None, TaskStopped::Cancelled),
                 Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
             },
@@ -231,11 +233,6 @@ impl End<'_> {
             self.record::<E>(failure);
         }
         how
-    }
-
-    /// Whether something in the task has heard that it is to stop, or that another task has ended, and the pool knows.
-    fn says_only_that_it_stopped<E: Send + 'static>(&self, error: &E) -> bool {
-        self.pool::<E>().says_only_that_it_stopped(error)
     }
 
     fn record<E: Send + 'static>(&self, failure: Failure<E>) {

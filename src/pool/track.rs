@@ -149,8 +149,8 @@ impl<E: Send + 'static> Place<E> {
             Admission::Placed(current, place) => {
                 // Nothing is spawned into the set.
                 self.pool.return_set(place);
-                current.scope.add_child_of(ChildKind::Tracked(Arc::downgrade(&self.aborted)), current.key);
-                if current.scope.is_aborted() {
+                let signal = ChildKind::Tracked(Arc::downgrade(&self.aborted));
+                if current.scope.add_child_of(signal, current.key) {
                     self.aborted.cancel();
                 }
                 drop(self.current.set(current));

@@ -4,6 +4,7 @@
 //! The children are held weakly, so that looking keeps nothing alive. A scope that nobody should see by itself, such as
 //! that of a `timeout`, has no list: what begins in it is listed by the nearest scope further out that is shown.
 
+use std::collections::HashSet;
 use std::ptr;
 use std::sync::Weak;
 
@@ -18,6 +19,8 @@ pub(super) struct Children {
     children: Vec<Child>,
     /// How many have ended, since those were last thrown out.
     ended: usize,
+    /// The tasks that their handles have aborted, until they have ended.
+    aborted: HashSet<TaskKey>,
 }
 
 /// Something that has tasks of its own, directly below a scope.
@@ -39,17 +42,36 @@ pub(crate) enum ChildKind {
 }
 
 impl Scope {
-    /// Notes what begins in here, for those who look from above.
-    pub(crate) fn add_child(&self, owner: ChildKind) {
-        let Some(scope) = self.visible() else { return };
+    /// Notes what begins in here, for those who look from above. Says whether it is to be aborted: who marks this scope
+    /// or the task later finds it noted, and who has marked them before is seen here.
+    pub(crate) fn add_child(&self, owner: ChildKind) -> bool {
+        let Some(scope) = self.visible() else { return false };
         // What begins in a task of somebody else's, as in a bare `tokio::spawn`, is in none of these.
         let here = Current::get().filter(|here| here.scope.visible().is_some_and(|shown| ptr::eq(shown, scope)));
-        scope.add_child_of(owner, here.and_then(|here| here.key));
+        scope.add_child_of(owner, here.and_then(|here| here.key))
     }
 
     /// The same for what is of a certain task.
-    pub(crate) fn add_child_of(&self, owner: ChildKind, key: Option<TaskKey>) {
-        lock(self.children.get_or_init(Box::default)).children.push(Child { key, owner });
+    pub(crate) fn add_child_of(&self, owner: ChildKind, key: Option<TaskKey>) -> bool {
+        let mut below = lock(self.children.get_or_init(Box::default));
+        below.children.push(Child { key, owner });
+        let is_aborted = key.is_some_and(|key| below.aborted.contains(&key));
+        drop(below);
+        is_aborted || self.is_aborted()
+    }
+
+    /// Marks a task as aborted, and says what is nested in it.
+    pub(super) fn mark_task(&self, key: TaskKey) -> Vec<Child> {
+        let mut below = lock(self.children.get_or_init(Box::default));
+        below.aborted.insert(key);
+        below.children.iter().filter(|child| child.key == Some(key)).cloned().collect()
+    }
+
+    /// Takes the mark off a task that has ended.
+    pub(crate) fn forget_task(&self, key: TaskKey) {
+        if let Some(below) = self.children.get() {
+            lock(below).aborted.remove(&key);
+        }
     }
 
     /// Something in here has ended, or some of it. Throws out what has, when that is half of what is there.

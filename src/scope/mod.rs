@@ -82,7 +82,9 @@ impl Scope {
             children: OnceLock::new(),
         });
         if let (Some(parent), Some(_)) = (&scope.parent, scope.call()) {
-            parent.add_child(ChildKind::Call(Arc::downgrade(&scope)));
+            if parent.add_child(ChildKind::Call(Arc::downgrade(&scope))) {
+                scope.abort_call();
+            }
         }
         scope
     }
@@ -224,7 +226,15 @@ impl Scope {
 
     /// The same for what is nested in one task of a pool.
     pub(crate) fn abort_nested_in(&self, key: TaskKey) {
-        abort_children(self.children().into_iter().filter(|child| child.key == Some(key)).collect());
+        abort_children(self.mark_task(key));
+    }
+
+    /// Aborts the call of a function, unless that is shielded work.
+    fn abort_call(&self) {
+        if let ScopeKind::Group(call, _) = &self.kind {
+            self.mark_aborted();
+            call.abort();
+        }
     }
 
     /// Whether this scope is marked, or the one that it is a part of.
@@ -262,10 +272,9 @@ fn abort_children(mut children: Vec<Child>) {
             ChildKind::Pool(pool) => pool.upgrade().iter().for_each(|pool| pool.abort()),
             ChildKind::Tracked(signal) => signal.upgrade().iter().for_each(|signal| drop(catch(|| signal.cancel()))),
             ChildKind::Call(scope) => {
-                let Some(scope) = scope.upgrade() else { continue };
-                let ScopeKind::Group(call, _) = &scope.kind else { continue };
-                scope.mark_aborted();
-                call.abort();
+                let scope = scope.upgrade().filter(|scope| matches!(scope.kind, ScopeKind::Group(..)));
+                let Some(scope) = scope else { continue };
+                scope.abort_call();
                 children.extend(scope.children());
             }
         }
