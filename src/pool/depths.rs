@@ -59,9 +59,10 @@ impl Depths {
 
     /// What there is at the depth of a class, which is made if it is not there.
     pub(super) fn entry(&mut self, class: TaskClass) -> &mut Depth {
-        match &mut self.zero {
+        match class.depth {
             _ if class.kind.is_watcher() => self.watchers.get_or_insert_with(|| Box::new(Depth::new())),
-            Some(zero) if class.depth == 0 => zero,
+            // A plan that is refused has it made anew, and then closed once more.
+            0 => self.zero.get_or_insert_with(Depth::new),
             _ => self.others.entry(class.depth).or_insert_with(Depth::new),
         }
     }
