@@ -207,7 +207,7 @@ where
         let is_cancelled = task.handle().is_some_and(|handle| handle.is_cancelled());
         let refused = if is_cancelled { Some(task) } else { pool.admit::<K, _, _>(class, task).err() };
         if let Some(mut task) = refused {
-            task.place(Current::in_task(pool.scope(class), None));
+            task.place(Current { scope: pool.scope(class), key: None });
         }
     }
 }

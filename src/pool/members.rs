@@ -110,7 +110,7 @@ impl<E: Send + 'static> Shared<E> {
         let scope = self.scope_in(&mut inner, class);
         let entry = TaskEntry::new(info.clone(), is_limited, is_queued);
         let (key, set) = inner.depths.insert(class, entry);
-        Admission::Placed(Current::in_task(scope, Some(key)), Place { class, key: Some(key), set, was_aborted: false })
+        Admission::Placed(Current { scope, key: Some(key) }, Place { class, key: Some(key), set, was_aborted: false })
     }
 
     /// A place under the limit. Taken under the lock, so that the queue has the order of the list.

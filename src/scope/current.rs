@@ -14,31 +14,37 @@ thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
 }
 
+thread_local! {
+    /// Set while an abort drops a future, with all that is dropped within it. A `Drop` alone cannot tell an abort from a
+    /// `select!`.
+    static ABORTING: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Where code runs.
 #[derive(Clone)]
 pub(crate) struct Current {
     pub(crate) scope: Arc<Scope>,
     /// That of the pool's task that it is part of; `None` in a body, and in a task of a function.
     pub(crate) key: Option<TaskKey>,
-    /// The future is dropped by an abort, or within a future that is: what its destructors close has no time left.
-    pub(crate) aborted: bool,
 }
 
 impl Current {
     /// A current in a scope, and in the task that this is called from if the scope is but a part of what that does.
     pub(crate) fn new(scope: Arc<Scope>) -> Self {
         let key = if scope.is_visible() { None } else { Self::get().and_then(|here| here.key) };
-        Self { scope, key, aborted: Self::is_aborted() }
+        Self { scope, key }
     }
 
-    /// In a task of a pool.
-    pub(crate) fn in_task(scope: Arc<Scope>, key: Option<TaskKey>) -> Self {
-        Self { scope, key, aborted: false }
-    }
-
-    /// Whether this is called from a destructor that an abort runs.
+    /// Whether this is called from a destructor that an abort runs, so that what closes or begins here has no time.
     pub(crate) fn is_aborted() -> bool {
-        Self::get().is_some_and(|here| here.aborted)
+        ABORTING.try_with(Cell::get).unwrap_or(false)
+    }
+
+    /// Runs the destructors of what is aborted.
+    pub(crate) fn abort<R>(drop: impl FnOnce() -> R) -> R {
+        let before = ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false);
+        let _put_back = PutBack(before);
+        drop()
     }
 
     /// Where this is called from.
@@ -57,6 +63,15 @@ impl Current {
         let mut swapped = Swapped(slot);
         swapped.swap();
         code()
+    }
+}
+
+/// Puts back whether an abort is under way.
+struct PutBack(bool);
+
+impl Drop for PutBack {
+    fn drop(&mut self) {
+        let _ = ABORTING.try_with(|aborting| aborting.set(self.0));
     }
 }
 

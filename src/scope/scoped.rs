@@ -84,16 +84,12 @@ impl<F> Scoped<F> {
     /// Drops the future, if it has not ended.
     pub(crate) fn end(self: Pin<&mut Self>) -> Option<PanicPayload> {
         let mut this = self.project();
-        inherit_abort(this.current);
         catch(|| Current::enter(this.current, || this.future.set(None))).err()
     }
 
     /// Drops the future, if it has not ended, since it is aborted: whatever is dropped with it has no time left.
-    pub(crate) fn abort(mut self: Pin<&mut Self>) -> Option<PanicPayload> {
-        if let Some(current) = self.as_mut().project().current {
-            current.aborted = true;
-        }
-        self.end()
+    pub(crate) fn abort(self: Pin<&mut Self>) -> Option<PanicPayload> {
+        Current::abort(|| self.end())
     }
 
     /// The scope, of a future that has ended.
@@ -138,15 +134,7 @@ impl<F> PinnedDrop for Scoped<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if this.future.is_some() && this.current.is_some() {
-            inherit_abort(this.current);
             Current::enter(this.current, || this.future.set(None));
         }
-    }
-}
-
-/// A future that is dropped within an aborted one is aborted too.
-fn inherit_abort(current: &mut Option<Current>) {
-    if let Some(current) = current {
-        current.aborted |= Current::is_aborted();
     }
 }
