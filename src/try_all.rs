@@ -8,7 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::error::{BoxError, ClosingReason, Failure, PoolError, Report, TaskError, catch};
+use crate::error::{
+    BoxError, CancelledError, ClosingReason, Failure, PoolError, Report, TaskError, cancellation, catch,
+};
 use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, for_tuples};
 use crate::scope::{Cleanup, Reporter, Rules, Unreported};
 
@@ -157,6 +159,11 @@ impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Collector<Result<T, 
                 let panic = catch(|| drop(value)).err().map(Failure::Panic);
                 self.below.extend(panic.map(|failure| TaskError::new(self.reporter.branch(index), failure)));
                 return None;
+            }
+            // A pool in it heard of the abort before the branch was aborted.
+            Ok(Err(error)) if order > 0 && cancellation(&error, None) == Some(CancelledError::Cancelled) => {
+                let Err(payload) = catch(|| drop(error)) else { return None };
+                Failure::Panic(payload)
             }
             Ok(Err(error)) => Failure::Error(error),
             Err(payload) => Failure::Panic(payload),
