@@ -29,10 +29,6 @@ impl<T> OnceLock<T> {
         self.value.get()
     }
 
-    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
-        self.value.get_mut()
-    }
-
     pub(crate) fn set(&self, value: T) -> Result<(), T> {
         self.point();
         self.value.set(value)

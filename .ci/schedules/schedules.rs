@@ -437,3 +437,387 @@ fn who_is_dropped_halfway_is_waited_for_around() {
         assert_eq!(alive.count(), 0);
     });
 }
+
+/// Each thread takes a set of tasks out of the pool to spawn into it, also the one in which the first task is.
+#[test]
+fn who_spawns_while_the_depth_is_aborted_leaves_nothing() {
+    explore(|| {
+        let alive = Alive::default();
+        let ended = block_on(Pool::<BoxError>::builder().grace(Duration::MAX).open(async |pool: Pool| {
+            pool.spawn(holding(alive.one()));
+            let [first, second] = [(); 2].map(|()| {
+                let (spawner, one) = (pool.clone(), alive.one());
+                shuttle::thread::spawn(move || spawner.spawn(holding(one)))
+            });
+            pool.abort();
+            first.join().unwrap();
+            second.join().unwrap();
+            Ok(())
+        }));
+        ended.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+/// Nothing drops a pool that is waited for in place, in a blocking call: it has to hear of the abort.
+#[test]
+fn an_abort_reaches_a_pool_in_place_as_it_starts() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::new();
+        let (one, two) = (alive.one(), alive.one());
+        pool.spawn(async move {
+            let inner = Pool::<BoxError>::builder().grace(Duration::MAX).open(async |inner: Pool| {
+                inner.spawn(holding(one));
+                holding(two).await;
+                Ok(())
+            });
+            assert!(block_on(inner).unwrap_err().is_cancelled());
+        });
+        let own = pool.clone();
+        let aborting = shuttle::thread::spawn(move || own.abort());
+        block_on(pool.run()).unwrap();
+        aborting.join().unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+/// The same, by the handle of the task.
+#[test]
+fn a_handle_reaches_a_pool_in_place_as_it_starts() {
+    explore(|| {
+        let alive = Alive::default();
+        let ended = block_on(Pool::<BoxError>::open(async |pool| {
+            let one = alive.one();
+            let task = pool.spawn_with_handle(async move {
+                let inner = Pool::<BoxError>::builder().grace(Duration::MAX).build();
+                inner.spawn(holding(one));
+                Ok(block_on(inner.run())?)
+            });
+            shuttle::thread::yield_now();
+            task.cancel();
+            assert!(matches!(task.await, Ok(()) | Err(TaskStopped::Cancelled)));
+            Ok(())
+        }));
+        ended.unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+/// The branches of a call in a blocking call are aborted by its future, which has to hear of the abort.
+#[test]
+fn an_abort_reaches_a_call_in_place_as_it_starts() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::new();
+        let (one, two) = (alive.one(), alive.one());
+        pool.spawn(async move {
+            let branch = |held| async move { Ok::<_, BoxError>(holding(held).await) };
+            assert!(block_on(try_all([branch(one), branch(two)])).is_err());
+        });
+        let own = pool.clone();
+        let aborting = shuttle::thread::spawn(move || own.abort());
+        block_on(pool.run()).unwrap();
+        aborting.join().unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+/// The slot belongs to a lower depth: what is queued at the higher one has nothing to wait for, once that is all there.
+#[test]
+fn a_task_that_ends_leaves_only_queued_ones() {
+    explore(|| {
+        let began = Arc::new(AtomicUsize::new(0));
+        let pool = Pool::<BoxError>::builder().limit(1).grace(Duration::MAX).build();
+        pool.spawn(async { cancellation_token().cancelled().await });
+        let begins = Arc::clone(&began);
+        pool.build_task().depth(1).spawn(async move {
+            begins.fetch_add(1, Ordering::SeqCst);
+        });
+        pool.build_task().depth(1).unlimited().spawn(async {
+            cancellation_token().cancelled().await;
+            yield_now().await;
+        });
+        let own = pool.clone();
+        let cancelling = shuttle::thread::spawn(move || own.cancel());
+        block_on(pool.run()).unwrap();
+        cancelling.join().unwrap();
+        assert_eq!(began.load(Ordering::SeqCst), 0);
+    });
+}
+
+#[test]
+fn an_abort_ends_the_grace_of_all_below() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::builder().grace(Duration::MAX).build();
+        let (one, two) = (alive.one(), alive.one());
+        pool.spawn(holding(alive.one()));
+        pool.spawn(async move {
+            let inner = Pool::<BoxError>::builder().grace(Duration::MAX).open(async |inner: Pool| {
+                inner.build_task().depth(1).spawn(holding(one));
+                holding(two).await;
+                Ok(())
+            });
+            drop(inner.await);
+        });
+        let (canceller, aborter) = (pool.clone(), pool.clone());
+        let cancelling = shuttle::thread::spawn(move || canceller.cancel());
+        let aborting = shuttle::thread::spawn(move || aborter.abort());
+        block_on(pool.run()).unwrap();
+        assert_eq!(alive.count(), 0);
+        cancelling.join().unwrap();
+        aborting.join().unwrap();
+    });
+}
+
+/// Here a deadline passes at any point, which may be that of the abort, or of the task's own end.
+#[test]
+fn a_grace_is_over_at_any_moment() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::builder().grace(Duration::from_secs(1)).build();
+        pool.build_task().name("deaf").spawn(holding(alive.one()));
+        let one = alive.one();
+        pool.build_task().name("listens").spawn(async move {
+            cancellation_token().cancelled().await;
+            yield_now().await;
+            drop(one);
+        });
+        let (own, aborter) = (pool.clone(), pool.clone());
+        let aborting = shuttle::thread::spawn(move || {
+            aborter.cancel();
+            aborter.abort();
+        });
+        block_on(pool.run()).unwrap();
+        aborting.join().unwrap();
+        let overrun = own.overrun();
+        assert!(overrun.is_empty() || overrun.iter().any(|task| task.name() == Some("deaf")));
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_deadline_is_moved_while_it_passes() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(holding(alive.one()));
+        let now = tokio::time::Instant::now();
+        pool.cancel_at(Some(now));
+        let own = pool.clone();
+        let moving = shuttle::thread::spawn(move || own.cancel_at(Some(now + Duration::from_secs(1))));
+        block_on(pool.run()).unwrap();
+        moving.join().unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn idle_waits_for_the_last_task() {
+    explore(|| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let pool = Pool::<BoxError>::builder().keep_open(true).build();
+        let (spawner, first) = (pool.clone(), Arc::clone(&ran));
+        pool.spawn(async move {
+            let second = Arc::clone(&first);
+            spawner.spawn(async move {
+                yield_now().await;
+                second.fetch_add(1, Ordering::SeqCst);
+            });
+            first.fetch_add(1, Ordering::SeqCst);
+        });
+        let waiting = [(); 2].map(|()| {
+            let (idle, ran) = (pool.clone(), Arc::clone(&ran));
+            shuttle::thread::spawn(move || {
+                block_on(idle.idle());
+                assert_eq!(ran.load(Ordering::SeqCst), 2);
+            })
+        });
+        let own = pool.clone();
+        let running = shuttle::thread::spawn(move || block_on(pool.run()).unwrap());
+        waiting.into_iter().for_each(|waiting| waiting.join().unwrap());
+        own.cancel();
+        running.join().unwrap();
+    });
+}
+
+#[test]
+fn a_kept_open_pool_ends_with_its_last_handle() {
+    explore(|| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let pool = Pool::<BoxError>::builder().keep_open(true).build();
+        let holding = [(); 2].map(|()| {
+            let (handle, ran) = (pool.clone(), Arc::clone(&ran));
+            shuttle::thread::spawn(move || {
+                handle.spawn(async move {
+                    ran.fetch_add(1, Ordering::SeqCst);
+                });
+            })
+        });
+        block_on(pool.run()).unwrap();
+        holding.into_iter().for_each(|holding| holding.join().unwrap());
+        assert_eq!(ran.load(Ordering::SeqCst), 2);
+    });
+}
+
+#[test]
+fn a_cancel_drops_what_is_queued() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::builder().limit(1).build();
+        let handles = [(); 3].map(|()| {
+            let one = alive.one();
+            pool.spawn_with_handle(async move {
+                let _one = one;
+                yield_now().await;
+                Ok(1)
+            })
+        });
+        let own = pool.clone();
+        let cancelling = shuttle::thread::spawn(move || own.cancel());
+        block_on(pool.run()).unwrap();
+        cancelling.join().unwrap();
+        assert_eq!(alive.count(), 0);
+        for handle in handles {
+            assert!(matches!(block_on(handle), Ok(1) | Err(TaskStopped::Cancelled)));
+        }
+    });
+}
+
+#[test]
+fn who_is_cancelled_in_the_queue_lets_the_next_one_pass() {
+    explore(|| {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let ended = block_on(Pool::<BoxError>::builder().limit(1).open(async |pool: Pool| {
+            pool.spawn(yield_now());
+            let second = pool.spawn_with_handle(pending::<Result<(), _>>());
+            let runs = Arc::clone(&ran);
+            pool.spawn(async move {
+                runs.fetch_add(1, Ordering::SeqCst);
+            });
+            let cancelling = shuttle::thread::spawn(move || {
+                second.cancel();
+                second
+            });
+            yield_now().await;
+            assert_eq!(cancelling.join().unwrap().await, Err(TaskStopped::Cancelled));
+            Ok(())
+        }));
+        ended.unwrap();
+        assert_eq!(ran.load(Ordering::SeqCst), 1);
+    });
+}
+
+/// A closure waits for its turn as a task, and is then spawned once more, on a thread.
+#[test]
+fn closures_wait_for_their_turn() {
+    explore(|| {
+        let (alive, running) = (Alive::default(), Alive::default());
+        let pool = Pool::<BoxError>::builder().limit(1).build();
+        for _ in 0..3 {
+            let (one, running) = (alive.one(), running.clone());
+            pool.spawn_blocking(move || {
+                let _held = (one, running.one());
+                assert_eq!(running.count(), 1, "more than the limit");
+                shuttle::thread::yield_now();
+            });
+        }
+        let own = pool.clone();
+        let cancelling = shuttle::thread::spawn(move || own.cancel());
+        block_on(pool.run()).unwrap();
+        cancelling.join().unwrap();
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+#[test]
+fn a_tracked_future_is_aborted_as_it_is_polled() {
+    explore(|| {
+        let alive = Alive::default();
+        let pool = Pool::<BoxError>::builder().grace(Duration::MAX).keep_open(true).build();
+        let (owner, aborter, one) = (pool.clone(), pool.clone(), alive.one());
+        let tracked = owner.track_future(async move {
+            let _one = one;
+            yield_now().await;
+            1
+        });
+        let polling = shuttle::thread::spawn(move || block_on(tracked));
+        let endless = owner.track_future(holding(alive.one()));
+        let waiting = shuttle::thread::spawn(move || block_on(endless));
+        let aborting = shuttle::thread::spawn(move || aborter.abort());
+        block_on(pool.run()).unwrap();
+        aborting.join().unwrap();
+        assert!(matches!(polling.join().unwrap(), Ok(1) | Err(TaskStopped::Cancelled)));
+        assert_eq!(waiting.join().unwrap(), Err(TaskStopped::Cancelled));
+        assert_eq!(alive.count(), 0);
+    });
+}
+
+/// A pool in a branch hears of the abort before the branch is aborted, and may well return that first.
+#[test]
+fn a_branch_that_was_stopped_has_not_failed() {
+    explore(|| {
+        let ended = block_on(Pool::<BoxError>::open(async |_| {
+            let inner = async {
+                Pool::<BoxError>::open(async |_| Ok(pending::<()>().await)).await?;
+                Ok::<_, BoxError>(())
+            };
+            let fails = async {
+                yield_now().await;
+                Err::<(), BoxError>("error".into())
+            };
+            let error = try_all((inner, fails)).await.unwrap_err();
+            assert_eq!(error.failures().len(), 1, "{error}");
+            Ok(())
+        }));
+        ended.unwrap();
+    });
+}
+
+#[test]
+fn a_destructor_that_panics_as_a_branch_is_aborted_is_reported() {
+    explore(|| {
+        let ended = block_on(Pool::<BoxError>::open(async |_| {
+            let bomb = OnDrop(|| std::panic::resume_unwind(Box::new("destructor")));
+            let aborted = async move { Ok::<_, BoxError>(holding(bomb).await) };
+            let error = try_all((aborted, async { Err::<(), BoxError>("error".into()) })).await.unwrap_err();
+            let [first, second] = error.failures() else { panic!("{error}") };
+            assert!(matches!(first.failure(), Failure::Error(_)));
+            assert!(matches!(second.failure(), Failure::Panic(_)));
+            Ok(())
+        }));
+        ended.unwrap();
+    });
+}
+
+/// The handler is begun as the body is dropped by the abort, which does not reach it.
+#[test]
+fn an_exit_handler_may_use_a_pool() {
+    explore(|| {
+        let (begun, finished) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (begins, ends) = (Arc::clone(&begun), Arc::clone(&finished));
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async move {
+            let exit = async move |(), _| {
+                let goodbye = Pool::<BoxError>::open(async |goodbye| {
+                    goodbye.spawn(yield_now());
+                    yield_now().await;
+                    ends.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                });
+                Ok(goodbye.await?)
+            };
+            let body = async move |_: &mut ()| {
+                begins.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, BoxError>(pending::<()>().await)
+            };
+            drop(with_exit((), body, exit).await);
+        });
+        let own = pool.clone();
+        let aborting = shuttle::thread::spawn(move || own.abort());
+        block_on(pool.run()).unwrap();
+        aborting.join().unwrap();
+        assert_eq!(begun.load(Ordering::SeqCst), finished.load(Ordering::SeqCst));
+    });
+}

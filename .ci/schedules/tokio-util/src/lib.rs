@@ -1,0 +1,3 @@
+//! Stands for tokio-util: that of shuttle, with the `PollSemaphore` that it lacks.
+
+pub mod sync;
