@@ -75,7 +75,7 @@ where
             call.child_began();
         }
         let mut future = Scoped::outside(future);
-        future.place(Current::in_task(scope, None));
+        future.place(Current { scope, key: None });
         Self { future, index, member: Some(member) }
     }
 

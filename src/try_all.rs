@@ -95,6 +95,7 @@ async fn all<H: Handles, T, E: Send + 'static>(
     branches: Branches<H>,
     collect: fn(H::Ended, &mut Failures<E>) -> Option<T>,
 ) -> Result<T, PoolError<E>> {
+    let call = Arc::clone(branches.call());
     let (first, ended) = branches.join().await;
     let below = left_behind.cleanup.close();
     let mut failures = Failures {
@@ -102,6 +103,7 @@ async fn all<H: Handles, T, E: Send + 'static>(
         any: first.is_some() || !below.is_empty(),
         of_branches: Vec::new(),
         cut_off: None,
+        is_aborted: call.is_aborted(),
         below,
     };
     collect(ended, &mut failures).ok_or_else(|| failures.into_error())
@@ -132,6 +134,8 @@ pub struct Failures<E> {
     of_branches: Vec<(usize, TaskError<E>)>,
     /// A branch that was cut off without a word.
     cut_off: Option<usize>,
+    /// Whether that was an abort of the task around the call.
+    is_aborted: bool,
     /// What has failed below without an owner, and as values were dropped.
     below: Vec<TaskError>,
 }
@@ -179,10 +183,12 @@ impl<E: 'static> Failures<E> {
         self.of_branches.sort_by_key(|(order, _)| *order);
         let mut failures: Vec<_> = self.of_branches.into_iter().map(|(_, failed)| failed).collect();
         // Those that were aborted have not failed. A runtime that shuts down is a failure if there is no other.
-        if let (true, Some(index)) = (failures.is_empty(), self.cut_off) {
+        if let (true, false, Some(index)) = (failures.is_empty(), self.is_aborted, self.cut_off) {
             failures.push(TaskError::new(self.reporter.branch(index), Failure::Cancelled));
         }
-        let (cleanup_failures, reason) = (self.below, ClosingReason::Failed);
+        let aborted = self.is_aborted && failures.is_empty();
+        let reason = if aborted { ClosingReason::parent_closing(None) } else { ClosingReason::Failed };
+        let cleanup_failures = self.below;
         PoolError::new(Report { pool: None, failures, cleanup_failures, stuck: Vec::new(), reason }, None)
     }
 }

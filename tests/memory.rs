@@ -182,7 +182,7 @@ async fn parked_tasks<const SIZE: usize>() -> [isize; 2] {
 /// tokio gives a task memory in steps of 128 bytes, so that a few bytes more take one more step in some sizes, and
 /// nothing in most. This looks at a whole step of sizes.
 #[test]
-fn a_parked_task_takes_on_average_at_most_64_bytes_more_than_in_a_join_set() {
+fn a_parked_task_takes_on_average_at_most_160_bytes_more_than_in_a_join_set() {
     on_both(|| async {
         let mut more = Vec::new();
         macro_rules! weigh_sizes {
@@ -194,14 +194,14 @@ fn a_parked_task_takes_on_average_at_most_64_bytes_more_than_in_a_join_set() {
         weigh_sizes!(8 16 24 32 40 48 56 64 72 80 88 96 104 112 120 128);
         let mean = more.iter().sum::<isize>() / more.len() as isize;
         println!("a parked task, beside one in a JoinSet: {mean:+} bytes on average, by size {more:?}");
-        assert!(mean <= 64, "{more:?}");
-        assert!(more.iter().all(|more| *more <= 128), "{more:?}");
+        assert!(mean <= 160, "{more:?}");
+        assert!(more.iter().all(|more| *more <= 192), "{more:?}");
     });
 }
 
 /// An open pool, with a body that has come to a wait, in a task of another.
 #[test]
-fn an_open_pool_takes_less_than_two_kibibytes() {
+fn an_open_pool_takes_less_than_three_kibibytes() {
     const POOLS: usize = 10_000;
     on_both(|| async {
         let begun = Arc::new(AtomicUsize::new(0));
@@ -242,7 +242,7 @@ fn an_open_pool_takes_less_than_two_kibibytes() {
         });
         let bare = bare.await;
         println!("an open pool with three parked tasks, in a task: {each} bytes, {bare} of JoinSets");
-        assert!(each < 2_048, "{each} bytes, {bare} of JoinSets");
+        assert!(each < 3_072, "{each} bytes, {bare} of JoinSets");
     });
 }
 

@@ -114,7 +114,7 @@ fn every_failure_is_told_with_its_task_and_its_place() {
 }
 
 #[test]
-fn the_failure_of_a_body_and_an_error_without_a_text_are_told() {
+fn the_failure_of_a_body_and_the_text_of_a_typed_error_are_told() {
     let lines = recorded(async || {
         let opened = Pool::open(async |_: Pool<BoxError>| Err::<(), BoxError>("broken".into()));
         opened.await.unwrap_err();
@@ -123,14 +123,14 @@ fn the_failure_of_a_body_and_an_error_without_a_text_are_told() {
         pool.run().await.unwrap_err();
     });
     assert!(lines[1].contains("body=true") && lines[1].ends_with("error=\"broken\""), "{lines:?}");
-    assert!(lines[4].ends_with("error=\"an error of the type `std::io::error::Error`\""), "{lines:?}");
+    assert!(lines[4].ends_with("error=\"entity not found\""), "{lines:?}");
 }
 
 #[test]
 fn a_closing_that_is_handed_over_is_told() {
     let lines = recorded(async || {
         let pool = Pool::<BoxError>::builder().name("web").keep_open(true).build();
-        let run = tokio::time::timeout(MINUTE, pool.run());
+        let run = tokio::time::timeout(MINUTE, pool.clone().run());
         run.await.unwrap_err();
     });
     let expected = ["opened", "closing reason=dropped", "handed over"]

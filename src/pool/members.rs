@@ -226,7 +226,8 @@ impl<E: Send + 'static> Shared<E> {
         }
         driver.into_iter().for_each(Waker::wake);
         if let Some(mut set) = ended {
-            free_ended(&mut set.0, BATCH);
+            // More than one batch: the set may have been out when others came to this.
+            free_ended(&mut set.0, 4 * BATCH);
             self.return_set(Place { class, key: None, set: set.0, was_aborted: set.1 });
         }
     }
