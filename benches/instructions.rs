@@ -16,7 +16,7 @@ cargo bench --bench instructions
     does each job once, and checks it";
 
 /// What is counted without being named.
-const ROWS: [(&str, usize); 22] = [
+const ROWS: [(&str, usize); 25] = [
     ("pool", 1),
     ("pool", 4),
     ("pool", 64),
@@ -37,6 +37,9 @@ const ROWS: [(&str, usize); 22] = [
     ("try_all_fails", 2),
     ("wait_all", 2),
     ("wait_all", 100),
+    ("group", 1_000),
+    ("map", 1_000),
+    ("map_unordered", 1_000),
     ("latch", 1_000),
     ("latch_loops", 1_000),
 ];

@@ -1,37 +1,33 @@
-//! Bounded parallel work in a pool: hashes files as `sha256sum` does, and loses no file's error to another's.
+//! Bounded parallel work with `map`: hashes files as `sha256sum` does, and loses no file's error to another's.
 //!
 //! `cargo run --release --example checksum -- PATH…` prints what `sha256sum` prints for all files in these paths,
 //! sorted by the bytes of their names. Without a path it hashes this project's `src`.
 
 use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
 use std::{env, thread};
 
-use aiodrive::{Pool, PoolError};
+use aiodrive::{BoxError, TaskError, map};
 use indicatif::ProgressBar;
 use sha2::{Digest, Sha256};
+use tokio::task::block_in_place;
 use walkdir::{DirEntry, WalkDir};
 
-/// A path and what came of it. An unreadable file is a result: as the error of its task it would stop all others.
+/// A path and what came of it. An unreadable file is a result like any other: it knows its path.
 type Outcome<T> = (PathBuf, io::Result<T>);
 type Hash = [u8; 32];
 
 #[tokio::main]
-async fn main() -> Result<ExitCode, PoolError> {
+async fn main() -> Result<ExitCode, TaskError> {
     let roots: Vec<_> = env::args_os().skip(1).map(PathBuf::from).collect();
     let roots = if roots.is_empty() { vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")] } else { roots };
     // The walk may block: nothing else runs yet, and the progress bar needs to know how much there is.
-    let mut files = hash_all(roots.into_iter().flat_map(walk).collect()).await?;
+    let mut files: Vec<_> = roots.into_iter().flat_map(walk).collect();
     files.sort_by(|(a, _), (b, _)| a.as_os_str().cmp(b.as_os_str())); // by bytes, and not by component
-    let unprinted = print(&files).err().map(|error| format!("stdout: {error}"));
-    let unread = files.iter().filter_map(|(path, hash)| Some(format!("{path:?}: {}", hash.as_ref().err()?)));
-    let failures: Vec<_> = unread.chain(unprinted).collect();
-    // `eprintln!` would panic if nobody reads stderr any more.
-    failures.iter().for_each(|failure| drop(writeln!(io::stderr(), "checksum: {failure}")));
-    Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let are_all_well = hash_all(files).await?;
+    Ok(if are_all_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// 1. Finds the files below a path, and the folders that cannot be entered.
@@ -50,24 +46,34 @@ fn cause(error: walkdir::Error) -> io::Error {
     error.into_io_error().unwrap_or_else(|| io::Error::other("a folder that contains itself"))
 }
 
-/// 2. Hashes the files, as many at a time as there are processors: without a limit, tokio would start 512 threads.
-async fn hash_all(found: Vec<Outcome<()>>) -> Result<Vec<Outcome<Hash>>, PoolError> {
-    let bar = ProgressBar::new(found.len() as u64); // on stderr, and only if that is a terminal
-    let (done, outcomes) = mpsc::channel();
-    let pool = Pool::builder().limit(thread::available_parallelism().map_or(1, usize::from));
-    let hashed = pool.open(async move |pool: Pool| {
-        for (path, reached) in found {
-            let (bar, done) = (bar.clone(), done.clone());
-            pool.spawn_blocking(move || {
-                let hash = reached.and_then(|()| hash(&path));
-                bar.inc(1);
-                done.send((path, hash)).expect("the receiver outlives the pool");
-            });
-        }
-        Ok(())
+/// 2. Hashes the files, as many at a time as there are processors, and prints each line as soon as it is its turn.
+async fn hash_all(files: Vec<Outcome<()>>) -> Result<bool, TaskError> {
+    let bar = ProgressBar::new(files.len() as u64); // on stderr, and only if that is a terminal
+    let at_a_time = thread::available_parallelism().map_or(1, usize::from);
+    let mut hashes = map(at_a_time, files, async |(path, found): Outcome<()>| {
+        let hash = block_in_place(|| found.and_then(|()| hash(&path)));
+        Ok::<Outcome<Hash>, BoxError>((path, hash))
     });
-    hashed.await?; // now no task is left that could send
-    Ok(outcomes.into_iter().collect())
+    let (mut printed, mut failures) = (Ok(()), 0);
+    while let Some(hashed) = hashes.next().await {
+        bar.inc(1);
+        match hashed? {
+            (path, Ok(hash)) => printed = printed.and_then(|()| bar.suspend(|| print(&path, &hash))),
+            (path, Err(error)) => failures += fail(&format!("{path:?}: {error}")),
+        }
+    }
+    match printed {
+        // That nobody reads them to the end, as in `| head`, is no failure.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => failures += fail(&format!("stdout: {error}")),
+        _ => {}
+    }
+    Ok(failures == 0)
+}
+
+/// `eprintln!` would panic if nobody reads stderr any more.
+fn fail(text: &str) -> usize {
+    drop(writeln!(io::stderr(), "checksum: {text}"));
+    1
 }
 
 fn hash(path: &Path) -> io::Result<Hash> {
@@ -80,12 +86,9 @@ fn hash(path: &Path) -> io::Result<Hash> {
     }
 }
 
-/// 3. Prints the hashes. That nobody reads them to the end, as in `| head`, is no failure.
-fn print(files: &[Outcome<Hash>]) -> io::Result<()> {
-    let mut out = BufWriter::new(io::stdout().lock());
-    let mut lines = files.iter().filter_map(|(path, hash)| Some(line(path, hash.as_ref().ok()?)));
-    let written = lines.try_for_each(|line| out.write_all(&line)).and_then(|()| out.flush());
-    written.or_else(|error| if error.kind() == ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+/// 3. Prints a line.
+fn print(path: &Path, hash: &Hash) -> io::Result<()> {
+    io::stdout().write_all(&line(path, hash))
 }
 
 /// A line begins with a backslash if the name in it is escaped.

@@ -1,10 +1,12 @@
 //! The jobs, done with what tokio has, as people write it.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aiodrive::BoxError;
+use futures::stream::{self, StreamExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -12,7 +14,7 @@ use tokio::task::{self, JoinSet, yield_now};
 
 use super::{
     Client, Counter, LIMIT, connections, cube, flip, flips, last_fails, last_finishes, leaves, outcome, round_trip,
-    trivial, value, waits,
+    slow_value, trivial, value, waits,
 };
 
 /// Spawn, then join; at the first error abort the others, join them, and return it.
@@ -39,6 +41,55 @@ pub async fn limit(size: usize) -> usize {
         }
     };
     spawn_all(size, task).await
+}
+
+/// Results as they complete, at most `LIMIT` at a time.
+pub async fn group(size: usize) -> usize {
+    let (mut set, mut items, mut count) = (JoinSet::new(), 0..size, 0);
+    for n in items.by_ref().take(LIMIT) {
+        set.spawn(slow_value(n));
+    }
+    while let Some(ended) = set.join_next().await {
+        ended.expect("it does not panic").expect("nothing fails");
+        count += 1;
+        if let Some(n) = items.next() {
+            set.spawn(slow_value(n));
+        }
+    }
+    count
+}
+
+/// The same in order: each task says which it was, and there is a place for each that was not given.
+pub async fn map(size: usize) -> usize {
+    let (mut set, mut items, mut waiting, mut count) = (JoinSet::new(), 0..size, VecDeque::new(), 0);
+    loop {
+        while waiting.len() < LIMIT {
+            let Some(n) = items.next() else { break };
+            set.spawn(async move { (n, slow_value(n).await) });
+            waiting.push_back(None);
+        }
+        while let Some(Some(_)) = waiting.front() {
+            assert_eq!(waiting.pop_front().flatten(), Some(count));
+            count += 1;
+        }
+        if waiting.len() < LIMIT && !items.is_empty() {
+            continue;
+        }
+        let Some(ended) = set.join_next().await else { return count };
+        let (n, value) = ended.expect("it does not panic");
+        waiting[n - count] = Some(value.expect("nothing fails"));
+    }
+}
+
+/// Handles in order, of which each is polled when its turn comes.
+pub async fn buffered(size: usize) -> usize {
+    let handles = stream::iter(0..size).map(|n| tokio::spawn(slow_value(n)));
+    let (mut results, mut count) = (handles.buffered(LIMIT), 0);
+    while let Some(ended) = results.next().await {
+        assert_eq!(ended.expect("it does not panic").expect("nothing fails"), count);
+        count += 1;
+    }
+    count
 }
 
 async fn spawn_all<F>(size: usize, task: impl Fn(usize) -> F) -> usize

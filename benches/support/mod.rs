@@ -27,7 +27,7 @@ use tokio::task::{JoinSet, yield_now};
 /// The two kinds of runtime, with what the benches call them.
 pub const FLAVOURS: [(&str, usize); 2] = [("current-thread", 0), ("2 workers", 2)];
 
-/// How many tasks the job "limit" lets run at a time.
+/// How many tasks the jobs "limit", "group" and "map" let run at a time.
 pub const LIMIT: usize = 64;
 
 /// A runtime with so many workers, as services have it; none stands for the current-thread runtime.
@@ -120,6 +120,10 @@ pub fn pairs() -> Vec<Pair> {
         pair("pool_waits", Case::whole(ours::pool_waits), Case::whole(bare::pool_waits)),
         pair("pool_round_trip", Case::served(ours::pool_round_trip), Case::served(bare::pool_round_trip)),
         pair("limit", Case::whole(ours::limit), Case::whole(bare::limit)),
+        pair("group", Case::whole(ours::group), Case::whole(bare::group)),
+        pair("map", Case::whole(ours::map), Case::whole(bare::map)),
+        pair("map_unordered", Case::whole(ours::map_unordered), Case::whole(bare::group)),
+        pair("map_buffered", Case::whole(ours::map), Case::whole(bare::buffered)),
         pair("threads", Case::whole(ours::threads), Case::whole(bare::threads)),
         pair("first_failure", Case::part(ours::first_failure), Case::part(bare::first_failure)),
         pair("echo", Case::part(ours::echo), Case::part(bare::echo)),
@@ -247,6 +251,12 @@ pub async fn echo(mut client: TcpStream) -> Result<(), BoxError> {
         client.write_all(&chunk[..length]).await?;
     }
     Ok(())
+}
+
+/// A value that takes a turn.
+pub async fn slow_value(n: usize) -> Result<usize, BoxError> {
+    yield_now().await;
+    Ok(black_box(n))
 }
 
 pub async fn value(n: usize) -> Result<usize, BoxError> {

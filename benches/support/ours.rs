@@ -4,14 +4,14 @@ use std::future::pending;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use aiodrive::{BoxError, LatchEvent, Pool, PoolBuilder, PoolError};
+use aiodrive::{BoxError, LatchEvent, Pool, PoolBuilder, PoolError, TaskGroup};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{self, yield_now};
 
 use super::{
     Client, Counter, LIMIT, connections, cube, flip, flips, last_fails, last_finishes, leaves, outcome, round_trip,
-    trivial, value, waits,
+    slow_value, trivial, value, waits,
 };
 
 /// `size` tasks that end at once.
@@ -32,6 +32,41 @@ pub async fn pool_round_trip(size: usize, client: Client) -> usize {
 /// `size` tasks that wait once, at most `LIMIT` of them at a time.
 pub async fn limit(size: usize) -> usize {
     spawn_all(Pool::builder().limit(LIMIT), size, waits).await
+}
+
+/// `size` results as they complete, of tasks that wait once, at most `LIMIT` of them at a time.
+pub async fn group(size: usize) -> usize {
+    let (mut group, mut items, mut count) = (TaskGroup::new(), 0..size, 0);
+    for n in items.by_ref().take(LIMIT) {
+        group.spawn(slow_value(n));
+    }
+    while let Some(result) = group.next().await {
+        result.expect("nothing fails");
+        count += 1;
+        if let Some(n) = items.next() {
+            group.spawn(slow_value(n));
+        }
+    }
+    count
+}
+
+/// The same in order.
+pub async fn map(size: usize) -> usize {
+    let (mut results, mut count) = (aiodrive::map(LIMIT, 0..size, slow_value), 0);
+    while let Some(result) = results.next().await {
+        assert_eq!(result.expect("nothing fails"), count);
+        count += 1;
+    }
+    count
+}
+
+pub async fn map_unordered(size: usize) -> usize {
+    let (mut results, mut count) = (aiodrive::map(LIMIT, 0..size, slow_value).unordered(), 0);
+    while let Some(result) = results.next().await {
+        result.expect("nothing fails");
+        count += 1;
+    }
+    count
 }
 
 async fn spawn_all<F>(pool: PoolBuilder, size: usize, task: impl Fn(usize) -> F) -> usize

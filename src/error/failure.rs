@@ -35,8 +35,8 @@ pub enum Failure<E = BoxError> {
     /// It panicked: while it ran, or in a destructor while it was aborted.
     Panic(PanicPayload),
     /// It was aborted before it had ended. In a [`PoolError`](crate::PoolError) only because its runtime shut down: a
-    /// task that its pool or its handle aborted is no failure. As an outcome of [`wait_all`](crate::wait_all()) by any
-    /// abort.
+    /// task that its pool or its handle aborted is no failure. As an item of [`TaskGroup`](crate::TaskGroup),
+    /// [`map`](crate::map()) and [`wait_all`](crate::wait_all()) by any abort.
     Cancelled,
     /// It was essential, and ended well while its pool was open.
     Ended,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 /// Which task it was: its name, if it has one, and the line that spawned it.
 ///
-/// The branches of [`try_all`](crate::try_all()) and [`wait_all`](crate::wait_all()) are known by the line of the call,
-/// and so are shielded work and exit handlers. `{}` is what stands in front of a failure: `body`, `task "fetch"
-/// (src/main.rs:10:5)` or, without a name, `task at src/main.rs:10:5`.
+/// The branches of [`try_all`](crate::try_all()), [`wait_all`](crate::wait_all()) and [`map`](crate::map()) are known by
+/// the line of the call, and so are shielded work and exit handlers. `{}` is what stands in front of a failure: `body`,
+/// `task "fetch" (src/main.rs:10:5)` or, without a name, `task at src/main.rs:10:5`.
 ///
 /// # Examples
 ///

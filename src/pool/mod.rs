@@ -90,8 +90,8 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 /// - **Nothing outlives its pool.** When `open` or `run` returns, every task spawned in the pool has ended and its
 ///   future has been dropped. So has everything nested in it, at any depth: the tasks of nested pools, and those that
 ///   [`race`](crate::race()), [`try_all`](crate::try_all()), [`wait_all`](crate::wait_all()),
-///   [`shield`](crate::shield()) and [`with_exit`](crate::with_exit()) have spawned, even if their owner was aborted or
-///   dropped halfway.
+///   [`shield`](crate::shield()), [`with_exit`](crate::with_exit()), [`TaskGroup`](crate::TaskGroup) and
+///   [`map`](crate::map()) have spawned, also if their owner was aborted or dropped halfway.
 /// - **Nothing is lost.** Every error and every panic of every task is in the returned [`PoolError`](crate::PoolError),
 ///   in order of occurrence, with the task's name, the line that spawned it and, for a panic, its payload.
 ///
@@ -129,8 +129,8 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///
 /// # Comparison with `JoinSet`
 ///
-/// A [`JoinSet`](tokio::task::JoinSet) is right if you want each result as it comes, and if its tasks own no tasks.
-/// Unlike a `JoinSet`, a pool
+/// If you want each result as it comes, a [`TaskGroup`](crate::TaskGroup) is a [`JoinSet`](tokio::task::JoinSet) that
+/// keeps the promises above. Unlike a `JoinSet`, a pool
 ///
 /// 1. ends by itself when all tasks have, and cannot be forgotten: the tasks live inside a call;
 /// 2. takes tasks from other tasks, and from any thread, and needs no lock around it;

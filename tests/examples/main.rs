@@ -2,6 +2,7 @@
 #![cfg(unix)]
 
 mod checksum;
+mod crawl;
 mod latch;
 #[cfg_attr(not(feature = "signal"), expect(dead_code, reason = "the services need the feature"))]
 mod process;

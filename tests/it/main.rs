@@ -21,6 +21,7 @@
 //! | `policies` | `on_failure`, `keep_open`, `cancel_on`, `spawn_local`, `abandon_after` |
 //! | `properties` | auto traits, sizes, inference |
 //! | `reports` | causes, many failures, deep ones: how they read, and that they can be dropped |
+//! | `results` | random programs that use `TaskGroup` or `map`, against a model |
 //! | `start` | two-phase start |
 //! | `stopping` | whose time counts, how far an abort reaches, watchers, tracked futures, how one task differs |
 //! | `stops` | what only says that something was stopped, through any wrapping |
@@ -47,6 +48,7 @@ mod nesting;
 mod policies;
 mod properties;
 mod reports;
+mod results;
 mod start;
 mod stopping;
 mod stops;

@@ -46,8 +46,8 @@ pub enum NodeKind {
     Pool,
     /// A task of the pool above it.
     Task,
-    /// A call of a function that runs tasks of its own: `race`, `try_all`, `wait_all`, `shield`, or the handler of
-    /// `with_exit`.
+    /// A `TaskGroup`, or a call of a function that runs tasks of its own: `race`, `try_all`, `wait_all`, `map`, `shield`,
+    /// or the handler of `with_exit`.
     Function,
 }
 
