@@ -56,8 +56,10 @@ async fn crawl(host: &str) -> ExitCode {
             }
         }
     }
+    // The other requests are aborted. Some may have failed meanwhile.
+    failures += group.shutdown().await.len();
     eprintln!("crawl: given up after {pages} pages and {failures} failures");
-    ExitCode::FAILURE // the other requests are aborted as the group is dropped, and the pool waits for their end
+    ExitCode::FAILURE
 }
 
 /// 2. A page, and the links in it.

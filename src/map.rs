@@ -423,18 +423,19 @@ where
         }
     }
 
-    /// Pulls what there is room for.
+    /// Pulls what there is room for. The first costs no budget, since the result that has made room for it has.
     fn pull(&mut self, cx: &mut Context<'_>) {
+        let mut is_first = true;
         while !self.is_exhausted && self.pulled - self.given < self.limit {
-            if self.poll_pull(cx).is_pending() {
+            if !is_first && poll_budget(cx).is_pending() || self.poll_pull(cx).is_pending() {
                 return;
             }
+            is_first = false;
         }
     }
 
     /// Pulls an item, if there is one, and spawns its task.
     fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(poll_budget(cx));
         let pulled = catch(|| {
             let item = ready!(self.source.poll_item(cx));
             Poll::Ready(item.map(|item| ((self.f)(item), self.info())))

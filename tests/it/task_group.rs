@@ -614,7 +614,9 @@ fn an_abort_goes_all_the_way_down_and_no_further() {
         group.spawn(nested(began.clone(), log.clone()));
         began.wait_set().await;
         group.abort_all();
-        assert_eq!(text(group.next().await), "cancelled");
+        // The nested pool may have closed before its own task is dropped.
+        let item = text(group.next().await);
+        assert!(item == "cancelled" || item == "error: pool cancelled", "{item}");
         assert!(group.next().await.is_none());
         assert_eq!(log.events(), ["dropped"]);
 
