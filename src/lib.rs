@@ -62,6 +62,7 @@ pub use error::{BoxError, ExitError, Failure, PanicPayload, PoolError, SpawnErro
 /// With these, a field or a return type can name them. Each has spawned its branches when it was made, waits for them
 /// when it is polled, and aborts them when it is dropped.
 pub mod futures {
+    pub use crate::map::Source;
     #[cfg(feature = "stream")]
     pub use crate::map_stream::FromStream;
     pub use crate::race::RaceFuture;

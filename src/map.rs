@@ -93,7 +93,30 @@ where
 
 /// What items are pulled from: an iterator, or a stream.
 ///
-/// This trait is sealed.
+/// It is implemented for all iterators, and by `map_stream` for streams. This trait is sealed.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::futures::Source;
+/// use aiodrive::{BoxError, Map};
+///
+/// async fn last<I: Source<Item = u32>>(mut squares: Map<I, fn(u32) -> Square, u32>) -> Option<u32> {
+///     let mut last = None;
+///     while let Some(square) = squares.next().await {
+///         last = square.ok();
+///     }
+///     last
+/// }
+///
+/// type Square = std::future::Ready<Result<u32, BoxError>>;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let square: fn(u32) -> Square = |n| std::future::ready(Ok(n * n));
+/// assert_eq!(last(aiodrive::map(2, 1..=4, square)).await, Some(16));
+/// # }
+/// ```
 pub trait Source {
     /// An item.
     type Item;
