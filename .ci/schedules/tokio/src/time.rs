@@ -1,4 +1,4 @@
-//! Stands for `tokio::time`: timeouts, which in shuttle are over only when a test says so.
+//! Stands for `tokio::time`: timers, which in shuttle are over only when a test says so.
 //!
 //! Here a deadline passes at any point after the first poll that waits for it: the clock is one more task, which the
 //! schedule lets run sooner or later. So timers are in no order, and a test can say nothing about which of two deadlines
@@ -23,6 +23,9 @@ pub struct Timeout<F> {
 }
 
 #[derive(Debug)]
+pub struct SleepUntil(Clock);
+
+#[derive(Debug)]
 enum Clock {
     NotStarted,
     Running(shuttle::future::JoinHandle<()>),
@@ -30,8 +33,11 @@ enum Clock {
 }
 
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
-    let is_far = deadline.saturating_duration_since(Instant::now()) > YEAR;
-    Timeout { future, clock: if is_far { Clock::Never } else { Clock::NotStarted } }
+    Timeout { future, clock: Clock::new(deadline) }
+}
+
+pub fn sleep_until(deadline: Instant) -> SleepUntil {
+    SleepUntil(Clock::new(deadline))
 }
 
 impl<F: Future> Future for Timeout<F> {
@@ -47,7 +53,20 @@ impl<F: Future> Future for Timeout<F> {
     }
 }
 
+impl Future for SleepUntil {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll(cx)
+    }
+}
+
 impl Clock {
+    fn new(deadline: Instant) -> Self {
+        let is_far = deadline.saturating_duration_since(Instant::now()) > YEAR;
+        if is_far { Self::Never } else { Self::NotStarted }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if matches!(self, Self::NotStarted) {
             *self = Self::Running(shuttle::future::spawn(async {}));
