@@ -152,10 +152,10 @@ fn a_pool_that_has_to_wait_warns_every_five_seconds() {
         pool.run().await.unwrap();
     });
     let place = format!("(tests/tracing.rs:{line}:34)");
-    let waits = |tasks: &str| format!("WARN [pool name=\"web\"] closing pool still waits for tasks tasks=\"{tasks}\"");
-    let both = waits(&format!("task \\\"slow\\\" {place}, task \\\"slower\\\" {place}"));
+    let waits = |tasks: &str| format!("WARN [pool name=\"web\"] closing pool still waits for tasks tasks={tasks}");
+    let both = waits(&format!("task \"slow\" {place}, task \"slower\" {place}"));
     assert_eq!(lines[1], "DEBUG [pool name=\"web\"] pool closing reason=cancelled: shutdown");
-    assert_eq!(lines[2..], [both, waits(&format!("task \\\"slower\\\" {place}"))]);
+    assert_eq!(lines[2..], [both, waits(&format!("task \"slower\" {place}"))]);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_warning_names_the_body_if_only_that_is_waited_for() {
         });
         opened.await.unwrap();
     });
-    assert_eq!(lines[2..], ["WARN closing pool still waits for tasks tasks=\"body\""]);
+    assert_eq!(lines[2..], ["WARN closing pool still waits for tasks tasks=body"]);
 }
 
 #[test]
@@ -204,10 +204,7 @@ fn what_it_gives_up_on_is_told() {
         drop(release);
     });
     let gave_up = lines.iter().find(|line| line.contains("gave up")).unwrap();
-    assert!(
-        gave_up.starts_with("WARN [pool name=\"web\"] pool gave up on tasks tasks=\"task \\\"culprit\\\""),
-        "{lines:?}"
-    );
+    assert!(gave_up.starts_with("WARN [pool name=\"web\"] pool gave up on tasks tasks=task \"culprit\""), "{lines:?}");
 }
 
 #[test]

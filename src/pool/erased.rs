@@ -76,6 +76,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
             reason: inner.reason.clone(),
             handed_over: inner.handed_over,
             has_grace: self.options.grace.is_some(),
+            body: self.has_body.load(Ordering::Acquire).then(|| inner.body_info()),
             ..Snapshot::new(inner.phase.into())
         };
         snapshot.tasks.extend(inner.plans.iter().map(|plan| TaskSnapshot {
@@ -83,8 +84,12 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
             class: plan.class(),
             key: None,
             state: NodeState::Planned,
+            limit: None,
         }));
         inner.depths.snapshot(&mut snapshot);
+        let limit = self.options.limit.as_ref().map(|limit| limit.tasks);
+        let queued = snapshot.tasks.iter_mut().filter(|task| task.state == NodeState::Queued);
+        queued.for_each(|task| task.limit = limit);
         snapshot
     }
 

@@ -201,6 +201,7 @@ impl Tasks {
             class,
             key: Some(key),
             state: if entry.queued { NodeState::Queued } else { NodeState::Running },
+            limit: None,
         }));
     }
 }

@@ -90,20 +90,20 @@ mod on {
         /// The grace was over before these tasks were.
         pub(in crate::pool) fn overran(&self, tasks: &[TaskInfo]) {
             self.record(
-                || warn!(target: "aiodrive", tasks = listed(tasks), "the grace was over before these tasks were"),
+                || warn!(target: "aiodrive", tasks = %listed(tasks), "the grace was over before these tasks were"),
             );
         }
 
         /// The pool has stopped waiting for these tasks.
         pub(in crate::pool) fn abandoned(&self, stuck: &[TaskInfo]) {
-            self.record(|| warn!(target: "aiodrive", tasks = listed(stuck), "pool gave up on tasks"));
+            self.record(|| warn!(target: "aiodrive", tasks = %listed(stuck), "pool gave up on tasks"));
         }
 
         /// The pool closes, and still waits for these tasks.
         fn waits(&self, tasks: &[TaskInfo]) {
             // What has no tasks and is waited for is the body, or something that it or a task has left behind.
             let tasks = if tasks.is_empty() { "body".to_owned() } else { listed(tasks) };
-            self.record(|| warn!(target: "aiodrive", tasks, "closing pool still waits for tasks"));
+            self.record(|| warn!(target: "aiodrive", %tasks, "closing pool still waits for tasks"));
         }
     }
 

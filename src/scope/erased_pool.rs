@@ -120,6 +120,8 @@ pub(crate) struct Snapshot {
     /// Whether its future is gone, and the runtime closes it.
     pub(crate) handed_over: bool,
     pub(crate) has_grace: bool,
+    /// If it runs.
+    pub(crate) body: Option<TaskInfo>,
     pub(crate) tasks: Vec<TaskSnapshot>,
     /// Held for the moment, to look at what is nested in them. They are dropped when no lock is held.
     pub(crate) scopes: Vec<(TaskClass, Arc<Scope>)>,
@@ -134,6 +136,7 @@ impl Snapshot {
             reason: None,
             handed_over: false,
             has_grace: false,
+            body: None,
             tasks: Vec::new(),
             scopes: Vec::new(),
         }
@@ -152,4 +155,6 @@ pub(crate) struct TaskSnapshot {
     /// `None` if it was not spawned yet.
     pub(crate) key: Option<TaskKey>,
     pub(crate) state: NodeState,
+    /// How many tasks of its pool run at a time, if it waits for its turn.
+    pub(crate) limit: Option<usize>,
 }

@@ -249,13 +249,33 @@ fn planned_and_ended_pools_have_a_tree() {
     });
 }
 
+/// A body that waits for what only itself could send is a usual reason for a program that hangs.
+#[test]
+fn a_body_that_alone_keeps_its_pool_open_is_shown() {
+    on_both(|| async {
+        let opened = Pool::builder().name("web").open(async |pool: Pool| {
+            let alone = drawn(&pool.tree());
+            pool.build_task().name("clock").daemon().spawn(pending::<()>());
+            let with_daemon = drawn(&pool.tree());
+            pool.build_task().name("task").spawn(pending::<()>());
+            let with_task = drawn(&pool.tree());
+            pool.cancel();
+            Ok([alone, with_daemon, with_task])
+        });
+        let [alone, with_daemon, with_task] = opened.await.unwrap();
+        assert_eq!(alone, ["web (running, 0 tasks)", "└── <body>"]);
+        assert_eq!(with_daemon, ["web (running, 1 task)", "├── <body>", "└── clock  daemon"]);
+        assert_eq!(with_task, ["web (running, 2 tasks)", "├── task", "└── clock  daemon"]);
+    });
+}
+
 #[test]
 fn tasks_that_wait_for_their_turn_are_queued() {
     on_both(|| async {
         let opened = Pool::builder().limit(1).open(async |pool: Pool| {
             pool.build_task().name("first").spawn(pending::<()>());
             pool.build_task().name("second").spawn(pending::<()>());
-            assert_eq!(drawn(&pool.tree()), ["<pool> (running, 2 tasks)", "├── first", "└── second  queued"]);
+            assert_eq!(drawn(&pool.tree()), ["<pool> (running, 2 tasks)", "├── first", "└── second  queued (limit 1)"]);
             pool.cancel();
             pending::<Result<(), _>>().await
         });
@@ -524,7 +544,7 @@ fn a_function_whose_future_is_gone_is_shown_until_its_branches_have_ended() {
             assert!(call.is_handed_over() && call.state() == NodeState::Closing);
             assert_eq!(call.spawned_at().unwrap().line(), line);
             drop(release);
-            until(|| pool.tree().nodes().count() == 1).await;
+            until(|| drawn(&pool.tree())[1..] == ["└── <body>"]).await;
         })
         .await;
     });
@@ -634,9 +654,10 @@ fn the_tree_from_the_top_marks_its_origin() {
             });
             asked.wait_set().await;
             let (from_the_top, own) = tree.lock().unwrap().take().unwrap();
-            let expected = ["pool (running, 1 task)", "└── owner", "    └── <pool> (running, 0 tasks)  ← origin"];
+            let pool_of_owner = "    └── <pool> (running, 0 tasks)  ← origin";
+            let expected = ["pool (running, 1 task)", "└── owner", pool_of_owner, "        └── <body>"];
             assert_eq!(drawn(&from_the_top), expected);
-            assert_eq!(drawn(&own), ["<pool> (running, 0 tasks)"]);
+            assert_eq!(drawn(&own), ["<pool> (running, 0 tasks)", "└── <body>"]);
             assert_eq!(from_the_top.origin().level(), 2);
             assert_eq!(drawn(&pool.root_tree()), drawn(&pool.tree()));
         })
@@ -774,9 +795,9 @@ fn a_tree_can_be_ten_thousand_pools_deep() {
             in_pool(async |pool| {
                 pool.spawn(descend(10_000));
                 DEEPEST.wait_set().await;
-                // A task and a pool at each level, and the pool at the top.
-                until(|| pool.tree().nodes().count() >= 20_001).await;
-                assert_eq!(pool.tree().nodes().last().unwrap().level(), 20_000);
+                // A task and a pool at each level, the pool at the top, and the body of the deepest one.
+                until(|| pool.tree().nodes().count() >= 20_002).await;
+                assert_eq!(pool.tree().nodes().last().unwrap().level(), 20_001);
             })
             .await;
         });

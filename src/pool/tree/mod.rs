@@ -12,7 +12,7 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use self::snapshot::{Seen, walk};
-use crate::error::ClosingReason;
+use crate::error::{ClosingReason, TaskInfo};
 use crate::scope::NodeState;
 use crate::scope::{Call, ErasedPool, Snapshot, TaskClass, TaskSnapshot};
 
@@ -86,6 +86,8 @@ struct Node {
     handed_over: bool,
     /// It is the pool from which the tree was taken.
     origin: bool,
+    /// How many tasks run at a time in the pool of a task that waits for its turn.
+    limit: Option<usize>,
 }
 
 impl PoolTree {
@@ -95,6 +97,7 @@ impl PoolTree {
         walk(top, |level, seen| {
             let node = match seen {
                 Seen::Pool(pool, snapshot) => Node::of_pool(snapshot, Arc::ptr_eq(pool, origin)),
+                Seen::Body(body) => Node::of_body(body),
                 Seen::Task(task) => Node::of_task(task),
                 Seen::Call(call) => Node::of_call(call),
             };
@@ -212,6 +215,7 @@ impl Node {
             class: TaskClass::default(),
             handed_over: false,
             origin: false,
+            limit: None,
         }
     }
 
@@ -228,11 +232,16 @@ impl Node {
     }
 
     /// A task, running or not yet.
+    fn of_body(body: &TaskInfo) -> Self {
+        Self { location: Some(body.spawned_at()), ..Self::new(NodeKind::Body, NodeState::Running) }
+    }
+
     fn of_task(task: &TaskSnapshot) -> Self {
         Self {
             name: task.info.shared_name(),
             location: Some(task.info.spawned_at()),
             class: task.class,
+            limit: task.limit,
             ..Self::new(NodeKind::Task, task.state)
         }
     }

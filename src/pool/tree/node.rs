@@ -44,6 +44,8 @@ pub struct TreeNode<'a> {
 pub enum NodeKind {
     /// A pool.
     Pool,
+    /// The body of the pool above it, if the pool waits for nothing else but daemons.
+    Body,
     /// A task of the pool above it.
     Task,
     /// A `TaskGroup`, or a call of a function that runs tasks of its own: `race`, `try_all`, `wait_all`, `map`, `shield`,
@@ -266,9 +268,10 @@ impl fmt::Display for TreeNode<'_> {
             (NodeKind::Function, name) => write!(f, "<{}>", name.unwrap_or_default())?,
             (_, Some(name)) => f.write_str(name)?,
             (NodeKind::Pool, None) => f.write_str("<pool>")?,
+            (NodeKind::Body, None) => f.write_str("<body>")?,
             (NodeKind::Task, None) => f.write_str("<task>")?,
         }
-        if node.kind != NodeKind::Task {
+        if matches!(node.kind, NodeKind::Pool | NodeKind::Function) {
             write!(f, " ({}", node.state)?;
             if let (Some(reason), true) = (&node.reason, f.alternate()) {
                 write!(f, ": {reason}")?;
@@ -283,7 +286,10 @@ impl fmt::Display for TreeNode<'_> {
             write!(f, "  depth {}", node.class.depth)?;
         }
         f.write_str(if node.class.kind.is_daemon() { "  daemon" } else { "" })?;
-        f.write_str(if node.state == NodeState::Queued { "  queued" } else { "" })?;
+        if node.state == NodeState::Queued {
+            f.write_str("  queued")?;
+            node.limit.map_or(Ok(()), |limit| write!(f, " (limit {limit})"))?;
+        }
         f.write_str(if node.origin && node.level > 0 { "  ← origin" } else { "" })
     }
 }

@@ -15,7 +15,7 @@ use crate::scope::{Call, Child, ChildKind, ErasedPool, Scope, Snapshot, TaskSnap
 pub(in crate::pool) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
     let mut tasks = Vec::new();
     walk_parts(parts_of(snapshot), |_, seen| match seen {
-        Seen::Pool(..) => {}
+        Seen::Pool(..) | Seen::Body(_) => {}
         Seen::Task(task) => tasks.push(task.info.clone()),
         Seen::Call(call) => tasks.extend(std::iter::repeat_n(TaskInfo::unnamed(call.called_at), call.alive())),
     });
@@ -42,6 +42,7 @@ pub(in crate::pool) fn tasks_without_grace(snapshot: Snapshot) -> Vec<TaskInfo> 
 /// Something that can be seen. No lock is held while one is, nor while it is dropped.
 enum Part {
     Pool(Arc<dyn ErasedPool>),
+    Body(TaskInfo),
     /// With what is nested in it.
     Task(TaskSnapshot, Vec<Part>),
     Call(Arc<Scope>),
@@ -50,6 +51,7 @@ enum Part {
 /// The same, while it is visited.
 pub(super) enum Seen<'a> {
     Pool(&'a Arc<dyn ErasedPool>, &'a Snapshot),
+    Body(&'a TaskInfo),
     Task(&'a TaskSnapshot),
     Call(&'a Call),
 }
@@ -73,6 +75,10 @@ fn walk_parts(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
                 visit(level, Seen::Pool(&pool, &snapshot));
                 parts_of(snapshot)
             }
+            Part::Body(body) => {
+                visit(level, Seen::Body(&body));
+                Vec::new()
+            }
             Part::Task(task, below) => {
                 visit(level, Seen::Task(&task));
                 below
@@ -88,7 +94,8 @@ fn walk_parts(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
     }
 }
 
-/// The tasks of a pool as they close, each with what began in it; then what began in none of them that is alive.
+/// The tasks of a pool as they close, each with what began in it; then what began in none of them that is alive. The
+/// body, if nothing else but daemons keeps the pool open.
 fn parts_of(mut snapshot: Snapshot) -> Vec<Part> {
     // Stable, so that those that were not spawned stay in the order in which they will be.
     let order = |task: &TaskSnapshot| {
@@ -108,7 +115,11 @@ fn parts_of(mut snapshot: Snapshot) -> Vec<Part> {
         let below = task.key.and_then(|key| below.remove(&(task.class, key))).unwrap_or_default();
         Part::Task(task, below)
     };
-    snapshot.tasks.into_iter().map(take).chain(others).collect()
+    let is_daemon = |part: &Part| matches!(part, Part::Task(task, _) if task.class.kind.is_daemon());
+    let body = snapshot.body.take();
+    let parts: Vec<_> = snapshot.tasks.into_iter().map(take).chain(others).collect();
+    let body = body.filter(|_| parts.iter().all(is_daemon)).map(Part::Body);
+    body.into_iter().chain(parts).collect()
 }
 
 /// What began in a scope, if anything of it is left.
