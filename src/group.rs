@@ -180,7 +180,6 @@ impl<H: Handles> Branches<H> {
     /// Aborts those that have not ended: invariant 1.
     async fn abort(&self) {
         let (Some(scope), Some(handles)) = (&self.scope, &self.handles) else { return };
-        scope.mark_aborted();
         let mut from = 0;
         while handles.abort_batch(from) {
             from += BATCH;
@@ -195,7 +194,6 @@ impl<H: Handles> Drop for Branches<H> {
     fn drop(&mut self) {
         self.call.hand_over();
         let (Some(scope), Some(handles)) = (&self.scope, &self.handles) else { return };
-        scope.mark_aborted();
         let mut from = 0;
         while handles.abort_batch(from) {
             from += BATCH;

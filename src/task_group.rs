@@ -345,8 +345,7 @@ where
     /// ```
     pub fn abort_all(&mut self) {
         let scope = self.scope.upgrade();
-        if let Some(scope) = &scope {
-            scope.mark_aborted();
+        if scope.is_some() {
             self.aborted.retain(|scope| scope.strong_count() > 0);
             self.aborted.push(std::mem::take(&mut self.scope));
             self.call = Call::new(self.call.function, self.call.called_at);
@@ -539,7 +538,6 @@ impl<T, E> Drop for TaskGroup<T, E> {
         let scopes: Vec<_> = self.scopes().collect();
         for scope in &scopes {
             scope.call().into_iter().for_each(|call| call.hand_over());
-            scope.mark_aborted();
         }
         // A set that is dropped aborts its tasks.
         drop(std::mem::take(&mut self.tasks));

@@ -18,7 +18,8 @@ async fn the_server_says_hello() -> Result<(), PoolError> {
         let address = pool.build_task().name("server").daemon().start(serve).await?;
         let mut answer = String::new();
         TcpStream::connect(address).await?.read_to_string(&mut answer).await?;
-        Ok(assert_eq!(answer, "hello"))
+        assert_eq!(answer, "hello");
+        Ok(())
     });
     test.await
 }

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aiodrive::{BoxError, OnFailure, Pool};
+use aiodrive::{BoxError, OnFailure, Pool, shield};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
@@ -255,4 +255,16 @@ fn the_events_of_a_pool_without_a_name_are_in_the_span_around() {
         request.in_scope(|| drop(tokio_test::task::spawn(Pool::<BoxError>::new().run()).poll()));
     });
     assert_eq!(lines, ["DEBUG [request] pool opened", "DEBUG [request] pool closing reason=completed"]);
+}
+
+#[test]
+fn a_failure_without_anybody_to_return_it_is_told() {
+    let lines = recorded(async || {
+        let mut working = Box::pin(shield(async { panic!("late") }));
+        assert!(futures::poll!(&mut working).is_pending());
+        drop(working);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    });
+    let [line] = &lines[..] else { panic!("{lines:?}") };
+    assert!(line.starts_with("ERROR nobody is left to return this to: ") && line.ends_with("panicked: late"), "{line}");
 }

@@ -190,7 +190,6 @@ impl<E: 'static> Shared<E> {
     /// aborts them as they come.
     fn abort_tasks(&self, tasks: Vec<Aborted>, depth: impl FnOnce(&mut Depths) -> Option<&mut Depth>) {
         let (scopes, sets): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
-        scopes.iter().flatten().for_each(|scope| scope.mark_aborted());
         let mut sets: Vec<_> = sets.into_iter().flatten().collect();
         sets.iter_mut().for_each(abort_all);
         scopes.iter().flatten().for_each(|scope| scope.abort_nested());

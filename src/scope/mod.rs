@@ -12,8 +12,8 @@
 //!    asked for, at the price of the reference count that a task needs anyway.
 //! 3. No user code runs while `current::CURRENT` is looked at: its value is taken out and put back.
 //! 4. A scope that ends lets go of the enclosing one before it tells its owner. So a pool that has returned, having
-//!    given up on nothing, holds nothing up further out: a `timeout` around it need not wait any more, and cannot record_failure
-//!    what the pool has returned by being dropped as it waits.
+//!    given up on nothing, holds nothing up further out: a `timeout` around it need not wait any more, and so is
+//!    not dropped as it waits, with what the pool has returned.
 //!
 //! [`current`] is where code runs, [`children`] what a scope has directly below it, [`erased_pool`] what a scope knows of a
 //! pool, [`call`] what the tasks of a function share, [`unreported`] what becomes of an output that nobody takes, and
@@ -187,7 +187,10 @@ impl Scope {
                 (_, unreported) => unreported,
             };
         }
-        drop(catch(|| drop(unreported)));
+        if let Some(failure) = unreported {
+            cleanup::tell(&failure);
+            drop(catch(|| drop(failure)));
+        }
     }
 
     /// Which tasks of its pool are in this scope.
@@ -210,17 +213,13 @@ impl Scope {
         pool.has_time().then(|| (Arc::clone(pool), pool.token(class.depth)))
     }
 
-    /// Marks what is in here as aborted from outside: what begins in here from now on has no time.
-    pub(crate) fn mark_aborted(&self) {
-        self.aborted.store(true, Ordering::Release);
-    }
-
     /// Tells those whom an abort does not drop: a pool that is opened in place in a blocking call, a tracked future, and
     /// the closing of a pool whose future is gone.
     ///
-    /// Called after the mark was set and the tasks were aborted. So a pool that hears of it in a task that tokio will
-    /// drop has only to let that happen: see `Drive::poll`.
+    /// Called after the tasks were aborted. So a pool that hears of it in a task that tokio will drop has only to let
+    /// that happen: see `Drive::poll`. What begins in here later finds the mark.
     pub(crate) fn abort_nested(&self) {
+        self.aborted.store(true, Ordering::Release);
         abort_children(self.children());
     }
 
@@ -232,7 +231,6 @@ impl Scope {
     /// Aborts the call of a function, unless that is shielded work.
     fn abort_call(&self) {
         if let ScopeKind::Group(call, _) = &self.kind {
-            self.mark_aborted();
             call.abort();
         }
     }

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinError;
 
 use super::Scope;
-use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, catch};
+use crate::error::{BoxError, CancelledError, Failure, PanicPayload, TaskError, TaskInfo, cancellation, catch};
 
 /// How a future ended, on its way to whoever awaits it. Dropped before it was taken, it reports the failure in it.
 #[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
@@ -100,10 +100,20 @@ impl<T, R: Owner> Drop for Unreported<T, R> {
             let found = output.and_then(|output| catch(|| (self.failure_of)(output)));
             found.unwrap_or_else(|payload| Some(Failure::Panic(payload)))
         });
-        if let Some(failure) = failure {
+        if let Some(failure) = failure.and_then(more_than_a_stop) {
             let task = self.owner.task(self.index);
             self.owner.reporter().pass_on(TaskError::new(task, failure));
         }
+    }
+}
+
+/// A failure whose owner is gone. Of an error that only says that it was stopped, with its owner most likely, nothing is
+/// told but a panic of its destructor.
+fn more_than_a_stop(failure: Failure) -> Option<Failure> {
+    let stopped = |error: &BoxError| cancellation(error, None) == Some(CancelledError::Cancelled);
+    match failure {
+        Failure::Error(error) if stopped(&error) => catch(|| drop(error)).err().map(Failure::Panic),
+        failure => Some(failure),
     }
 }
 

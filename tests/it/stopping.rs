@@ -919,14 +919,18 @@ fn a_runtime_that_is_gone_has_no_time_left_and_hides_no_failure() {
         let run = {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let pool: Pool = with_grace(grace).build();
-            pool.spawn(async { Err("broken".into()) });
+            let go = LatchEvent::new();
+            let goes = go.wait_set();
+            pool.spawn(async {
+                goes.await;
+                Err("broken".into())
+            });
             pool.spawn(pending::<()>());
             let mut run = Box::pin(pool.clone().run());
             runtime.block_on(async {
-                while !pool.is_closed() {
-                    assert!(poll_once(run.as_mut()).await.is_pending());
-                    yield_now().await;
-                }
+                assert!(poll_once(run.as_mut()).await.is_pending());
+                go.set();
+                until(|| pool.is_closed()).await;
             });
             run
         };

@@ -47,7 +47,8 @@ async fn in_pool(test: impl AsyncFnOnce(&Pool)) {
         pool.cancel();
         pending::<Result<(), _>>().await
     });
-    assert!(opened.await.unwrap_err().is_cancelled());
+    let error = opened.await.unwrap_err();
+    assert!(error.is_cancelled(), "{error:#}");
 }
 
 // ===== the drawing =====
