@@ -1566,7 +1566,8 @@ fn a_user_who_cancels_the_token_closes_the_nested_pools_that_listen_to_it() {
     });
 }
 
-/// Opens a pool in a blocking closure of a pool, and checks that it hears of the end of that, and how.
+/// Opens a pool in a blocking closure of a pool, and checks that it hears of the end of that, and how. What is asked on
+/// one thread just before it is aborted from another may still hear of it.
 async fn a_pool_in_a_blocking_closure_hears(outer: Pool, expected: &[&str]) {
     let log = Log::default();
     let (begun, running) = oneshot::channel();
@@ -1591,7 +1592,8 @@ async fn a_pool_in_a_blocking_closure_hears(outer: Pool, expected: &[&str]) {
     outer.cancel();
     let heard = ends_by_itself(run.as_mut(), &inner).await;
     assert!(heard, "it hangs until somebody else cancels it");
-    assert_eq!(log.events(), expected);
+    let events = log.events();
+    assert_eq!(events[events.len() - expected.len()..], *expected);
 }
 
 /// Whether the run of a pool ends without one below it being cancelled.

@@ -20,6 +20,8 @@ use crate::support::{
 };
 
 type Outcome<T = ()> = Result<T, PoolError>;
+type Job = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
+type MakeJob = fn() -> Job;
 
 const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -241,7 +243,7 @@ fn what_begins_in_an_aborted_task_has_no_time() {
 }
 
 /// Opens a pool in place, in a blocking call, and has something else end it.
-fn in_place(end: fn(&Pool, Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>)) {
+fn in_place(end: fn(&Pool, Job)) {
     on_multi_thread(move || async move {
         for limit in [None, Some(1)] {
             let alive = Alive::default();
@@ -493,8 +495,7 @@ fn an_unlimited_task_takes_no_slot() {
 
 #[test]
 fn an_essential_task_that_ends_closes_its_pool_whatever_the_policy_says() {
-    type Job = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
-    let jobs: [(fn() -> Job, &str); 3] = [
+    let jobs: [(MakeJob, &str); 3] = [
         (|| Box::pin(async { Ok(()) }), "ended"),
         (|| Box::pin(async { Err("broken".into()) }), "error: broken"),
         (|| Box::pin(async { quiet_panic("panicked") }), "panic: panicked"),
