@@ -203,7 +203,7 @@ mod off {
 
     /// The same.
     #[derive(Default)]
-    pub(in crate::pool) struct WaitWarning;
+    pub(in crate::pool) struct WaitWarning(());
 
     impl WaitWarning {
         pub(in crate::pool) fn poll(
