@@ -261,6 +261,12 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         }
     }
 
+    /// Records the panic of the body, which nobody will resume.
+    fn body_panicked(&mut self) {
+        let panic = self.panic.take();
+        self.body_failed(panic.map(Failure::Panic));
+    }
+
     fn body_info(&self) -> TaskInfo {
         TaskInfo::of_body(self.call.1)
     }
@@ -277,11 +283,15 @@ impl<E: Into<BoxError> + Send + 'static> Drop for DriverState<E> {
                 Box::pin(close(Arc::clone(&self.pool)))
             }
             Step::Closing(closing) => closing,
-            Step::Joining(_) | Step::Over | Step::Closed | Step::Done => return,
+            // An abort came before it could return what it has come to.
+            Step::Joining(_) | Step::Over | Step::Closed => {
+                self.body_panicked();
+                return report_rest(&self.pool, self.enclosing.as_deref());
+            }
+            Step::Done => return,
         };
         self.pool.hand_over();
-        let panic = self.panic.take();
-        self.body_failed(panic.map(Failure::Panic));
+        self.body_panicked();
         detach(closing, Arc::clone(&self.pool), self.enclosing.take());
     }
 }

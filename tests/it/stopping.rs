@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, PoolBuilder, PoolError, TaskStopped,
+    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, PoolBuilder, PoolError, TaskHandle, TaskStopped,
     cancellation_token, race, shield, timeout, try_all, try_cancellation_token, wait_all, with_exit,
 };
 use tokio::runtime::Handle;
@@ -939,5 +939,34 @@ fn a_runtime_that_is_gone_has_no_time_left_and_hides_no_failure() {
         let error = elsewhere.block_on(run).unwrap_err();
         assert!(failures(error.failures()).contains(&"error: broken".to_owned()), "grace {grace}: {error}");
         assert!(!error.failures().iter().any(|failed| matches!(failed.failure(), Failure::Panic(_))), "{error}");
+    }
+}
+
+/// The abort comes in the poll in which everything has ended: tokio drops the future before that is polled again.
+#[test]
+fn a_pool_that_has_just_ended_as_the_task_around_it_is_aborted_loses_no_failure() {
+    for panics in [false, true] {
+        on_both(move || async move {
+            let outer = Pool::<BoxError>::new();
+            let (give, given) = oneshot::channel::<TaskHandle<()>>();
+            let around = outer.spawn_with_handle(async move {
+                let opened: Outcome = with_grace(1_000)
+                    .open(async |inner: Pool| {
+                        let around = given.await?;
+                        inner.spawn(async { Err("task".into()) });
+                        cancellation_token().cancelled().await;
+                        until(|| inner.is_empty()).await;
+                        around.cancel();
+                        if panics { quiet_panic("body") } else { Err("body".into()) }
+                    })
+                    .await;
+                Ok(opened?)
+            });
+            give.send(around).unwrap();
+            let error = outer.run().await.unwrap_err();
+            let body = if panics { "panic: body" } else { "error: body" };
+            assert!(error.failures().is_empty(), "{error:#}");
+            assert_eq!(failures(error.cleanup_failures()), ["error: task", body]);
+        });
     }
 }

@@ -37,7 +37,9 @@ use self::world::Clock;
 ///   polled a `race`, or a `shield`. They panic then, as documented, which was taken for a panic of nobody's.
 /// - 191, on several threads, one time in three hundred beside busy processes: a pool that had returned still held the
 ///   scope of the `timeout` around it, which was dropped as it waited for that, and with it the pool's failure.
-const SEEDS: &[u64] = &[191, 58846];
+/// - 270, on several threads, one time in fifty: a pool that had closed heard of the abort around it in the same poll, let
+///   tokio drop it, and took its failures along.
+const SEEDS: &[u64] = &[191, 270, 58846];
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|value| value.parse().expect("a number"))
