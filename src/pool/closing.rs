@@ -11,13 +11,13 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::depths::{Depth, Depths};
+use super::depths::Depth;
 use super::shared::{Phase, Shared, Time};
-use super::tasks::{Aborted, Tasks, abort_all, poll_join};
+use super::tasks::{Aborted, abort_all, poll_join};
 use super::trace::WaitWarning;
 use super::tree::{tasks_of, tasks_without_grace};
 use crate::error::{BoxError, Failure, Report, TaskError, TaskInfo, catch};
-use crate::scope::{Current, ErasedPool, NodeState, Scope, Snapshot, TaskKind};
+use crate::scope::{Current, ErasedPool, NodeState, Scope, Snapshot, TaskClass, TaskKind};
 
 /// The closing of a pool. Who polls it is the driver, or, once that was dropped, the runtime.
 pub(super) type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -170,7 +170,7 @@ impl<E: 'static> Shared<E> {
         }
         let depth = inner.depths.highest()?;
         let (token, aborted) = match inner.depths.get_mut(depth) {
-            Some(depth) => (depth.cancel(), depth.without_grace().map(Tasks::abort).collect()),
+            Some(depth) => (depth.cancel(), depth.abort(TaskKind::has_no_grace)),
             None => (None, Vec::new()),
         };
         // What is above has been closed.
@@ -182,20 +182,24 @@ impl<E: 'static> Shared<E> {
             let panicked = self.fail(TaskError::new(info, Failure::Panic(payload)));
             debug_assert!(panicked.is_none(), "a pool that closes has not returned");
         }
-        self.abort_tasks(aborted, |depths| depths.get_mut(depth));
+        self.abort_tasks(depth, aborted);
         Some(depth)
     }
 
-    /// Aborts tasks, with what is nested in them, and takes their sets back. Their depth refuses other tasks already, or
+    /// Aborts tasks, then what is nested in them, and takes their sets back. Their depth refuses other tasks already, or
     /// aborts them as they come.
-    fn abort_tasks(&self, tasks: Vec<Aborted>, depth: impl FnOnce(&mut Depths) -> Option<&mut Depth>) {
-        let (scopes, sets): (Vec<_>, Vec<_>) = tasks.into_iter().unzip();
-        let mut sets: Vec<_> = sets.into_iter().flatten().collect();
-        sets.iter_mut().for_each(abort_all);
-        scopes.iter().flatten().for_each(|scope| scope.abort_nested());
-        if let Some(depth) = depth(&mut self.lock().depths) {
-            depth.keep_sets(sets);
+    fn abort_tasks(&self, depth: i32, tasks: Vec<Aborted>) {
+        for (kind, mut sets) in tasks {
+            sets.iter_mut().for_each(abort_all);
+            let aborted = self.keep_aborted(TaskClass { depth, kind }, sets);
+            aborted.into_iter().for_each(|scope| scope.abort_nested());
         }
+    }
+
+    /// Puts sets back that were aborted. Gives their scope, once no set of it is out: what is nested in it is to be told.
+    pub(super) fn keep_aborted(&self, class: TaskClass, sets: Vec<JoinSet<()>>) -> Option<Arc<Scope>> {
+        let mut inner = self.lock();
+        inner.depths.tasks_mut(class)?.keep_sets(sets)
     }
 
     fn time(&self) -> Time {
@@ -252,19 +256,17 @@ impl<E: 'static> Shared<E> {
         let mut inner = self.lock();
         self.refuse_from(depth.into());
         self.body_aborted.fetch_or(depth <= 0, Ordering::AcqRel);
-        let tasks = inner.depths.get_mut(depth).map(|depth| depth.all_tasks().map(Tasks::abort).collect());
+        let tasks = inner.depths.get_mut(depth).map(|depth| depth.abort(|_| true));
         drop(inner);
-        self.abort_tasks(tasks.unwrap_or_default(), |depths| depths.get_mut(depth));
+        self.abort_tasks(depth, tasks.unwrap_or_default());
     }
 
     /// Aborts the watchers of a kind.
     fn abort_watchers(&self, kind: TaskKind) {
         let mut inner = self.lock();
-        let tasks = inner.depths.watchers_mut().map(|watchers| vec![watchers.entry(kind).abort()]);
+        let tasks = inner.depths.watchers_mut().map(|watchers| (kind, watchers.entry(kind).abort()));
         drop(inner);
-        if let Some(tasks) = tasks {
-            self.abort_tasks(tasks, Depths::watchers_mut);
-        }
+        self.abort_tasks(0, tasks.into_iter().collect());
     }
 
     /// Ready when no watcher is left. Otherwise the driver will be woken.

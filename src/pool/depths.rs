@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::tasks::{TaskEntry, Tasks};
+use super::tasks::{Aborted, TaskEntry, Tasks};
 use crate::scope::{Scope, Snapshot, TaskClass, TaskKey, TaskKind};
 
 /// All depths of a pool that are not closed. Those at which nothing is and nobody has a token are let go of, so that a
@@ -262,9 +262,10 @@ impl Depth {
             .filter_map(|(kind, tasks)| Some((kind, tasks?)))
     }
 
-    fn kinds_mut(&mut self) -> impl Iterator<Item = &mut Tasks> {
-        let others = self.others.iter_mut().flat_map(|others| others.iter_mut()).flatten();
-        std::iter::once(&mut self.tasks).chain(others)
+    /// The same, with `None` in the place of a kind that has never been there.
+    fn kinds_mut(&mut self) -> impl Iterator<Item = Option<&mut Tasks>> {
+        let others = self.others.iter_mut().flat_map(|others| others.iter_mut()).map(Option::as_mut);
+        std::iter::once(Some(&mut self.tasks)).chain(others)
     }
 
     /// Whether nothing runs here.
@@ -302,26 +303,15 @@ impl Depth {
         self.cancelled
     }
 
-    /// The tasks that are aborted at the signal.
-    pub(super) fn without_grace(&mut self) -> impl Iterator<Item = &mut Tasks> {
-        let others = self.others.iter_mut().flat_map(|others| others.iter_mut());
-        let kinds = TaskKind::ALL.into_iter().skip(1).zip(others);
-        kinds.filter_map(|(kind, tasks)| tasks.as_mut().filter(|_| kind.has_no_grace()))
-    }
-
-    /// All tasks, to be aborted.
-    pub(super) fn all_tasks(&mut self) -> impl Iterator<Item = &mut Tasks> {
-        self.kinds_mut()
-    }
-
-    /// Takes sets back that were aborted.
-    pub(super) fn keep_sets(&mut self, sets: Vec<JoinSet<()>>) {
-        self.tasks.keep_sets(sets);
+    /// Marks the tasks of some kinds as aborted, and gives their sets.
+    pub(super) fn abort(&mut self, wanted: impl Fn(TaskKind) -> bool) -> Vec<Aborted> {
+        let kinds = TaskKind::ALL.into_iter().zip(self.kinds_mut());
+        kinds.filter_map(|(kind, tasks)| Some((kind, tasks.filter(|_| wanted(kind))?.abort()))).collect()
     }
 
     /// Takes out all sets, to wait for them.
     pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
-        self.kinds_mut().flat_map(Tasks::take_sets).collect()
+        self.kinds_mut().flatten().flat_map(Tasks::take_sets).collect()
     }
 
     /// Adds what there is to be seen here.

@@ -46,7 +46,10 @@ impl HandleInner {
     }
 
     fn abort(&self) {
-        [&self.task, &self.closure].into_iter().filter_map(OnceLock::get).for_each(AbortHandle::abort);
+        // What is nested in the task hears of it after tokio has. If that is to come yet, so is `spawned`.
+        let Some(task) = self.task.get() else { return };
+        task.abort();
+        self.closure.get().into_iter().for_each(AbortHandle::abort);
         if let Some((scope, key)) = self.place.get() {
             scope.upgrade().iter().for_each(|scope| scope.abort_nested_in(*key));
             self.forget_ended();

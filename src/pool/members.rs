@@ -131,25 +131,26 @@ impl<E: Send + 'static> Shared<E> {
     pub(super) fn return_set(&self, place: Place) {
         let Place { class, key, mut set, was_aborted } = place;
         free_ended(&mut set, 2);
-        if let Some(mut set) = self.keep_set(class, key, set, was_aborted) {
-            abort_all(&mut set);
-            let mut inner = self.lock();
-            if let Some(tasks) = inner.depths.tasks_mut(class) {
-                tasks.keep_sets([set]);
+        let aborted = match self.keep_set(class, key, set, was_aborted) {
+            Ok(scope) => scope,
+            Err(mut set) => {
+                abort_all(&mut set);
+                self.keep_aborted(class, vec![set])
             }
-        }
+        };
+        aborted.into_iter().for_each(|scope| scope.abort_nested());
     }
 
-    /// Gives the set back if it is to be aborted.
+    /// Gives the set back if it is to be aborted; else as `keep_aborted` does.
     fn keep_set(
         &self,
         class: TaskClass,
         spawned: Option<TaskKey>,
         set: JoinSet<()>,
         was_aborted: bool,
-    ) -> Option<JoinSet<()>> {
+    ) -> Result<Option<Arc<Scope>>, JoinSet<()>> {
         let mut inner = self.lock();
-        let Some(tasks) = inner.depths.tasks_mut(class) else { return Some(set) };
+        let Some(tasks) = inner.depths.tasks_mut(class) else { return Err(set) };
         spawned.into_iter().for_each(|key| tasks.task_spawned(key));
         tasks.return_set(set, was_aborted)
     }

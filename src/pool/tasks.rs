@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::slab::Slab;
 use crate::error::{TaskInfo, catch};
-use crate::scope::{NodeState, Scope, Snapshot, TaskClass, TaskKey, TaskSnapshot};
+use crate::scope::{NodeState, Scope, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot};
 
 /// How many tasks end before one of them frees what all of them have left.
 pub(super) const BATCH: usize = 256;
@@ -22,8 +22,12 @@ pub(super) struct Tasks {
     /// A set is out of here while a task is spawned into it, for which no lock is held. So there are as many as
     /// threads have ever spawned at once.
     sets: Vec<JoinSet<()>>,
+    /// How many sets are out of here, and come back.
+    out: usize,
     /// Whether what is spawned into a set that is out of here meanwhile is to be aborted.
     aborted: bool,
+    /// Whether what is nested in the tasks has been told: when all sets are back, so that tokio has heard of it before.
+    told: bool,
     /// The scope of the tasks. It ends when nothing holds it any more, and is made anew when a task comes later.
     scope: Weak<Scope>,
     /// How many scopes have begun and not ended. Between the end of one and its report, there may be another.
@@ -32,8 +36,8 @@ pub(super) struct Tasks {
     ended: usize,
 }
 
-/// What of the tasks is to be aborted, without the lock: their scope, to be marked first, and their sets.
-pub(super) type Aborted = (Option<Arc<Scope>>, Vec<JoinSet<()>>);
+/// The sets of the tasks of a kind, to be aborted without the lock.
+pub(super) type Aborted = (TaskKind, Vec<JoinSet<()>>);
 
 /// What is known of a task that has not ended.
 pub(super) struct TaskEntry {
@@ -66,7 +70,9 @@ impl Tasks {
             queued: 0,
             begun: 0,
             sets: Vec::new(),
+            out: 0,
             aborted: false,
+            told: false,
             scope: Weak::new(),
             scopes: 0,
             ended: 0,
@@ -153,33 +159,41 @@ impl Tasks {
 
     /// A set to spawn into. It comes back by [`return_set`](Self::return_set).
     pub(super) fn borrow_set(&mut self) -> JoinSet<()> {
+        self.out += 1;
         self.sets.pop().unwrap_or_default()
     }
 
     /// Puts a set back into which a task was spawned. Gives it back, if the caller has to abort it first, without the
-    /// lock.
-    pub(super) fn return_set(&mut self, set: JoinSet<()>, was_aborted: bool) -> Option<JoinSet<()>> {
-        if self.aborted && !was_aborted {
-            return Some(set);
-        }
-        self.sets.push(set);
-        None
+    /// lock; else the scope, if what is nested in it is to be told of an abort.
+    pub(super) fn return_set(
+        &mut self,
+        set: JoinSet<()>,
+        was_aborted: bool,
+    ) -> Result<Option<Arc<Scope>>, JoinSet<()>> {
+        if self.aborted && !was_aborted { Err(set) } else { Ok(self.keep_sets([set])) }
     }
 
-    /// The scope, to be marked, and all sets that nobody spawns into, to be aborted, both without the lock. What others
-    /// have out is aborted when it comes back.
-    pub(super) fn abort(&mut self) -> Aborted {
+    /// All sets that nobody spawns into, to be aborted without the lock. What others have out is aborted when it comes
+    /// back.
+    pub(super) fn abort(&mut self) -> Vec<JoinSet<()>> {
         self.aborted = true;
-        (self.scope.upgrade(), self.take_sets())
+        self.out += self.sets.len();
+        self.take_sets()
     }
 
     pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
         std::mem::take(&mut self.sets)
     }
 
-    /// Takes sets back that were aborted.
-    pub(super) fn keep_sets(&mut self, sets: impl IntoIterator<Item = JoinSet<()>>) {
+    /// Takes sets back that were out. Gives the scope, if what is nested in it is to be told of an abort.
+    pub(super) fn keep_sets(&mut self, sets: impl IntoIterator<Item = JoinSet<()>>) -> Option<Arc<Scope>> {
+        let before = self.sets.len();
         self.sets.extend(sets);
+        self.out -= self.sets.len() - before;
+        if !self.aborted || self.out > 0 || std::mem::replace(&mut self.told, true) {
+            return None;
+        }
+        self.scope.upgrade()
     }
 
     /// Counts a task that has ended. Gives a set back whose ended tasks are to be freed, without the lock.
@@ -190,6 +204,7 @@ impl Tasks {
         self.ended += 1;
         let full = self.ended % BATCH == 0;
         let set = if full { self.sets.pop() } else { None };
+        self.out += usize::from(set.is_some());
         (entry, set.map(|set| (set, self.aborted)))
     }
 

@@ -82,8 +82,10 @@ impl Scope {
             children: OnceLock::new(),
         });
         if let (Some(parent), Some(_)) = (&scope.parent, scope.call()) {
-            if parent.add_child(ChildKind::Call(Arc::downgrade(&scope))) {
-                scope.abort_call();
+            if let (true, ScopeKind::Group(call, _)) =
+                (parent.add_child(ChildKind::Call(Arc::downgrade(&scope))), &scope.kind)
+            {
+                call.abort();
             }
         }
         scope
@@ -228,13 +230,6 @@ impl Scope {
         abort_children(self.mark_task(key));
     }
 
-    /// Aborts the call of a function, unless that is shielded work.
-    fn abort_call(&self) {
-        if let ScopeKind::Group(call, _) = &self.kind {
-            call.abort();
-        }
-    }
-
     /// Whether this scope is marked, or the one that it is a part of.
     pub(crate) fn is_aborted(&self) -> bool {
         self.visible().is_some_and(|scope| scope.aborted.load(Ordering::Acquire))
@@ -263,17 +258,16 @@ impl Scope {
     }
 }
 
-/// See [`Scope::abort_nested`]. Shielded work runs on. Not by recursion: groups may be nested deeply.
-fn abort_children(mut children: Vec<Child>) {
-    while let Some(child) = children.pop() {
+/// See [`Scope::abort_nested`]. Shielded work runs on. A call tells what is nested in it when it has aborted its tasks.
+fn abort_children(children: Vec<Child>) {
+    for child in children {
         match child.owner {
             ChildKind::Pool(pool) => pool.upgrade().iter().for_each(|pool| pool.abort()),
             ChildKind::Tracked(signal) => signal.upgrade().iter().for_each(|signal| drop(catch(|| signal.cancel()))),
             ChildKind::Call(scope) => {
-                let scope = scope.upgrade().filter(|scope| matches!(scope.kind, ScopeKind::Group(..)));
-                let Some(scope) = scope else { continue };
-                scope.abort_call();
-                children.extend(scope.children());
+                if let Some(ScopeKind::Group(call, _)) = scope.upgrade().as_deref().map(|scope| &scope.kind) {
+                    call.abort();
+                }
             }
         }
     }
