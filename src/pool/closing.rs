@@ -163,26 +163,30 @@ pub(super) fn report_rest<E: Into<BoxError> + 'static>(pool: &Shared<E>, enclosi
 
 impl<E: 'static> Shared<E> {
     /// Cancels the token of the highest depth that is left, and says which depth that is. Without one, the pool ends.
+    ///
+    /// What has no time is aborted before: it would otherwise hear of the request, and go on until the abort.
     fn cancel_next_depth(&self) -> Option<i32> {
         let mut inner = self.lock();
         if inner.phase != Phase::Closing {
             return None;
         }
         let depth = inner.depths.highest()?;
+        let has_time = !matches!(inner.time(&self.options), Time::None);
         let (token, aborted) = match inner.depths.get_mut(depth) {
-            Some(depth) => (depth.cancel(), depth.abort(TaskKind::has_no_grace)),
+            Some(depth) => (depth.cancel(), depth.abort(|kind| !has_time || kind.has_no_grace())),
             None => (None, Vec::new()),
         };
         // What is above has been closed.
-        self.refuse_from(i64::from(depth) + 1);
+        self.refuse_from(i64::from(depth) + i64::from(has_time));
+        self.body_aborted.fetch_or(!has_time && depth <= 0, Ordering::AcqRel);
         let info = inner.body_info();
         drop(inner);
+        self.abort_tasks(depth, aborted);
         // Its wakers may be somebody's, and panic: the other steps are taken all the same.
         if let Err(payload) = catch(|| token.iter().for_each(CancellationToken::cancel)) {
             let panicked = self.fail(TaskError::new(info, Failure::Panic(payload)));
             debug_assert!(panicked.is_none(), "a pool that closes has not returned");
         }
-        self.abort_tasks(depth, aborted);
         Some(depth)
     }
 

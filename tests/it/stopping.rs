@@ -962,8 +962,10 @@ fn a_pool_that_has_just_ended_as_the_task_around_it_is_aborted_loses_no_failure(
                     .await;
                 Ok(opened?)
             });
+            let mut run = pin!(outer.run());
+            assert!(poll_once(run.as_mut()).await.is_pending());
             give.send(around).unwrap();
-            let error = outer.run().await.unwrap_err();
+            let error = run.await.unwrap_err();
             let body = if panics { "panic: body" } else { "error: body" };
             assert!(error.failures().is_empty(), "{error:#}");
             assert_eq!(failures(error.cleanup_failures()), ["error: task", body]);
