@@ -2,10 +2,11 @@
 
 use std::fmt::{self, Write};
 use std::future::pending;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aiodrive::{BoxError, OnFailure, Pool, shield};
+use aiodrive::{BoxError, OnFailure, Pool, PoolError, shield};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
@@ -267,4 +268,100 @@ fn a_failure_without_anybody_to_return_it_is_told() {
     });
     let [line] = &lines[..] else { panic!("{lines:?}") };
     assert!(line.starts_with("ERROR nobody is left to return this to: ") && line.ends_with("panicked: late"), "{line}");
+}
+
+/// A type of a user's around an error.
+#[derive(Debug)]
+struct Loading(BoxError);
+
+impl fmt::Display for Loading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot load")
+    }
+}
+
+impl std::error::Error for Loading {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&*self.0)
+    }
+}
+
+/// Which error passes the failure of a pool on.
+#[derive(Clone, Copy, Debug)]
+enum Passed {
+    AsItIs,
+    WithContext,
+}
+
+/// Pools in pools, of which the innermost has two tasks that fail.
+fn nested(levels: usize, passed: Passed) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> {
+    Box::pin(async move {
+        let error = if levels == 0 {
+            let pool = Pool::<BoxError>::builder().on_failure(|_| OnFailure::Collect).build();
+            pool.spawn(async { Err("no such host".into()) });
+            pool.spawn(async { panic!("a bug") });
+            pool.run().await.unwrap_err()
+        } else {
+            let pool: Pool = Pool::new();
+            pool.spawn(nested(levels - 1, passed));
+            pool.run().await.unwrap_err()
+        };
+        match passed {
+            Passed::AsItIs => Err(error.into()),
+            Passed::WithContext => Err(Loading(error.into()).into()),
+        }
+    })
+}
+
+#[test]
+fn a_failure_that_passes_many_pools_is_told_once() {
+    for passed in [Passed::AsItIs, Passed::WithContext] {
+        let lines = recorded(async || drop(nested(3, passed).await.unwrap_err()));
+        let told = |level: &str| lines.iter().filter(|line| line.starts_with(&format!("{level} task failed"))).count();
+        assert_eq!((told("ERROR"), told("DEBUG")), (2, 3), "{passed:?}: {lines:#?}");
+    }
+}
+
+#[test]
+fn a_failure_of_a_typed_pool_that_is_boxed_is_told_once() {
+    let lines = recorded(async || {
+        let opened = Pool::open(async |_: Pool| {
+            let typed: Pool<Loading> = Pool::new();
+            typed.spawn(async { Err(Loading("broken".into())) });
+            Ok(typed.run().await.map_err(PoolError::boxed)?)
+        });
+        drop(opened.await.unwrap_err());
+    });
+    let told: Vec<_> = lines.iter().filter(|line| line.starts_with("ERROR task failed")).collect();
+    assert!(matches!(&told[..], [line] if line.ends_with("error=\"cannot load\"")), "{lines:#?}");
+}
+
+/// The functions tell nobody: what they return is told by the pool in which it arrives.
+#[test]
+fn what_a_function_returns_is_told_by_the_pool_around() {
+    let lines = recorded(async || {
+        let opened = Pool::open(async |_: Pool| {
+            aiodrive::try_all([async { Err::<(), BoxError>("no such host".into()) }]).await?;
+            Ok(())
+        });
+        drop(opened.await.unwrap_err());
+    });
+    let told: Vec<_> = lines.iter().filter(|line| line.starts_with("ERROR task failed")).collect();
+    assert!(matches!(&told[..], [line] if line.contains("no such host")), "{lines:#?}");
+}
+
+/// Its failures go to the pool around it, which has nothing new to tell.
+#[test]
+fn a_failure_of_a_pool_that_was_dropped_is_told_once() {
+    let lines = recorded(async || {
+        let opened = Pool::<BoxError>::open(async |_| {
+            let dropped = Pool::<BoxError>::builder().grace(MINUTE).build();
+            late(&dropped, "late", Duration::from_secs(1));
+            dropped.spawn(async { Err("no such host".into()) });
+            tokio::time::timeout(Duration::from_millis(1), dropped.run()).await.unwrap_err();
+            Ok(())
+        });
+        assert_eq!(opened.await.unwrap_err().cleanup_failures().len(), 1);
+    });
+    assert_eq!(lines.iter().filter(|line| line.starts_with("ERROR")).count(), 1, "{lines:#?}");
 }

@@ -27,6 +27,10 @@ pub(super) trait Link {
 
     /// The error in it which tells whether it says only that something was stopped.
     fn stop(&self) -> Option<&(dyn Error + 'static)>;
+
+    /// Whether a pool has told `tracing` of everything in it.
+    #[cfg(feature = "tracing")]
+    fn was_told(&self) -> bool;
 }
 
 /// What has a text.
@@ -138,6 +142,13 @@ impl<E: Display + 'static> Link for PoolError<E> {
     fn stop(&self) -> Option<&(dyn Error + 'static)> {
         self.stop_mark()
     }
+
+    #[cfg(feature = "tracing")]
+    fn was_told(&self) -> bool {
+        let Report { failures, cleanup_failures, stuck, .. } = self.report();
+        let is_empty = failures.is_empty() && cleanup_failures.is_empty() && stuck.is_empty();
+        !is_empty && failures.iter().all(Link::was_told) && cleanup_failures.iter().all(Link::was_told)
+    }
 }
 
 impl<E: Display + 'static> Link for TaskError<E> {
@@ -160,6 +171,11 @@ impl<E: Display + 'static> Link for TaskError<E> {
 
     fn stop(&self) -> Option<&(dyn Error + 'static)> {
         self.inner()
+    }
+
+    #[cfg(feature = "tracing")]
+    fn was_told(&self) -> bool {
+        self.was_told
     }
 }
 
@@ -188,5 +204,11 @@ impl<E: Display + 'static> Link for ExitError<E> {
             Self::Body(body) => as_error(body),
             Self::Exit(_) | Self::Both { .. } => None,
         }
+    }
+
+    /// That of an exit handler is told by nobody else.
+    #[cfg(feature = "tracing")]
+    fn was_told(&self) -> bool {
+        false
     }
 }

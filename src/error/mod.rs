@@ -6,7 +6,8 @@
 //! [`SpawnError`] gives a refused future back.
 //!
 //! Each of these files has the values. How they hang together, whatever the types, is in [`chain`]. Above that stand
-//! [`stopped`], which knows an error that says only that something was stopped, and [`text`], which has all texts.
+//! [`stopped`], which knows an error that says only that something was stopped, `told`, which knows one that `tracing` has
+//! been told of, and [`text`], which has all texts.
 
 mod box_error;
 mod chain;
@@ -20,6 +21,8 @@ mod stopped;
 mod task_error;
 mod task_info;
 mod text;
+#[cfg(feature = "tracing")]
+mod told;
 
 pub use self::box_error::BoxError;
 pub use self::closing_reason::{CancelReason, ClosingReason, ParentReason};

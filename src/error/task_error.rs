@@ -35,6 +35,9 @@ pub struct TaskError<E = BoxError> {
     failure: Failure<E>,
     /// How the failure is dropped. Only where it is made is `E` known to live as long as a queue of the thread may.
     dispose: fn(Failure<E>),
+    /// Whether a pool has told `tracing` of it.
+    #[cfg(feature = "tracing")]
+    pub(super) was_told: bool,
 }
 
 impl<E> TaskError<E> {
@@ -43,7 +46,13 @@ impl<E> TaskError<E> {
     where
         E: 'static,
     {
-        Self { task, failure, dispose: dispose::<Failure<E>> }
+        Self {
+            task,
+            failure,
+            dispose: dispose::<Failure<E>>,
+            #[cfg(feature = "tracing")]
+            was_told: false,
+        }
     }
 
     /// The task that failed.
@@ -157,7 +166,13 @@ impl<E> TaskError<E> {
     where
         E: Into<BoxError>,
     {
-        TaskError::new(self.task.clone(), self.take().boxed())
+        TaskError {
+            task: self.task.clone(),
+            failure: self.take().boxed(),
+            dispose: dispose::<Failure>,
+            #[cfg(feature = "tracing")]
+            was_told: self.was_told,
+        }
     }
 
     /// Leaves something that needs no destructor.

@@ -13,21 +13,21 @@ use crate::error::{ClosingReason, TaskError, catch};
 use crate::scope::{ErasedPool, NodeState, Snapshot, TaskClass, TaskSnapshot};
 
 impl<E: Send + 'static> ErasedPool for Shared<E> {
-    fn report(&self, failure: TaskError) -> Option<TaskError> {
+    fn report(&self, mut failure: TaskError) -> Option<TaskError> {
         let policies = self.options.policies();
         let policy = policies.as_ref().and_then(|policies| policies.on_cleanup_failure.as_ref());
         // A policy that panics, or a waker as the pool closes, has no say.
         let asked = policy.and_then(|policy| catch(|| policy(&failure)).ok());
         match asked.unwrap_or(OnFailure::Collect) {
             OnFailure::Discard => {
-                self.trace.failed(&failure, Some(|error| error.to_string()), OnFailure::Discard);
+                self.trace.failed(&mut failure, Some(|error| error.to_string()), OnFailure::Discard);
                 drop(catch(|| drop(failure)));
                 return None;
             }
             OnFailure::Cancel => drop(catch(|| self.close(ClosingReason::Failed))),
             OnFailure::Collect => {}
         }
-        self.trace.failed(&failure, Some(|error| error.to_string()), OnFailure::Collect);
+        self.trace.failed(&mut failure, Some(|error| error.to_string()), OnFailure::Collect);
         self.lock().failures.get_or_insert_default().push_cleanup(failure)
     }
 

@@ -31,7 +31,7 @@ impl<E: 'static> Shared<E> {
 
     /// Records a failure of a task as its policy says, or that of the pool. Returns what nobody here takes any more, to
     /// be reported further out.
-    pub(super) fn fail_task(&self, failure: TaskError<E>, settings: &TaskSettings) -> Vec<TaskError> {
+    pub(super) fn fail_task(&self, mut failure: TaskError<E>, settings: &TaskSettings) -> Vec<TaskError> {
         self.failed.store(true, Ordering::Release);
         let info = failure.task().clone();
         let (decision, panicked) = match settings.on_failure {
@@ -41,7 +41,7 @@ impl<E: 'static> Shared<E> {
         // An essential task that has ended closes the pool, whatever becomes of its failure.
         let ends_pool = settings.essential && !self.is_closed();
         let decision = if ends_pool && decision == OnFailure::Collect { OnFailure::Cancel } else { decision };
-        self.trace.failed(&failure, self.text.get().copied(), decision);
+        self.trace.failed(&mut failure, self.text.get().copied(), decision);
         let dropped = match decision {
             OnFailure::Discard => Err(catch(|| drop(failure)).err()),
             kept => Ok(self.record(failure, kept)),
@@ -80,8 +80,8 @@ impl<E: 'static> Shared<E> {
     }
 
     /// Records a failure that no policy is asked about. It closes the pool.
-    pub(super) fn fail(&self, failure: TaskError<E>) -> Option<TaskError> {
-        self.trace.failed(&failure, self.text.get().copied(), OnFailure::Cancel);
+    pub(super) fn fail(&self, mut failure: TaskError<E>) -> Option<TaskError> {
+        self.trace.failed(&mut failure, self.text.get().copied(), OnFailure::Cancel);
         self.record(failure, OnFailure::Cancel)
     }
 
@@ -100,8 +100,8 @@ impl<E: 'static> Shared<E> {
             return None;
         }
         let payload = catch(|| self.begin_closing(inner, ClosingReason::Failed)).err()?;
-        let panicked = TaskError::new(info, Failure::Panic(payload));
-        self.trace.failed(&panicked, self.text.get().copied(), OnFailure::Collect);
+        let mut panicked = TaskError::new(info, Failure::Panic(payload));
+        self.trace.failed(&mut panicked, self.text.get().copied(), OnFailure::Collect);
         self.record(panicked, OnFailure::Collect)
     }
 

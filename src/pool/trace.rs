@@ -54,14 +54,17 @@ mod on {
         /// A task or the body has failed. The text is made only if somebody listens.
         pub(in crate::pool) fn failed<E: 'static>(
             &self,
-            failure: &TaskError<E>,
+            failure: &mut TaskError<E>,
             text: Option<TextOf<E>>,
             decision: OnFailure,
         ) {
             self.record(|| {
+                let was_told = decision != OnFailure::Discard && failure.tell();
                 let (task, text) = (failure.task(), || text_of(failure.failure(), text));
                 let (name, body, spawned_at) = (task.name(), task.is_body(), task.spawned_at());
-                if decision != OnFailure::Discard && event_enabled!(target: "aiodrive", Level::ERROR) {
+                if was_told {
+                    debug!(target: "aiodrive", task = name, body, %spawned_at, "task failed, as recorded before");
+                } else if decision != OnFailure::Discard && event_enabled!(target: "aiodrive", Level::ERROR) {
                     error!(target: "aiodrive", task = name, body, %spawned_at, error = text(), "task failed");
                 } else if decision == OnFailure::Discard && event_enabled!(target: "aiodrive", Level::DEBUG) {
                     debug!(target: "aiodrive", task = name, body, %spawned_at, error = text(), "task failed, which is discarded");
@@ -188,7 +191,7 @@ mod off {
 
         pub(in crate::pool) fn closing(&self, _: &ClosingReason) {}
 
-        pub(in crate::pool) fn failed<E>(&self, _: &TaskError<E>, _: Option<TextOf<E>>, _: OnFailure) {}
+        pub(in crate::pool) fn failed<E>(&self, _: &mut TaskError<E>, _: Option<TextOf<E>>, _: OnFailure) {}
 
         pub(in crate::pool) fn refused(&self, _: &TaskInfo) {}
 

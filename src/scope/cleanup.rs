@@ -38,7 +38,7 @@ impl Cleanup {
 
 /// Tells of a failure that nobody will return, unless it is that a runtime has shut down, which is known to who did that.
 /// The text and a subscriber are somebody's code.
-pub(super) fn tell(failure: &TaskError) {
+pub(super) fn tell(failure: &mut TaskError) {
     if matches!(failure.failure(), Failure::Cancelled) {
         return;
     }
@@ -47,5 +47,7 @@ pub(super) fn tell(failure: &TaskError) {
     // A closed stderr is no reason to fail.
     let _ = writeln!(stderr(), "nobody is left to return this to: {text}");
     #[cfg(feature = "tracing")]
-    drop(catch(|| tracing::error!(target: "aiodrive", "nobody is left to return this to: {text}")));
+    if !failure.tell() {
+        drop(catch(|| tracing::error!(target: "aiodrive", "nobody is left to return this to: {text}")));
+    }
 }

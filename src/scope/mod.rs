@@ -189,8 +189,8 @@ impl Scope {
                 (_, unreported) => unreported,
             };
         }
-        if let Some(failure) = unreported {
-            cleanup::tell(&failure);
+        if let Some(mut failure) = unreported {
+            cleanup::tell(&mut failure);
             drop(catch(|| drop(failure)));
         }
     }
