@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aiodrive::{BoxError, LatchEvent, Pool, timeout, timeout_at, wait_all};
+use aiodrive::{BoxError, LatchEvent, Pool, map, timeout, timeout_at, wait_all};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::task::{JoinSet, yield_now};
 
@@ -134,6 +134,34 @@ fn timeouts_that_are_over_leave_no_timers() {
             assert!(kept < 64, "{kept} KiB");
         });
     }
+}
+
+/// A consumer that takes its time: everything else has run as far as it can before each result is taken. Each result
+/// has 1 KiB, and at most eight are there.
+#[test]
+fn a_map_with_a_slow_consumer_takes_no_more_with_every_item() {
+    on_both(|| async {
+        for is_ordered in [true, false] {
+            let (running, before) = (Arc::new(AtomicUsize::new(0)), allocated());
+            let begun = running.clone();
+            let results = map(8, 0_usize.., move |_| {
+                let begun = begun.clone();
+                async move {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    Ok::<_, BoxError>([1_u8; 1_024])
+                }
+            });
+            let mut results = if is_ordered { results } else { results.unordered() };
+            for taken in 0..10_000 {
+                results.next().await.unwrap().unwrap();
+                // `next` has pulled as many as were to be running beside the one that it gave.
+                until("the end of what may run", || running.load(Ordering::SeqCst) >= taken + 8).await;
+                assert_eq!(running.load(Ordering::SeqCst), taken + 8);
+                let kept = (allocated() - before) / 1_024;
+                assert!(kept < 64, "{kept} KiB after {taken} items, in order: {is_ordered}");
+            }
+        }
+    });
 }
 
 /// How many bytes each of so many things takes, made by `make` and kept until they have been weighed.

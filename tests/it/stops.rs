@@ -4,7 +4,10 @@ use std::error::Error;
 use std::panic::resume_unwind;
 use std::time::Duration;
 
-use aiodrive::{BoxError, ExitError, OnFailure, Pool, PoolError, TaskError, TaskStopped, cancellation_token, try_all};
+use aiodrive::{
+    BoxError, ExitError, OnFailure, Pool, PoolBuilder, PoolError, TaskError, TaskStopped, cancellation_token, try_all,
+    with_exit,
+};
 
 use crate::support::on_both;
 
@@ -120,41 +123,64 @@ async fn failed_panic() -> PoolError {
     pool.run().await.unwrap_err()
 }
 
-/// What a closing pool makes of an error of its body, or of a task.
-async fn closing<E>(in_task: bool, error: E) -> Result<(), PoolError<E>>
+/// Where an error arrives at a pool that closes.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    Task,
+    /// A task whose failures would close no pool.
+    Collected,
+    /// A task that passes on what the body of `with_exit` has returned.
+    Visit,
+    Body,
+}
+
+const PLACES: [Place; 4] = [Place::Task, Place::Collected, Place::Visit, Place::Body];
+
+/// What a pool with time that closes makes of an error.
+async fn closing<E>(place: Place, builder: PoolBuilder<E>, error: E) -> Result<(), PoolError<E>>
 where
     E: Into<BoxError> + std::fmt::Display + Send + 'static,
 {
-    let pool: Pool<E> = Pool::builder().grace(Duration::from_secs(1_000)).build();
-    if in_task {
-        pool.spawn(async {
+    let builder = builder.grace(Duration::from_secs(1_000));
+    if matches!(place, Place::Body) {
+        let opened = builder.open(async |pool| {
+            pool.cancel();
             cancellation_token().cancelled().await;
-            Err(error)
+            Err::<(), E>(error)
         });
-        pool.cancel_on(async { tokio::task::yield_now().await });
-        return pool.run().await;
+        return opened.await.or_else(|error| if error.is_cancelled() { Ok(()) } else { Err(error) });
     }
-    drop(pool);
-    let opened = Pool::<E>::builder().grace(Duration::from_secs(1_000)).open(async |pool| {
-        pool.cancel();
+    let pool = match place {
+        Place::Collected => builder.on_failure(|_| OnFailure::Collect).build(),
+        _ => builder.build(),
+    };
+    pool.spawn(async move {
         cancellation_token().cancelled().await;
-        Err::<(), E>(error)
+        if !matches!(place, Place::Visit) {
+            return Err(error);
+        }
+        match with_exit((), async |_| Err::<(), E>(error), async |(), _| Ok(())).await {
+            Err(ExitError::Body(error)) => Err(error),
+            _ => Ok(()),
+        }
     });
-    opened.await.or_else(|error| if error.is_cancelled() { Ok(()) } else { Err(error) })
+    pool.cancel_on(async { tokio::task::yield_now().await });
+    pool.run().await
 }
 
 async fn assert_no_failures<E: Any>() {
-    for in_task in [false, true] {
+    for place in PLACES {
         for (what, error) in stops::<E>().await {
-            assert!(closing(in_task, error).await.is_ok(), "{what}, in a task: {in_task}");
+            assert!(closing(place, Pool::builder(), error).await.is_ok(), "{what}, in {place:?}");
         }
     }
 }
 
 async fn assert_failures<E: Any>() {
-    for in_task in [false, true] {
+    for place in PLACES {
         for (what, error) in failures::<E>().await {
-            assert!(closing(in_task, error).await.is_err(), "{what}, in a task: {in_task}");
+            let failed = closing(place, Pool::builder(), error).await.unwrap_err();
+            assert_eq!(failed.failures().len(), 1, "{what}, in {place:?}");
         }
     }
 }
@@ -175,7 +201,7 @@ fn what_only_says_stopped_is_no_failure_in_an_anyhow_error() {
     on_both(assert_no_failures::<anyhow::Error>);
     on_both(|| async {
         let nested = anyhow::Error::new(cancelled::<anyhow::Error>().await).context("serving");
-        assert!(closing(true, nested).await.is_ok());
+        assert!(closing(Place::Task, Pool::builder(), nested).await.is_ok());
     });
 }
 
@@ -185,17 +211,142 @@ fn what_says_more_than_stopped_is_a_failure_in_an_anyhow_error() {
     on_both(assert_failures::<anyhow::Error>);
 }
 
+/// An error type into which a pool cannot look: its hook does.
+trait Hooked: Into<BoxError> + std::fmt::Display + Send + 'static {
+    fn component(failed: PoolError) -> Self;
+
+    fn task(stopped: TaskStopped) -> Self;
+
+    fn only_says_stopped(&self) -> bool;
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ByFrom {
+    #[error("a component has failed")]
+    Component(#[from] PoolError),
+    #[error("a task has failed")]
+    Task(#[from] TaskStopped),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum BySource {
+    #[error("the component of {shard} has failed")]
+    Component { shard: u32, source: PoolError },
+    #[error("the task of {shard} has failed")]
+    Task {
+        shard: u32,
+        #[source]
+        stopped: TaskStopped,
+    },
+}
+
+impl Hooked for ByFrom {
+    fn component(failed: PoolError) -> Self {
+        failed.into()
+    }
+
+    fn task(stopped: TaskStopped) -> Self {
+        stopped.into()
+    }
+
+    fn only_says_stopped(&self) -> bool {
+        match self {
+            Self::Component(failed) => failed.is_cancelled(),
+            Self::Task(stopped) => *stopped == TaskStopped::Cancelled,
+        }
+    }
+}
+
+impl Hooked for BySource {
+    fn component(source: PoolError) -> Self {
+        Self::Component { shard: 1, source }
+    }
+
+    fn task(stopped: TaskStopped) -> Self {
+        Self::Task { shard: 2, stopped }
+    }
+
+    fn only_says_stopped(&self) -> bool {
+        match self {
+            Self::Component { source, .. } => source.is_cancelled(),
+            Self::Task { stopped, .. } => *stopped == TaskStopped::Cancelled,
+        }
+    }
+}
+
+impl Hooked for eyre::Report {
+    fn component(failed: PoolError) -> Self {
+        Self::new(failed).wrap_err("a component has failed")
+    }
+
+    fn task(stopped: TaskStopped) -> Self {
+        Self::new(stopped).wrap_err("a task has failed")
+    }
+
+    fn only_says_stopped(&self) -> bool {
+        self.downcast_ref().is_some_and(PoolError::<BoxError>::is_cancelled)
+            || self.downcast_ref() == Some(&TaskStopped::Cancelled)
+    }
+}
+
+/// What the hook knows is no failure, what it does not is one; without it, each is one.
+async fn assert_as_the_hook_says<E: Hooked>() {
+    let hooked = || Pool::builder().is_cancellation(E::only_says_stopped);
+    for place in PLACES {
+        let stops = [E::component(cancelled().await), E::task(TaskStopped::Cancelled)];
+        for (nth, error) in stops.into_iter().enumerate() {
+            assert!(closing(place, hooked(), error).await.is_ok(), "{nth}, in {place:?}");
+        }
+        let failures = [E::component(failed_with("broken".into()).await), E::task(TaskStopped::NotReady)];
+        for (nth, error) in failures.into_iter().enumerate() {
+            assert!(closing(place, hooked(), error).await.is_err(), "{nth}, in {place:?}");
+        }
+        assert!(closing(place, Pool::builder(), E::task(TaskStopped::Cancelled)).await.is_err(), "in {place:?}");
+    }
+}
+
+#[test]
+fn the_hook_tells_what_only_says_stopped_in_an_enum_that_is_made_of_it() {
+    on_both(assert_as_the_hook_says::<ByFrom>);
+}
+
+#[test]
+fn the_hook_tells_what_only_says_stopped_in_an_enum_that_has_it_as_its_source() {
+    on_both(assert_as_the_hook_says::<BySource>);
+}
+
+#[test]
+fn the_hook_tells_what_only_says_stopped_in_an_opaque_error() {
+    on_both(assert_as_the_hook_says::<eyre::Report>);
+}
+
+/// A task at depth 0, not asked to stop itself yet, awaits one of depth 1 that is.
+async fn awaits_higher_depth<E: Hooked>() {
+    let pool: Pool<E> = Pool::builder().grace(Duration::from_secs(1_000)).is_cancellation(E::only_says_stopped).build();
+    let above = pool.build_task().depth(1).no_grace().spawn_with_handle(std::future::pending::<Result<(), E>>());
+    pool.spawn(async { above.await.map_err(E::task) });
+    pool.cancel_on(async { tokio::task::yield_now().await });
+    assert!(pool.run().await.is_ok());
+}
+
+#[test]
+fn who_awaits_a_task_of_a_higher_depth_that_is_stopped_has_not_failed() {
+    on_both(awaits_higher_depth::<ByFrom>);
+    on_both(awaits_higher_depth::<BySource>);
+    on_both(awaits_higher_depth::<eyre::Report>);
+}
+
 #[test]
 fn what_only_says_stopped_is_no_failure_as_the_error_type_itself() {
     on_both(|| async {
-        assert!(closing(true, TaskStopped::Cancelled).await.is_ok());
-        assert!(closing(true, TaskStopped::NotReady).await.is_err());
-        assert!(closing::<PoolError>(true, cancelled().await).await.is_ok());
+        assert!(closing(Place::Task, Pool::builder(), TaskStopped::Cancelled).await.is_ok());
+        assert!(closing(Place::Task, Pool::builder(), TaskStopped::NotReady).await.is_err());
+        assert!(closing::<PoolError>(Place::Task, Pool::builder(), cancelled().await).await.is_ok());
         let failed = try_all([async { Err::<(), BoxError>(TaskStopped::Cancelled.into()) }]).await;
         let failed: TaskError = failed.unwrap_err().into_failures().remove(0);
-        assert!(closing(true, failed).await.is_ok());
+        assert!(closing(Place::Task, Pool::builder(), failed).await.is_ok());
         let exit = ExitError::Body(BoxError::from(TaskStopped::Cancelled));
-        assert!(closing(true, exit).await.is_ok());
+        assert!(closing(Place::Task, Pool::builder(), exit).await.is_ok());
     });
 }
 
@@ -229,7 +380,7 @@ fn an_error_that_panics_as_it_is_asked_or_never_ends_is_a_failure() {
     }
     on_both(|| async {
         for is_endless in [false, true] {
-            assert!(closing(true, BoxError::from(Asked(Hostile(is_endless)))).await.is_err());
+            assert!(closing(Place::Task, Pool::builder(), BoxError::from(Asked(Hostile(is_endless)))).await.is_err());
         }
     });
 }
