@@ -128,7 +128,8 @@ impl<E: Send + 'static> Shared<E> {
         let handle = task.handle_in_place();
         if catch(|| self.spawn::<OnThisThread, _>(place, task, handle)).is_err() {
             panic!(
-                "`spawn_local` was called outside of a `LocalSet` and of a `LocalRuntime`, on whose thread the task would stay"
+                "`spawn_local` was called outside of a `LocalSet` and of a `LocalRuntime`, on whose thread the task would \
+                 stay: run the pool by `LocalSet::run_until`"
             );
         }
     }
