@@ -19,7 +19,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
@@ -312,10 +312,10 @@ async fn a_client_that_goes_takes_the_tasks_of_its_request_along(program: &str, 
 }
 
 async fn a_back_end_that_fails_costs_one_request(program: &str, protocol: Protocol) {
-    let backend = Backend::start().await;
-    let address = backend.address();
-    drop(backend);
-    let mut server = Server::start(program, protocol, &[], address).await;
+    // Refuses, and keeps the port from everybody else.
+    let backend = TcpSocket::new_v4().unwrap();
+    backend.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let mut server = Server::start(program, protocol, &[], backend.local_addr().unwrap()).await;
     let (status, text) = server.get("/report").await;
     assert!(status == 502 && text.contains("task \"") && text.contains("refused"), "{status} {text}");
     assert_eq!(server.get("/").await.0, 200);
