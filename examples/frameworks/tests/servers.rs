@@ -18,7 +18,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
@@ -93,8 +93,9 @@ impl Server {
         answer(self.request(path).await).await.unwrap()
     }
 
-    /// It has heard the signal, and takes no new connections.
-    async fn until_refusing(&self) {
+    /// Its tasks have heard the signal, since it has closed a connection that was silent, and it takes no new ones.
+    async fn until_stopping(&self, silent: TcpStream) {
+        assert_closed(silent).await;
         let refused = async {
             while !TcpStream::connect(self.address)
                 .await
@@ -130,6 +131,11 @@ async fn answer(request: JoinHandle<Answer>) -> Answer {
 
 fn ok(text: &str) -> (u16, String) {
     (200, text.to_owned())
+}
+
+async fn assert_closed(mut connection: impl AsyncRead + Unpin) {
+    let read = within(connection.read(&mut [0])).await;
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
 }
 
 impl End {
@@ -185,9 +191,8 @@ impl Question {
     }
 
     /// Nobody waits for the answer any more.
-    async fn assert_taken_back(mut self) {
-        let read = within(self.server.read(&mut [0])).await;
-        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    async fn assert_taken_back(self) {
+        assert_closed(self.server).await;
     }
 }
 
@@ -226,11 +231,12 @@ by_every_server! {
 async fn requests_in_flight_at_sigterm_are_answered(program: &str, protocol: Protocol) {
     let backend = Backend::start().await;
     let mut server = Server::start(program, protocol, &[("GRACE_MS", HOUR_MS)], backend.address()).await;
+    let silent = server.connect().await;
     let (part, report) = (server.request("/part").await, server.request("/report").await);
     let questions = backend.questions(4).await;
 
     server.signal("-TERM");
-    server.until_refusing().await;
+    server.until_stopping(silent).await;
     assert!(server.is_running() && !part.is_finished() && !report.is_finished());
 
     for question in questions {
@@ -244,11 +250,11 @@ async fn requests_in_flight_at_sigterm_are_answered(program: &str, protocol: Pro
 async fn idle_connections_do_not_hold_the_server_open(program: &str, protocol: Protocol) {
     let backend = Backend::start().await;
     let mut server = Server::start(program, protocol, &[("GRACE_MS", HOUR_MS)], backend.address()).await;
-    let mut silent = server.connect().await;
+    let silent = server.connect().await;
     // It takes connections in their order, so it has the silent one too. The other stays open after the answer.
     assert_eq!(server.get("/").await.0, 200);
     server.end_by("-TERM").await.assert_in_order();
-    assert!(matches!(within(silent.read(&mut [0])).await, Ok(0) | Err(_)));
+    assert_closed(silent).await;
 }
 
 async fn what_overruns_the_grace_is_cut_off_and_named(program: &str, protocol: Protocol) {
@@ -279,12 +285,13 @@ async fn what_overruns_the_grace_is_cut_off_and_named(program: &str, protocol: P
 async fn a_second_signal_ends_it_at_once(program: &str, protocol: Protocol) {
     let backend = Backend::start().await;
     let mut server = Server::start(program, protocol, &[("GRACE_MS", HOUR_MS)], backend.address()).await;
+    let silent = server.connect().await;
     let (slow, report) = (server.request("/slow").await, server.request("/report").await);
     server.stderr.until("GET /slow").await;
     let questions = backend.questions(3).await;
 
     server.signal("-TERM");
-    server.until_refusing().await;
+    server.until_stopping(silent).await;
     assert!(server.is_running());
     let end = server.end_by("-TERM").await;
     assert_eq!((end.code, end.stderr.last().unwrap().as_str()), (Some(1), "aborted by the second signal"), "{end:#?}");
