@@ -363,5 +363,5 @@ async fn streams_take_up_no_slot_of_the_limit() {
     assert_eq!(answer(report).await.unwrap().0, 200);
     let end = server.end_by("-TERM").await;
     end.assert_in_order();
-    assert_eq!(end.stderr.last().unwrap(), "1 requests");
+    assert_eq!(end.stderr.last().unwrap(), "requests: 1");
 }

@@ -141,6 +141,6 @@ async fn slow() -> Result<String, BoxError> {
 /// Says at the very end how much there was to do. A second signal leaves no time for that.
 async fn log() -> Result<(), BoxError> {
     cancellation_token().cancelled().await;
-    eprintln!("{} requests", REQUESTS.load(Relaxed));
+    eprintln!("requests: {}", REQUESTS.load(Relaxed));
     Ok(())
 }
