@@ -274,13 +274,15 @@ impl Depth {
     }
 
     /// Whether tasks are left that can do nothing with the time they have: they wait for a turn which cannot come before
-    /// they are aborted; or they are daemons that nobody can have told, since nobody has a token, and nothing is nested
-    /// in the scopes that are returned. Those that only look at `is_closed` now and then are taken for deaf.
-    pub(super) fn deaf(&self, all_slots_taken: bool) -> Option<Vec<Arc<Scope>>> {
+    /// they are aborted; or they are daemons that nobody can have told, since nobody has a token or has waited for the
+    /// closing. Those that only look at `is_closed` now and then are taken for deaf. Something that is nested in the
+    /// scopes, which are returned, can use the time all the same; its task may have ended.
+    pub(super) fn deaf(&self, all_slots_taken: bool, was_awaited: bool) -> Option<Vec<Arc<Scope>>> {
         let mut scopes = Vec::new();
-        let waits = |tasks: &Tasks| tasks.are_queued() && (all_slots_taken || tasks.len() == 0);
-        for (kind, tasks) in self.kinds().filter(|(_, tasks)| !waits(tasks)) {
-            if !kind.is_daemon() || !tasks.have_begun() || self.token.is_some() {
+        let has_told = was_awaited || self.token.is_some();
+        for (kind, tasks) in self.kinds() {
+            let waits = tasks.are_queued() && (all_slots_taken || tasks.len() == 0);
+            if !waits && (has_told || !kind.is_daemon() || !tasks.have_begun()) {
                 return None;
             }
             scopes.extend(tasks.existing_scope());

@@ -137,6 +137,32 @@ fn who_is_dropped_by_a_timeout_has_its_own_grace() {
     });
 }
 
+/// No task is left in the pool around, and nobody in it waits for a turn: what is nested there has its time all the same.
+#[test]
+fn what_an_ended_task_has_handed_on_has_the_time_of_its_pool() {
+    on_current_thread(|| async {
+        for outer in [None, Some(10)] {
+            let (log, begin) = (Log::default(), Instant::now());
+            let around: Pool = with_grace(10).build();
+            let seen = log.clone();
+            around.spawn(async move {
+                let pool = outer.map_or_else(Pool::builder, with_grace).build();
+                pool.spawn(async move {
+                    let inner: Pool = with_grace(5).build();
+                    inner.spawn(stubborn("gone", begin, seen));
+                    assert!(poll_once(pin!(inner.run())).await.is_pending());
+                    Ok(())
+                });
+                pool.run().await?;
+                Ok(())
+            });
+            around.cancel_on(sleep(secs(1)));
+            assert_eq!(elapsed(around.run()).await.0, 5);
+            assert_eq!(log.events(), ["gone: 5"], "outer grace: {outer:?}");
+        }
+    });
+}
+
 // ===== an abort goes all the way down =====
 
 #[test]
