@@ -209,6 +209,25 @@ fn what_it_gives_up_on_is_told() {
 }
 
 #[test]
+fn what_overruns_the_grace_is_told_with_its_line() {
+    let mut lines_of_tasks = Vec::new();
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::builder().grace(Duration::from_secs(1)).build();
+        lines_of_tasks = vec![late(&pool, "slow", MINUTE), late(&pool, "slower", 2 * MINUTE)];
+        late(&pool, "in time", Duration::from_millis(500));
+        pool.cancel_on(std::future::ready(()));
+        pool.run().await.unwrap();
+    });
+    let told: Vec<_> = lines.iter().filter(|line| line.contains("the grace was over")).collect();
+    let task = |name, line| format!("task \"{name}\" ({}:{line}:", file!());
+    assert_eq!(told.len(), 1, "{lines:?}");
+    assert!(told[0].starts_with("WARN the grace was over before these tasks were tasks="), "{told:?}");
+    assert!(told[0].contains(&task("slow", lines_of_tasks[0])), "{told:?}");
+    assert!(told[0].contains(&task("slower", lines_of_tasks[1])), "{told:?}");
+    assert!(!told[0].contains("in time"), "{told:?}");
+}
+
+#[test]
 fn without_timers_a_pool_that_has_to_wait_does_not_warn() {
     let record = Record::default();
     tracing::subscriber::with_default(Registry::default().with(record.clone()), || {

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::time::Duration;
 
-use aiodrive::{BoxError, ClosingReason, LatchEvent, OnFailure, Pool};
+use aiodrive::{BoxError, ClosingReason, LatchEvent, OnFailure, Pool, TaskStopped};
 use tokio::time::Instant;
 
 use crate::cell::{Cell, Close, ENDLESS, GRACES, Job, NO_TIME, Outcome, Work, with};
@@ -205,7 +205,7 @@ async fn a_pool_closes_with_the_one_around_it_and_has_its_time(cell: Cell) {
         around.cancel_with("deployment");
         let has_time = outer == ENDLESS && inner != Some(Duration::ZERO);
         let grace = if has_time { ENDLESS } else { None };
-        cell.closes_with(&around, grace).await;
+        cell.closes_with(&pool, grace).await;
         run.await.unwrap().unwrap();
         cell.assert_used(grace);
         let reason = pool.closing_reason().unwrap();
@@ -295,7 +295,8 @@ async fn a_further_cause_changes_no_step(cell: Cell) {
     pool.cancel_with("first");
     cell.asked().await;
     pool.cancel_with("second");
-    pool.spawn(async { Err("while it closes".into()) });
+    let handle = pool.spawn_with_handle(async { Err::<(), _>("while it closes".into()) });
+    assert_eq!(handle.await, Err(TaskStopped::Failed));
     cell.goes_on().await;
     cell.fail();
     let error = run.await.unwrap().unwrap_err();

@@ -124,21 +124,18 @@ async fn an_error_knows_whether_its_pool_was_stopped(cell: Cell) {
 
 /// The reason of the pool around is known in each pool below that closes with it, at any depth.
 async fn the_reason_is_known_all_the_way_down(cell: Cell) {
-    let (outermost, inside) = (with(ENDLESS).build(), cell.clone());
-    let reason = outermost.spawn_with_handle(async move {
-        let reason = Pool::open(async |_: Pool| {
-            let innermost = with(None).build();
-            innermost.spawn(inside.work());
-            innermost.clone().run().await?;
-            Ok(innermost.closing_reason().and_then(|reason| reason.cancel_reason().map(str::to_owned)))
-        });
-        Ok(reason.await?)
+    let (outermost, innermost) = (with(ENDLESS).build(), with(None).build());
+    innermost.spawn(cell.work());
+    let runs = innermost.clone();
+    outermost.spawn(async move {
+        let opened = Pool::open(async |_: Pool| Ok(runs.run().await?));
+        Ok(opened.await?)
     });
     let run = cell.run(&outermost).await;
     outermost.cancel_with("deployment");
-    cell.closes_with(&outermost, ENDLESS).await;
-    assert_eq!(reason.await.unwrap().as_deref(), Some("deployment"));
+    cell.closes_with(&innermost, ENDLESS).await;
     run.await.unwrap().unwrap();
+    assert_eq!(innermost.closing_reason().unwrap().cancel_reason(), Some("deployment"));
 }
 
 /// A nested pool that is kept open ends when the task around it is asked to stop, if a task of it awaits the token.
