@@ -16,7 +16,7 @@ use tokio::time;
 
 use crate::play::{Here, LONG, Played, SHORT};
 use crate::program::Program;
-use crate::world::{Clock, World};
+use crate::world::{Clock, Living, World};
 
 /// What becomes of a program after some of its polls.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -79,7 +79,8 @@ impl<'a> Moments<'a> {
         }
         let Runtimes(clock, runtime) = self.runtimes;
         let (ending, polls, is_reached) = (self.ending, self.polls, AtomicBool::new(false));
-        let moment = Moment { world: World::new(*clock), ending, polls, is_reached };
+        let (world, living) = (World::new(*clock), Living::default().within());
+        let moment = Moment { world, living, ending, polls, is_reached };
         let broken = moment.look_at(runtime, self.program.clone());
         let most = if *clock == Clock::Paused { MOST } else { MOST_TURNS };
         self.is_over = !moment.is_reached.load(SeqCst) || self.polls == most;
@@ -98,6 +99,7 @@ impl fmt::Display for Moments<'_> {
 /// One moment of a program.
 struct Moment {
     world: World,
+    living: Living,
     ending: Ending,
     polls: usize,
     /// The program has not come to its end before.
@@ -109,11 +111,11 @@ impl Moment {
         let patience = if self.world.clock() == Clock::Paused { 10 * END } else { Duration::from_secs(60) };
         let ended = LocalSet::new().block_on(runtime, async { time::timeout(patience, self.enclose(program)).await });
         let Ok(returned) = ended else { return vec!["it hangs".to_owned()] };
-        let (alive, _) = self.world.alive();
+        let alive = self.living.count();
         if let Err(error) = returned {
             self.world.arrived_in_pool_error(&error);
         }
-        let (_, errors) = self.world.alive();
+        let errors = self.world.errors();
         let mut broken = self.world.verdict();
         broken.extend((alive > 0).then(|| format!("{alive} futures are alive")));
         broken.extend((errors > 0).then(|| format!("{errors} errors are left")));
@@ -135,7 +137,7 @@ impl Moment {
     }
 
     async fn drop_it(&self, program: Program) {
-        let mut played = Here::new(&self.world, true).play(program);
+        let mut played = Here::new(&self.world, &self.living, true).play(program);
         if let Some(result) = self.poll(&mut played).await {
             self.world.arrived_in_result(&result);
         }
@@ -173,7 +175,7 @@ impl Moment {
 
     async fn end_task(&self, pool: &Pool, program: Program) {
         let notify = Arc::new(Notify::new());
-        let played = Here::new(&self.world, false).play(program);
+        let played = Here::new(&self.world, &self.living, false).play(program);
         let mut handle = pool.spawn_with_handle(self.counted(played, Arc::clone(&notify)));
         let moment = async {
             match self.world.clock() {

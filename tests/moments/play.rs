@@ -12,7 +12,7 @@ use aiodrive::{
 use tokio::task::yield_now;
 
 use crate::program::{Call, Program, Work};
-use crate::world::{Clock, Output, Several, World};
+use crate::world::{Clock, Living, Output, Several, World};
 
 type Result<T = (), E = BoxError> = std::result::Result<T, E>;
 
@@ -28,6 +28,7 @@ pub const SHORT: Duration = Duration::from_millis(1);
 #[derive(Clone)]
 pub struct Here {
     world: World,
+    living: Living,
     /// Whether there is a `LocalSet`.
     is_local: bool,
     /// Whether somebody cancels what does not end by itself.
@@ -54,19 +55,29 @@ impl Drop for Bomb {
 }
 
 impl Here {
-    pub fn new(world: &World, is_local: bool) -> Self {
-        Self { world: world.clone(), is_local, is_cancelled: true }
+    pub fn new(world: &World, living: &Living, is_local: bool) -> Self {
+        Self { world: world.clone(), living: living.clone(), is_local, is_cancelled: true }
     }
 
     pub fn play(&self, program: Program) -> Played {
-        let (here, alive) = (self.clone(), self.world.one_more());
+        let (here, alive) = (self.clone(), self.living.one_more());
         Box::pin(async move {
             let _alive = alive;
             match program {
                 Program::Work(work) => here.work(work).await,
-                Program::Call(call, program, beside) => Inside { here, program: *program, beside }.call(call).await,
+                Program::Call(call, program, beside) => here.call(call, *program, beside).await,
             }
         })
+    }
+
+    async fn call(&self, call: Call, program: Program, beside: Work) -> Result {
+        let living = self.living.within();
+        let here = Self { living: living.clone(), ..self.clone() };
+        let result = Inside { here, program, beside }.call(call).await;
+        if call.leaves_nothing() && living.count() > 0 {
+            self.world.broken(format!("{} are alive as {call:?} returns", living.count()));
+        }
+        result
     }
 
     async fn work(&self, work: Work) -> Result {
@@ -197,7 +208,7 @@ impl Inside {
                 Ok(handle.await?)
             }
             Call::Blocking => {
-                let (here, work, alive) = (self.here.clone(), self.beside, self.here.world.one_more());
+                let (here, work, alive) = (self.here.clone(), self.beside, self.here.living.one_more());
                 let handle = pool.spawn_blocking_with_handle(move || {
                     let _alive = alive;
                     here.end(work)

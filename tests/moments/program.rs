@@ -1,5 +1,7 @@
 //! What a program is made of, and how it is made up from a number.
 
+use std::ops::Range;
+
 /// Work, in a stack of calls.
 #[derive(Clone, Debug)]
 pub enum Program {
@@ -127,26 +129,32 @@ impl Call {
     ];
 }
 
-impl Program {
-    /// Each call in each call, with one choice of work each.
-    pub fn all_of_two() -> impl Iterator<Item = Self> {
-        let pairs = Call::ALL.into_iter().flat_map(|outer| Call::ALL.map(|inner| (outer, inner)));
-        pairs.enumerate().map(|(n, (outer, inner))| {
-            let mut random = Random(n as u64);
-            let inner = Self::Call(inner, Box::new(Self::Work(random.of(&Work::ALL))), random.of(&Work::ALL));
-            Self::Call(outer, Box::new(inner), random.of(&Work::ALL))
-        })
+impl Call {
+    /// Whether it returns only when nothing is left in it. A group and a `map` that are dropped leave that to what is
+    /// around them, and so does shielded work.
+    pub fn leaves_nothing(self) -> bool {
+        !matches!(self, Self::Group | Self::Map | Self::Shield | Self::Shielded | Self::WithExit | Self::Handler)
     }
+}
 
-    /// The program with this number: one to four calls deep, most of them three or four.
+impl Program {
+    /// The numbers of those that are two calls deep: each call in each call, with one choice of work each.
+    pub const PAIRS: Range<u64> = 0..(Call::ALL.len() * Call::ALL.len()) as u64;
+
+    /// The program with this number. Those that are no pairs are one to four calls deep, most of them three or four.
     pub fn of(number: u64) -> Self {
         let mut random = Random(number);
-        let calls = random.of(&[1, 2, 3, 3, 3, 4, 4, 4]);
+        let calls = match usize::try_from(number) {
+            Ok(pair) if Self::PAIRS.contains(&number) => {
+                vec![Call::ALL[pair % Call::ALL.len()], Call::ALL[pair / Call::ALL.len()]]
+            }
+            _ => {
+                let calls = random.of(&[1, 2, 3, 3, 3, 4, 4, 4]);
+                (0..calls).map(|_| random.of(&Call::ALL)).collect()
+            }
+        };
         let bottom = Self::Work(random.of(&Work::ALL));
-        (0..calls).fold(bottom, |program, _| {
-            let call = random.of(&Call::ALL);
-            Self::Call(call, Box::new(program), random.of(&Work::ALL))
-        })
+        calls.into_iter().fold(bottom, |program, call| Self::Call(call, Box::new(program), random.of(&Work::ALL)))
     }
 }
 

@@ -24,9 +24,7 @@ pub struct World(Arc<State>);
 
 struct State {
     clock: Clock,
-    /// Futures and closures.
-    alive: AtomicUsize,
-    /// Errors.
+    /// How many errors have not been dropped.
     errors: AtomicUsize,
     /// How often each failure has arrived.
     failures: Mutex<Vec<usize>>,
@@ -34,8 +32,12 @@ struct State {
     broken: Mutex<Vec<String>>,
 }
 
+/// Counts what lives in a call, and in those around it.
+#[derive(Clone, Default)]
+pub struct Living(Vec<Arc<AtomicUsize>>);
+
 /// Is counted until it is dropped.
-pub struct Alive(World);
+pub struct Alive(Living);
 
 /// An error with a number, counted until it is dropped.
 pub struct Fault {
@@ -52,22 +54,22 @@ pub struct Output(Option<Result<(), BoxError>>, World);
 
 impl World {
     pub fn new(clock: Clock) -> Self {
-        let (alive, errors, failures, broken) = Default::default();
-        Self(Arc::new(State { clock, alive, errors, failures, broken }))
+        let (errors, failures, broken) = Default::default();
+        Self(Arc::new(State { clock, errors, failures, broken }))
     }
 
     pub fn clock(&self) -> Clock {
         self.0.clock
     }
 
-    pub fn one_more(&self) -> Alive {
-        self.0.alive.fetch_add(1, SeqCst);
-        Alive(self.clone())
+    /// How many errors have not been dropped.
+    pub fn errors(&self) -> usize {
+        self.0.errors.load(SeqCst)
     }
 
-    /// How many futures, and how many errors, have not been dropped.
-    pub fn alive(&self) -> (usize, usize) {
-        (self.0.alive.load(SeqCst), self.0.errors.load(SeqCst))
+    /// Something must not be.
+    pub fn broken(&self, what: String) {
+        self.0.broken.lock().expect("it is not poisoned").push(what);
     }
 
     fn failures(&self) -> MutexGuard<'_, Vec<usize>> {
@@ -108,7 +110,7 @@ impl World {
         let number = message.and_then(|message| message.strip_prefix("panic ")?.parse().ok());
         match number {
             Some(number) => self.arrived(number),
-            None => self.0.broken.lock().expect("it is not poisoned").push(format!("a panic of nobody's: {message:?}")),
+            None => self.broken(format!("a panic of nobody's: {message:?}")),
         }
     }
 
@@ -156,9 +158,26 @@ impl World {
     }
 }
 
+impl Living {
+    /// In a further call.
+    pub fn within(&self) -> Self {
+        Self(self.0.iter().cloned().chain([Arc::default()]).collect())
+    }
+
+    pub fn one_more(&self) -> Alive {
+        self.0.iter().for_each(|count| _ = count.fetch_add(1, SeqCst));
+        Alive(self.clone())
+    }
+
+    /// How many are alive in the innermost call.
+    pub fn count(&self) -> usize {
+        self.0.last().map_or(0, |count| count.load(SeqCst))
+    }
+}
+
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.0.alive.fetch_sub(1, SeqCst);
+        self.0.0.iter().for_each(|count| _ = count.fetch_sub(1, SeqCst));
     }
 }
 
