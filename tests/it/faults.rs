@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, Failure, LatchEvent, OnFailure, Pool, PoolError, Started, TaskStopped, cancel_task, cancellation_token,
-    prime, race, shield, timeout, try_all, wait_all, with_exit,
+    BoxError, Failure, LatchEvent, OnFailure, Pool, PoolError, Started, TaskGroup, TaskStopped, cancel_task,
+    cancellation_token, map, prime, race, shield, timeout, try_all, wait_all, with_exit,
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -52,7 +52,7 @@ impl<T: Unpin, O: Unpin> Future for ReadyWith<T, O> {
 }
 
 /// Calls everything that a handle offers, cancelling last.
-fn meddle<E: Into<BoxError> + std::fmt::Display + Send + 'static>(pool: &Pool<E>) {
+pub(super) fn meddle<E: Into<BoxError> + std::fmt::Display + Send + 'static>(pool: &Pool<E>) {
     pool.spawn(async {});
     pool.spawn(pending::<()>());
     drop(pool.try_spawn(async {}));
@@ -1313,6 +1313,22 @@ fn the_waker_of_whatever_waits_may_use_the_pool() {
                     pool.cancelled().await;
                 })
                 .await;
+                meddled(async |pool| {
+                    pool.spawn(turning(turns));
+                    pool.idle().await;
+                })
+                .await;
+                meddled(async |pool| pool.track_future(turning(turns)).await).await;
+                meddled(async |_| {
+                    let mut group = TaskGroup::<()>::new();
+                    group.spawn(turning(turns));
+                    group.spawn(turning(turns + 1));
+                    while group.next().await.is_some() {}
+                    group.spawn(pending());
+                    group.shutdown().await;
+                })
+                .await;
+                meddled(async |_| map(2, 0..4, turning).collect().await).await;
                 meddled(async |_| race([turning(turns), turning(turns + 1)]).await).await;
                 meddled(async |_| try_all([turning(turns), turning(turns + 1)]).await).await;
                 meddled(async |_| wait_all([turning(turns), turning(turns + 1)]).await).await;

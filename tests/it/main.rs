@@ -13,6 +13,7 @@
 //! | `grace` | the request to stop, the time after it, who hears it, and a closing that is handed on |
 //! | `guards` | `shield` and `with_exit`: what must be finished |
 //! | `handles` | values, cancelling, ids of single tasks |
+//! | `hostile` | code of the user's that panics or calls back, wherever it is called |
 //! | `latch_event` | waiting in both directions, and no pulse lost |
 //! | `limits` | how many run at a time, in which order, and back-pressure |
 //! | `map` | at most so many at a time, in order or not |
@@ -40,6 +41,7 @@ mod functions;
 mod grace;
 mod guards;
 mod handles;
+mod hostile;
 mod latch_event;
 mod limits;
 mod map;
