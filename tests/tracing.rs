@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::future::pending;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use aiodrive::{BoxError, OnFailure, Pool, PoolError, shield};
@@ -264,6 +264,102 @@ fn a_subscriber_that_panics_loses_nothing() {
             let dropped = Pool::<BoxError>::builder().keep_open(true).build();
             tokio::time::timeout(MINUTE, dropped.clone().run()).await.unwrap_err();
             dropped.cancelled().await;
+        });
+    });
+}
+
+/// Panics at some of the calls of a subscriber.
+#[derive(Clone, Copy)]
+struct PanicsAt(&'static [&'static str]);
+
+impl PanicsAt {
+    fn call(self, call: &'static str) {
+        if self.0.contains(&call) {
+            std::panic::resume_unwind(Box::new(call));
+        }
+    }
+}
+
+impl<S: Subscriber> Layer<S> for PanicsAt {
+    fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+        self.call("new span");
+    }
+
+    fn on_enter(&self, _: &Id, _: Context<'_, S>) {
+        self.call("enter");
+    }
+
+    fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+        self.call("event");
+    }
+
+    fn on_exit(&self, _: &Id, _: Context<'_, S>) {
+        self.call("exit");
+    }
+
+    fn on_close(&self, _: Id, _: Context<'_, S>) {
+        self.call("close");
+    }
+}
+
+/// Also at two calls of which the second comes while the first unwinds.
+#[test]
+fn a_subscriber_that_panics_at_any_call_loses_nothing() {
+    let calls: [&[&str]; 7] =
+        [&["new span"], &["enter"], &["event"], &["exit"], &["close"], &["event", "exit"], &["enter", "event", "exit"]];
+    for calls in calls {
+        tracing::subscriber::with_default(Registry::default().with(PanicsAt(calls)), || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let pool = Pool::<BoxError>::builder().name("web").limit(1).grace(MINUTE).build();
+                pool.spawn(async { Err("broken".into()) });
+                pool.spawn(async { Err("discarded".into()) });
+                pool.spawn(pending::<()>());
+                let error = pool.run().await.unwrap_err();
+                assert_eq!(error.failures()[0].to_string().rsplit(": ").next(), Some("broken"), "{calls:?}");
+                let dropped = Pool::<BoxError>::builder().name("web").keep_open(true).build();
+                tokio::time::timeout(MINUTE, dropped.clone().run()).await.unwrap_err();
+                dropped.cancelled().await;
+                let late = Pool::<BoxError>::builder().name("web").build();
+                late.cancel();
+                late.spawn(async {});
+                drop(late);
+                let planned = Pool::<BoxError>::builder().name("web").build();
+                planned.spawn(async {});
+                drop(planned);
+            });
+        });
+    }
+}
+
+/// Uses a pool at each event.
+struct Meddler(Arc<OnceLock<Pool>>);
+
+impl<S: Subscriber> Layer<S> for Meddler {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let Some(pool) = self.0.get() else { return };
+        pool.spawn(async {});
+        drop(pool.spawn_with_handle(async { Ok(()) }));
+        assert!(pool.len() < 1_000 && !pool.root_tree().to_string().is_empty() && !format!("{pool:?}").is_empty());
+        if *event.metadata().level() == Level::ERROR {
+            pool.cancel();
+        }
+    }
+}
+
+#[test]
+fn a_subscriber_may_use_the_pool_that_it_is_told_of() {
+    let known = Arc::new(OnceLock::new());
+    tracing::subscriber::with_default(Registry::default().with(Meddler(Arc::clone(&known))), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let pool = Pool::<BoxError>::builder().name("web").limit(1).grace(MINUTE).build();
+            known.set(pool.clone()).unwrap();
+            pool.spawn(async { Err("broken".into()) });
+            late(&pool, "late", 2 * MINUTE);
+            assert_eq!(pool.clone().run().await.unwrap_err().failures().len(), 1);
+            assert!(pool.overrun().iter().any(|task| task.name() == Some("late")));
         });
     });
 }

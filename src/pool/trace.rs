@@ -31,7 +31,8 @@ mod on {
         /// subscriber that panics does not take the pool along.
         fn record(&self, record: impl FnOnce()) {
             drop(catch(|| match self.0.get() {
-                Some(span) => span.in_scope(record),
+                // Caught twice: a second panic, as the span is left, would end the process.
+                Some(span) => span.in_scope(|| drop(catch(record))),
                 None => record(),
             }));
         }
@@ -107,6 +108,13 @@ mod on {
             // What has no tasks and is waited for is the body, or something that it or a task has left behind.
             let tasks = if tasks.is_empty() { "body".to_owned() } else { listed(tasks) };
             self.record(|| warn!(target: "aiodrive", %tasks, "closing pool still waits for tasks"));
+        }
+    }
+
+    impl Drop for Trace {
+        /// The end of the span is told to the subscriber, in whoever drops the pool.
+        fn drop(&mut self) {
+            drop(catch(|| drop(self.0.take())));
         }
     }
 
