@@ -51,6 +51,9 @@ pub(crate) struct Scope {
     kind: ScopeKind,
     /// The enclosing scope, which cannot end before this one: invariant 1. The outermost has none.
     parent: Option<Arc<Scope>>,
+    /// The nearest pool or shield further out, if that is not the parent. It is let go of before the parent, which holds
+    /// it, too. With it, who looks for a pool does not pass by each of the calls that are nested in it.
+    landmark: Option<Arc<Scope>>,
     /// Whether it is aborted from outside: no time is left to what is in here.
     aborted: AtomicBool,
     /// Dropped with the scope, which wakes [`Scope::wait_empty`].
@@ -74,9 +77,12 @@ pub(crate) enum ScopeKind {
 impl Scope {
     /// A new scope inside another, or inside none.
     pub(crate) fn within(parent: Option<Arc<Self>>, kind: ScopeKind) -> Arc<Self> {
+        let below = parent.as_ref().filter(|parent| !parent.is_landmark());
+        let landmark = below.and_then(|parent| parent.next_landmark().cloned());
         let scope = Arc::new(Self {
             kind,
             parent,
+            landmark,
             aborted: AtomicBool::new(false),
             waiter: OnceLock::new(),
             children: OnceLock::new(),
@@ -98,6 +104,7 @@ impl Scope {
 
     /// Tells the enclosing scope that this one has ended, and lets go of it.
     fn leave_parent(&mut self) -> Option<Arc<Self>> {
+        self.landmark = None;
         let parent = self.parent.take()?;
         if self.is_visible() {
             parent.child_ended();
@@ -150,7 +157,7 @@ impl Scope {
 
     /// The state of the innermost pool that is an `S`, here or further out.
     pub(crate) fn nearest_pool<S: ErasedPool>(&self) -> Option<Arc<S>> {
-        self.outwards().find_map(|scope| match &scope.kind {
+        self.landmarks().find_map(|scope| match &scope.kind {
             ScopeKind::Pool(pool, _) => Arc::clone(pool).into_any().downcast().ok(),
             _ => None,
         })
@@ -158,7 +165,7 @@ impl Scope {
 
     /// The error type of the innermost pool around, whatever that is.
     pub(crate) fn innermost_error_type(&self) -> Option<&'static str> {
-        self.outwards().find_map(|scope| match &scope.kind {
+        self.landmarks().find_map(|scope| match &scope.kind {
             ScopeKind::Pool(pool, _) => Some(pool.error_type()),
             _ => None,
         })
@@ -170,7 +177,7 @@ impl Scope {
             ScopeKind::Pool(pool, _) => Some(Arc::clone(pool)),
             _ => None,
         };
-        self.outwards().filter_map(pool_of).last()
+        self.landmarks().filter_map(pool_of).last()
     }
 
     /// Hands failures that this scope cannot take any more to the nearest one further out that will return an error.
@@ -237,19 +244,31 @@ impl Scope {
 
     /// The pool that cancels what is in here, and which of its tasks that is part of.
     fn cancellation_source(&self) -> Option<(&Arc<dyn ErasedPool>, TaskClass)> {
-        for scope in self.outwards() {
-            match &scope.kind {
-                ScopeKind::Pool(pool, class) => return Some((pool, *class)),
-                ScopeKind::Shield(_) => return None,
-                ScopeKind::Group(..) | ScopeKind::InPlace => {}
-            }
+        match &self.landmarks().next()?.kind {
+            ScopeKind::Pool(pool, class) => Some((pool, *class)),
+            _ => None,
         }
-        None
     }
 
     /// The enclosing scope.
     pub(crate) fn parent(&self) -> Option<&Arc<Self>> {
         self.parent.as_ref()
+    }
+
+    /// Whether it is a pool, or takes what is in it out of one.
+    fn is_landmark(&self) -> bool {
+        matches!(self.kind, ScopeKind::Pool(..) | ScopeKind::Shield(_))
+    }
+
+    /// The nearest pool or shield further out.
+    fn next_landmark(&self) -> Option<&Arc<Self>> {
+        self.parent.as_ref().filter(|parent| parent.is_landmark()).or(self.landmark.as_ref())
+    }
+
+    /// The pools and shields from here outwards.
+    fn landmarks(&self) -> impl Iterator<Item = &Self> {
+        let first = if self.is_landmark() { Some(self) } else { self.next_landmark().map(Arc::as_ref) };
+        std::iter::successors(first, |scope| scope.next_landmark().map(Arc::as_ref))
     }
 
     /// This scope, then the enclosing one, and so on to the outermost.
