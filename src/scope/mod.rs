@@ -51,9 +51,9 @@ pub(crate) struct Scope {
     kind: ScopeKind,
     /// The enclosing scope, which cannot end before this one: invariant 1. The outermost has none.
     parent: Option<Arc<Scope>>,
-    /// The nearest pool or shield further out, if that is not the parent. It is let go of before the parent, which holds
-    /// it, too. With it, who looks for a pool does not pass by each of the calls that are nested in it.
-    landmark: Option<Arc<Scope>>,
+    /// The nearest cancel scope further out, which is a pool or a shield, if that is not the parent. It is let go of
+    /// before the parent, which holds it, too. With it, who looks for a pool does not pass by each of the calls in it.
+    cancel_scope: Option<Arc<Scope>>,
     /// Whether it is aborted from outside: no time is left to what is in here.
     aborted: AtomicBool,
     /// Dropped with the scope, which wakes [`Scope::wait_empty`].
@@ -77,12 +77,12 @@ pub(crate) enum ScopeKind {
 impl Scope {
     /// A new scope inside another, or inside none.
     pub(crate) fn within(parent: Option<Arc<Self>>, kind: ScopeKind) -> Arc<Self> {
-        let below = parent.as_ref().filter(|parent| !parent.is_landmark());
-        let landmark = below.and_then(|parent| parent.next_landmark().cloned());
+        let below = parent.as_ref().filter(|parent| !parent.is_cancel_scope());
+        let cancel_scope = below.and_then(|parent| parent.next_cancel_scope().cloned());
         let scope = Arc::new(Self {
             kind,
             parent,
-            landmark,
+            cancel_scope,
             aborted: AtomicBool::new(false),
             waiter: OnceLock::new(),
             children: OnceLock::new(),
@@ -104,7 +104,7 @@ impl Scope {
 
     /// Tells the enclosing scope that this one has ended, and lets go of it.
     fn leave_parent(&mut self) -> Option<Arc<Self>> {
-        self.landmark = None;
+        self.cancel_scope = None;
         let parent = self.parent.take()?;
         if self.is_visible() {
             parent.child_ended();
@@ -157,7 +157,7 @@ impl Scope {
 
     /// The state of the innermost pool that is an `S`, here or further out.
     pub(crate) fn nearest_pool<S: ErasedPool>(&self) -> Option<Arc<S>> {
-        self.landmarks().find_map(|scope| match &scope.kind {
+        self.cancel_scopes().find_map(|scope| match &scope.kind {
             ScopeKind::Pool(pool, _) => Arc::clone(pool).into_any().downcast().ok(),
             _ => None,
         })
@@ -165,7 +165,7 @@ impl Scope {
 
     /// The error type of the innermost pool around, whatever that is.
     pub(crate) fn innermost_error_type(&self) -> Option<&'static str> {
-        self.landmarks().find_map(|scope| match &scope.kind {
+        self.cancel_scopes().find_map(|scope| match &scope.kind {
             ScopeKind::Pool(pool, _) => Some(pool.error_type()),
             _ => None,
         })
@@ -177,7 +177,7 @@ impl Scope {
             ScopeKind::Pool(pool, _) => Some(Arc::clone(pool)),
             _ => None,
         };
-        self.landmarks().filter_map(pool_of).last()
+        self.cancel_scopes().filter_map(pool_of).last()
     }
 
     /// Hands failures that this scope cannot take any more to the nearest one further out that will return an error.
@@ -244,7 +244,7 @@ impl Scope {
 
     /// The pool that cancels what is in here, and which of its tasks that is part of.
     fn cancellation_source(&self) -> Option<(&Arc<dyn ErasedPool>, TaskClass)> {
-        match &self.landmarks().next()?.kind {
+        match &self.cancel_scopes().next()?.kind {
             ScopeKind::Pool(pool, class) => Some((pool, *class)),
             _ => None,
         }
@@ -256,19 +256,19 @@ impl Scope {
     }
 
     /// Whether it is a pool, or takes what is in it out of one.
-    fn is_landmark(&self) -> bool {
+    fn is_cancel_scope(&self) -> bool {
         matches!(self.kind, ScopeKind::Pool(..) | ScopeKind::Shield(_))
     }
 
-    /// The nearest pool or shield further out.
-    fn next_landmark(&self) -> Option<&Arc<Self>> {
-        self.parent.as_ref().filter(|parent| parent.is_landmark()).or(self.landmark.as_ref())
+    /// The nearest cancel scope further out.
+    fn next_cancel_scope(&self) -> Option<&Arc<Self>> {
+        self.parent.as_ref().filter(|parent| parent.is_cancel_scope()).or(self.cancel_scope.as_ref())
     }
 
-    /// The pools and shields from here outwards.
-    fn landmarks(&self) -> impl Iterator<Item = &Self> {
-        let first = if self.is_landmark() { Some(self) } else { self.next_landmark().map(Arc::as_ref) };
-        std::iter::successors(first, |scope| scope.next_landmark().map(Arc::as_ref))
+    /// The cancel scopes from here outwards.
+    fn cancel_scopes(&self) -> impl Iterator<Item = &Self> {
+        let first = if self.is_cancel_scope() { Some(self) } else { self.next_cancel_scope().map(Arc::as_ref) };
+        std::iter::successors(first, |scope| scope.next_cancel_scope().map(Arc::as_ref))
     }
 
     /// This scope, then the enclosing one, and so on to the outermost.
