@@ -173,7 +173,7 @@ impl<E: Send + 'static> Shared<E> {
         scope
     }
 
-    /// A daemon is about to be polled for the first time: it may hear of the closing then.
+    /// The first poll of a daemon is over, in which it could see to it that it hears of the closing.
     pub(super) fn daemon_began(&self, current: &Current) {
         let mut inner = self.lock();
         if let (Some(tasks), Some(key)) = (inner.depths.tasks_mut(current.scope.class()), current.key) {

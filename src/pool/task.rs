@@ -35,7 +35,7 @@ where
     sink: Option<S>,
     info: TaskInfo,
     settings: TaskSettings,
-    /// Whether it has been polled.
+    /// Whether its first poll is over.
     begun: bool,
     error: PhantomData<fn() -> E>,
 }
@@ -126,14 +126,14 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
         ready!(poll_turn::<E>(this.turn, this.future.current(), cx));
-        if !std::mem::replace(this.begun, true) {
-            let current = this.future.current().filter(|current| current.scope.class().kind.is_daemon());
-            current.into_iter().for_each(|current| pool_of::<E>(&current.scope).daemon_began(current));
-        }
         let Some(sink) = this.sink else { return Poll::Ready(()) };
         sink.before_poll();
         let Poll::Ready(completion) = this.future.as_mut().poll(cx) else {
             sink.after_poll();
+            if !std::mem::replace(this.begun, true) {
+                let current = this.future.current().filter(|current| current.scope.class().kind.is_daemon());
+                current.into_iter().for_each(|current| pool_of::<E>(&current.scope).daemon_began(current));
+            }
             return Poll::Pending;
         };
         if let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) {

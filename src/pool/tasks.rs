@@ -109,7 +109,7 @@ impl Tasks {
         self.aborted
     }
 
-    /// A task is polled for the first time.
+    /// The first poll of a task is over.
     pub(super) fn task_began(&mut self, key: TaskKey) {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| !entry.begun) {
             entry.begun = true;

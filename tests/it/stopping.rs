@@ -647,6 +647,34 @@ fn daemons_that_may_have_heard_have_the_grace() {
     });
 }
 
+/// As the pool begins to close, the daemon is in the middle of its first poll, on another thread.
+#[test]
+fn a_daemon_may_hear_as_long_as_its_first_poll_lasts() {
+    on_multi_thread(|| async {
+        let (begun, log) = (LatchEvent::new(), Log::default());
+        let opened: Outcome = with_grace(1_000)
+            .open(async |pool: Pool| {
+                let (begins, closing, seen) = (begun.clone(), pool.clone(), log.clone());
+                pool.build_task().daemon().spawn(async move {
+                    begins.set();
+                    while !closing.is_closed() {
+                        std::thread::yield_now();
+                    }
+                    // The driver looks who is left.
+                    (0..200).for_each(|_| std::thread::yield_now());
+                    cancellation_token().cancelled().await;
+                    yield_now().await;
+                    seen.push("heard");
+                });
+                begun.wait_set().await;
+                Ok(())
+            })
+            .await;
+        opened.unwrap();
+        assert_eq!(log.events(), ["heard"]);
+    });
+}
+
 #[test]
 fn queued_tasks_that_cannot_start_cost_no_grace() {
     on_current_thread(|| async {
