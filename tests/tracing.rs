@@ -228,6 +228,18 @@ fn what_overruns_the_grace_is_told_with_its_line() {
 }
 
 #[test]
+fn a_body_that_overruns_the_grace_is_told() {
+    let lines = recorded(async || {
+        let opened = Pool::<BoxError>::builder().grace(Duration::from_secs(1)).open(async |pool| {
+            pool.cancel();
+            pending::<Result<(), _>>().await
+        });
+        opened.await.unwrap_err();
+    });
+    assert_eq!(lines[2..], ["WARN the grace was over before these tasks were tasks=body"]);
+}
+
+#[test]
 fn without_timers_a_pool_that_has_to_wait_does_not_warn() {
     let record = Record::default();
     tracing::subscriber::with_default(Registry::default().with(record.clone()), || {

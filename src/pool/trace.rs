@@ -94,7 +94,7 @@ mod on {
         /// The grace was over before these tasks were.
         pub(in crate::pool) fn overran(&self, tasks: &[TaskInfo]) {
             self.record(
-                || warn!(target: "aiodrive", tasks = %listed(tasks), "the grace was over before these tasks were"),
+                || warn!(target: "aiodrive", tasks = %listed_or_body(tasks), "the grace was over before these tasks were"),
             );
         }
 
@@ -105,9 +105,9 @@ mod on {
 
         /// The pool closes, and still waits for these tasks.
         fn waits(&self, tasks: &[TaskInfo]) {
-            // What has no tasks and is waited for is the body, or something that it or a task has left behind.
-            let tasks = if tasks.is_empty() { "body".to_owned() } else { listed(tasks) };
-            self.record(|| warn!(target: "aiodrive", %tasks, "closing pool still waits for tasks"));
+            self.record(
+                || warn!(target: "aiodrive", tasks = %listed_or_body(tasks), "closing pool still waits for tasks"),
+            );
         }
     }
 
@@ -132,6 +132,11 @@ mod on {
 
     fn listed(tasks: &[TaskInfo]) -> String {
         tasks.iter().map(TaskInfo::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What is waited for and has no tasks is the body, or something that it or a task has left behind.
+    fn listed_or_body(tasks: &[TaskInfo]) -> String {
+        if tasks.is_empty() { "body".to_owned() } else { listed(tasks) }
     }
 
     /// Warns from time to time while a pool closes.
