@@ -16,6 +16,9 @@ const AT_SHUTDOWN: [&str; 4] = [
     "A Tokio 1.x context was found, but it is being shutdown",
 ];
 
+/// The name of the tasks that may not end.
+pub const ESSENTIAL: &str = "essential";
+
 /// What failed in `wait_all`.
 #[derive(Debug)]
 pub struct Several(pub Vec<TaskError>);
@@ -47,6 +50,9 @@ pub fn in_task_error(world: &World, failed: &TaskError) {
             }
             (number, _) => world.found(number),
         },
+        Failure::Ended => {
+            world.check(failed.task().name() == Some(ESSENTIAL), || format!("it may end: {failed}"));
+        }
         _ => world.check(world.is_gone(), || format!("nobody shuts down: {failed}")),
     }
 }

@@ -31,6 +31,9 @@ pub struct PoolPlan {
     pub keep_open: bool,
     pub policy: Policy,
     pub cancel_after: Option<u64>,
+    /// It is cancelled by a deadline, not by a signal.
+    pub by_deadline: bool,
+    pub abort_after: Option<u64>,
     /// It is run without a body.
     pub planned: bool,
     pub tasks: Vec<TaskPlan>,
@@ -50,9 +53,20 @@ pub struct TaskPlan {
     pub depth: i32,
     pub daemon: bool,
     pub how: How,
+    pub rules: TaskRules,
     /// It is spawned in the pool around the innermost one, if there is one.
     pub outer: bool,
     pub act: Act,
+}
+
+/// How a task differs from the others of its pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TaskRules {
+    pub no_grace: bool,
+    pub unlimited: bool,
+    pub essential: bool,
+    /// `true` if its failure closes the pool, `false` if it does not, whatever the pool's policy.
+    pub closes: Option<bool>,
 }
 
 /// By what a task is spawned.
@@ -139,7 +153,41 @@ const LEVELS: usize = 3;
 /// A time so long that whatever still goes on hangs; cut short where it would really pass.
 pub const FOR_EVER: u64 = 10_000;
 
-pub fn root() -> impl Strategy<Value = RootPlan> {
+/// Which rules there are in a tree.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rules {
+    /// Those that there were when the first seeds were found, so that these still give their trees.
+    First,
+    All,
+}
+
+impl Rules {
+    /// True now and then, if that is one of the later rules. It draws nothing if there are none.
+    fn sometimes(self, probability: f64) -> BoxedStrategy<bool> {
+        match self {
+            Self::First => Just(false).boxed(),
+            Self::All => prop::bool::weighted(probability).boxed(),
+        }
+    }
+
+    fn time(self, probability: f64) -> BoxedStrategy<Option<u64>> {
+        match self {
+            Self::First => Just(None).boxed(),
+            Self::All => prop::option::weighted(probability, 0..12_u64).boxed(),
+        }
+    }
+
+    fn of_task(self) -> impl Strategy<Value = TaskRules> {
+        let decides = match self {
+            Self::First => Just(None).boxed(),
+            Self::All => prop::option::weighted(0.1, any::<bool>()).boxed(),
+        };
+        (self.sometimes(0.1), self.sometimes(0.1), self.sometimes(0.07), decides)
+            .prop_map(|(no_grace, unlimited, essential, closes)| TaskRules { no_grace, unlimited, essential, closes })
+    }
+}
+
+pub fn root(rules: Rules) -> impl Strategy<Value = RootPlan> {
     let end = prop_oneof![
         12 => Just(RootEnd::Awaited),
         1 => (0..12_u64).prop_map(RootEnd::Dropped),
@@ -148,7 +196,7 @@ pub fn root() -> impl Strategy<Value = RootPlan> {
         1 => (0..12_u64).prop_map(RootEnd::RuntimeDropped),
     ];
     let life = prop_oneof![1 => 1..60_u64, 1 => Just(FOR_EVER)];
-    (pool(LEVELS), end, life).prop_map(|(mut pool, end, life)| {
+    (pool(LEVELS, rules), end, life).prop_map(|(mut pool, end, life)| {
         // So that it comes to an end, and gives an error rather than a panic.
         pool.cancel_after.get_or_insert(life);
         if matches!(pool.body.end, End::Panic) {
@@ -158,7 +206,7 @@ pub fn root() -> impl Strategy<Value = RootPlan> {
     })
 }
 
-fn pool(level: usize) -> BoxedStrategy<PoolPlan> {
+fn pool(level: usize, rules: Rules) -> BoxedStrategy<PoolPlan> {
     let policy = prop_oneof![8 => Just(Policy::Cancel), 1 => Just(Policy::Collect), 1 => Just(Policy::Discard)];
     let options = (
         prop::option::weighted(0.25, 1..4_usize),
@@ -168,18 +216,20 @@ fn pool(level: usize) -> BoxedStrategy<PoolPlan> {
         prop::option::weighted(0.25, 0..12_u64),
         prop::bool::weighted(0.15),
     );
-    let tasks = prop::collection::vec(task(level), 0..4);
-    (options, tasks, act(level, false))
-        .prop_map(|((limit, grace, keep_open, policy, mut cancel_after, planned), tasks, body)| {
+    let tasks = prop::collection::vec(task(level, rules), 0..4);
+    let ends = (rules.sometimes(0.3), rules.time(0.1));
+    (options, tasks, act(level, false, rules), ends)
+        .prop_map(|(options, tasks, body, (by_deadline, abort_after))| {
+            let (limit, grace, keep_open, policy, mut cancel_after, planned) = options;
             if keep_open {
                 cancel_after.get_or_insert(5);
             }
-            PoolPlan { limit, grace, keep_open, policy, cancel_after, planned, tasks, body }
+            PoolPlan { limit, grace, keep_open, policy, cancel_after, by_deadline, abort_after, planned, tasks, body }
         })
         .boxed()
 }
 
-fn task(level: usize) -> BoxedStrategy<TaskPlan> {
+fn task(level: usize, rules: Rules) -> BoxedStrategy<TaskPlan> {
     let how = prop_oneof![
         6 => Just(How::Spawn),
         1 => Just(How::TrySpawn),
@@ -189,34 +239,34 @@ fn task(level: usize) -> BoxedStrategy<TaskPlan> {
         1 => Just(How::Blocking),
     ];
     let depth = prop_oneof![4 => Just(0), 1 => Just(-1), 1 => Just(1), 1 => Just(2)];
-    (depth, prop::bool::weighted(0.15), how, prop::bool::weighted(0.1), act(level, true))
-        .prop_map(|(depth, daemon, how, outer, act)| TaskPlan { depth, daemon, how, outer, act })
+    (depth, prop::bool::weighted(0.15), how, prop::bool::weighted(0.1), act(level, true, rules), rules.of_task())
+        .prop_map(|(depth, daemon, how, outer, act, rules)| TaskPlan { depth, daemon, how, rules, outer, act })
         .boxed()
 }
 
 /// Most of what is not at the bottom has something below it.
-fn act(level: usize, panics: bool) -> BoxedStrategy<Act> {
+fn act(level: usize, panics: bool, rules: Rules) -> BoxedStrategy<Act> {
     let at_drop = prop_oneof![
         12 => Just(AtDrop::Nothing),
         1 => Just(AtDrop::Panic),
         1 => Just(AtDrop::Spawn),
         1 => Just(AtDrop::Cancel),
     ];
-    (work(level), 0..6_u64, end(panics), at_drop)
+    (work(level, rules), 0..6_u64, end(panics), at_drop)
         .prop_map(|(work, delay, end, at_drop)| Act { work, delay, end, at_drop })
         .boxed()
 }
 
-fn work(level: usize) -> BoxedStrategy<Work> {
+fn work(level: usize, rules: Rules) -> BoxedStrategy<Work> {
     if level == 0 {
         return Just(Work::Nothing).boxed();
     }
     let below = level - 1;
-    let acts = || prop::collection::vec(act(below, true), 1..4);
-    let boxed = || pool(below).prop_map(Box::new);
+    let acts = || prop::collection::vec(act(below, true, rules), 1..4);
+    let boxed = || pool(below, rules).prop_map(Box::new);
     prop_oneof![
         8 => Just(Work::Nothing),
-        2 => task(below).prop_map(|task| Work::Spawn(Box::new(task))),
+        2 => task(below, rules).prop_map(|task| Work::Spawn(Box::new(task))),
         4 => boxed().prop_map(Work::Pool),
         1 => (0..8_u64, boxed()).prop_map(|(limit, pool)| Work::Timeout(limit, pool)),
         1 => (0..8_u64, boxed()).prop_map(|(limit, pool)| Work::Dropped(limit, pool)),
@@ -228,7 +278,7 @@ fn work(level: usize) -> BoxedStrategy<Work> {
         1 => acts().prop_map(Work::Race),
         1 => acts().prop_map(Work::TryAll),
         1 => acts().prop_map(Work::WaitAll),
-        1 => (act(below, true), exit()).prop_map(|(body, exit)| Work::WithExit(Box::new(body), exit)),
+        1 => (act(below, true, rules), exit()).prop_map(|(body, exit)| Work::WithExit(Box::new(body), exit)),
     ]
     .boxed()
 }

@@ -12,7 +12,7 @@ use aiodrive::{
 use tokio::time::Instant;
 
 use crate::found::{self, Several};
-use crate::plan::{Act, AtDrop, End, How, Policy, PoolPlan, TaskPlan, Work};
+use crate::plan::{Act, AtDrop, End, How, Policy, PoolPlan, TaskPlan, TaskRules, Work};
 use crate::world::{
     Boxed, Clock, Decides, Guest, Leave, Outcome, Owner, Place, Realm, RealmKind, Stay, StayKind, Value, World,
 };
@@ -67,7 +67,8 @@ impl Here {
             return;
         }
         let act = Act { work: Work::Nothing, delay: 0, end: End::Ok, at_drop: AtDrop::Nothing };
-        self.spawn(TaskPlan { depth: 0, daemon: false, how: How::Spawn, outer: false, act }, false);
+        let rules = TaskRules::default();
+        self.spawn(TaskPlan { depth: 0, daemon: false, how: How::Spawn, rules, outer: false, act }, false);
     }
 
     // ----- acts -----
@@ -242,17 +243,32 @@ impl Here {
     pub fn pool(&self, plan: PoolPlan) -> Owner<Result<Value, PoolError>> {
         let kind = RealmKind::Pool { kept_open: plan.keep_open };
         let grace = Duration::from_millis(plan.grace);
+        let may_abort = plan.abort_after.is_some();
         let realm = Realm::of_pool(&self.world, kind, plan.limit, grace, self.place.as_ref());
+        realm.may_abort.store(may_abort, SeqCst);
         let builder = self.builder(&realm, &plan);
-        let PoolPlan { cancel_after, planned, tasks, body, policy, .. } = plan;
+        let PoolPlan { cancel_after, by_deadline, abort_after, planned, tasks, body, policy, .. } = plan;
         let cancel_on = move |here: &Self| {
-            let Some(time) = cancel_after else { return };
             let (pool, realm) = here.pools.last().expect("it is in a pool");
-            let (world, place) = (here.world.clone(), realm.at(0));
-            pool.cancel_on(async move {
-                world.pass(time).await;
-                world.cancellation(&place);
-            });
+            let (world, place) = (&here.world, realm.at(0));
+            let after = |time| {
+                let (world, place) = (world.clone(), Arc::clone(&place));
+                async move {
+                    world.pass(time).await;
+                    // What can abort goes on until the end. A pool that closes already does so for another reason.
+                    if !Pool::<BoxError>::current().is_closed() {
+                        world.cancellation(&place);
+                    }
+                }
+            };
+            match cancel_after {
+                Some(time) if by_deadline => pool.cancel_at(Some(Instant::now() + world.real(time))),
+                Some(time) => pool.cancel_on(after(time)),
+                None => {}
+            }
+            if let Some(time) = abort_after {
+                pool.abort_on(after(time));
+            }
         };
         let future: Boxed<_> = if planned {
             let pool = builder.build();
@@ -336,11 +352,32 @@ impl Here {
         let how = here.how(&pool, &plan, planned);
         here.place = Some(Arc::clone(&place));
         here.local = here.local && matches!(how, How::Local);
-        let stay = Stay::new(&place, StayKind::Task { limited: !plan.daemon });
+        let stay = Stay::new(&place, StayKind::Task { limited: !plan.daemon && !plan.rules.unlimited });
+        stay.no_grace.store(plan.rules.no_grace, SeqCst);
+        if plan.rules.closes == Some(false) {
+            realm.collects.store(true, SeqCst);
+        }
         here.task = Some(Arc::clone(&stay));
+        let plain = || pool.build_task().depth(plan.depth);
         let builder = || {
-            let builder = pool.build_task().depth(plan.depth);
-            if plan.daemon { builder.daemon() } else { builder }
+            let TaskRules { no_grace, unlimited, essential, closes } = plan.rules;
+            let mut builder = plain();
+            if plan.daemon {
+                builder = builder.daemon();
+            }
+            if no_grace {
+                builder = builder.no_grace();
+            }
+            if unlimited {
+                builder = builder.unlimited();
+            }
+            if essential {
+                builder = builder.essential().name(found::ESSENTIAL);
+            }
+            if let Some(closes) = closes {
+                builder = builder.on_failure(if closes { OnFailure::Cancel } else { OnFailure::Collect });
+            }
+            builder
         };
         let guest = {
             let (here, stay, at_drop) = (here.clone(), Arc::clone(&stay), plan.act.at_drop);
@@ -358,7 +395,7 @@ impl Here {
             How::Handle(cancel_after) => {
                 let handle = builder().spawn_with_handle(here.guest(&stay, plan.act.at_drop, act));
                 let (world, stay) = (here.world.clone(), Arc::clone(&stay));
-                here.watch(builder(), async move {
+                here.watch(plain(), async move {
                     let mut cancelled = None;
                     if let Some(time) = cancel_after {
                         world.pass(time).await;
@@ -390,7 +427,7 @@ impl Here {
                     guest(act)
                 });
                 let (world, stay) = (here.world.clone(), Arc::clone(&stay));
-                here.watch(builder(), async move {
+                here.watch(plain(), async move {
                     let mut waits = Waits(Some(Arc::clone(&stay)));
                     let answer = call.await.map(drop);
                     waits.0 = None;
@@ -463,7 +500,8 @@ impl Drop for Courtesy {
         let Some(stay) = self.stay.take().filter(|stay| !stay.cancelled.load(SeqCst)) else { return };
         let realm = &stay.place.realm;
         // An abort from outside may come before the grace is over.
-        let has_all_its_time = !realm.grace.is_zero() && realm.is_outermost();
+        let may_be_aborted = stay.no_grace.load(SeqCst) || realm.may_abort.load(SeqCst);
+        let has_all_its_time = !realm.grace.is_zero() && realm.is_outermost() && !may_be_aborted;
         let Some(now) = realm.world.now().filter(|_| has_all_its_time) else { return };
         match self.asked {
             Some(asked) => realm.world.check(asked + realm.grace <= now, || {
@@ -543,6 +581,9 @@ fn number_in(realm: &Realm, failed: &TaskError) -> Option<usize> {
 fn check_cause(realm: &Realm, ended: &Result<Value, PoolError>) {
     check_return(realm, ended);
     let (Err(error), Clock::Paused) = (ended, realm.world.clock()) else { return };
+    if realm.collects.load(SeqCst) {
+        return;
+    }
     let first = error.first().and_then(|failed| number_in(realm, failed));
     let cancelled = realm.first_cancellation();
     let (Some(first), Some(cancelled)) = (first, cancelled) else { return };

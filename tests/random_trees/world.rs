@@ -25,7 +25,7 @@ pub enum Clock {
     Paused,
     /// A unit is a millisecond.
     Real,
-    /// A unit is some turns of the scheduler; only a grace and a timeout are real.
+    /// A unit is some turns of the scheduler; only a grace, a timeout and a deadline are real.
     Turns,
 }
 
@@ -86,6 +86,11 @@ impl World {
 
     pub fn clock(&self) -> Clock {
         self.0.clock
+    }
+
+    /// How long a time is by the clock.
+    pub fn real(&self, time: u64) -> Duration {
+        Duration::from_millis(if self.0.clock == Clock::Paused { time } else { time.min(30) })
     }
 
     pub async fn pass(&self, time: u64) {
@@ -301,6 +306,10 @@ pub struct Realm {
     returned: AtomicBool,
     owner_dropped: AtomicBool,
     pub body_returned: AtomicBool,
+    /// Something may abort it.
+    pub may_abort: AtomicBool,
+    /// A failure of one of its tasks does not close it.
+    pub collects: AtomicBool,
     /// The body has panicked, with the number of the panic.
     body_panicked: Mutex<Option<Option<usize>>>,
 }
@@ -363,6 +372,8 @@ impl Realm {
             returned: AtomicBool::new(false),
             owner_dropped: AtomicBool::new(false),
             body_returned: AtomicBool::new(false),
+            may_abort: AtomicBool::new(false),
+            collects: AtomicBool::new(false),
             body_panicked: Mutex::new(None),
         })
     }
@@ -494,6 +505,7 @@ pub struct Stay {
     pub kind: StayKind,
     counted: AtomicUsize,
     pub cancelled: AtomicBool,
+    pub no_grace: AtomicBool,
     pub returned_ok: AtomicBool,
     pub returned_fault: AtomicBool,
     pub returned_other: AtomicBool,
@@ -527,6 +539,7 @@ impl Stay {
             kind,
             counted: AtomicUsize::new(0),
             cancelled: AtomicBool::new(false),
+            no_grace: AtomicBool::new(false),
             returned_ok: AtomicBool::new(false),
             returned_fault: AtomicBool::new(false),
             returned_other: AtomicBool::new(false),
