@@ -47,6 +47,9 @@ const ROUNDS: [usize; 6] = [2, 4, 8, 16, 32, 64];
 /// Fewer bytes than these are nothing.
 const LITTLE: usize = 4_096;
 
+/// What it takes at most to read a small file of the kernel.
+const READ: Duration = Duration::from_micros(200);
+
 /// The two kinds of runtime.
 const FLAVOURS: [(&str, usize); 2] = [("current-thread", 0), ("2 workers", 2)];
 
@@ -68,31 +71,34 @@ struct Cost {
 /// Measures from its making on.
 struct Meter {
     allocated: [usize; 2],
-    waited: Duration,
+    waited: Option<Duration>,
     begin: Instant,
 }
 
 impl Meter {
     fn start() -> Self {
-        let (allocated, waited) = (Self::allocated(), Self::waited());
-        Self { allocated, waited, begin: Instant::now() }
+        let before = Instant::now();
+        let (waited, allocated) = (Self::waited(), Self::allocated());
+        let begin = Instant::now();
+        Self { allocated, waited: waited.filter(|_| begin - before < READ), begin }
     }
 
-    /// How long this thread has waited for a core, where Linux says so: that is somebody else's time, if no other thread
-    /// has gone on meanwhile.
-    fn waited() -> Duration {
-        if Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread {
-            return Duration::ZERO;
-        }
-        let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-        let nanos = stat.split_whitespace().nth(1).and_then(|nanos| nanos.parse().ok());
-        Duration::from_nanos(nanos.unwrap_or(0))
-    }
-
-    /// The time until now, without that.
+    /// The time until now, without that in which this thread has waited for a core: that is somebody else's. If it has
+    /// waited at one of the two ends, nobody can say on which side of it.
     fn time(&self) -> Duration {
-        let time = self.begin.elapsed();
-        time.saturating_sub(Self::waited() - self.waited)
+        let end = Instant::now();
+        let waited = Self::waited().filter(|_| end.elapsed() < READ);
+        let waited = waited.zip(self.waited).map(|(waited, before)| waited.saturating_sub(before));
+        (end - self.begin).saturating_sub(waited.unwrap_or_default())
+    }
+
+    /// How long this thread has waited for a core, where Linux says so, and if no other thread goes on meanwhile.
+    fn waited() -> Option<Duration> {
+        if Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread {
+            return None;
+        }
+        let stat = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        stat.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
     }
 
     /// How much was allocated until now, and how much freed.
