@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use aiodrive::{BoxError, OnFailure, Pool, PoolError, shield};
+use aiodrive::{BoxError, OnFailure, Pool, PoolError, TaskInfo, shield};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
@@ -491,4 +491,350 @@ fn a_failure_of_a_pool_that_was_dropped_is_told_once() {
         assert_eq!(opened.await.unwrap_err().cleanup_failures().len(), 1);
     });
     assert_eq!(lines.iter().filter(|line| line.starts_with("ERROR")).count(), 1, "{lines:#?}");
+}
+
+/// Lists in which span each thing happens that a task of a user's does.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<Vec<String>>>);
+
+impl Places {
+    fn note(&self, what: &str) {
+        let span = tracing::Span::current();
+        let place = span.metadata().map_or("nowhere", |metadata| metadata.name());
+        self.0.lock().unwrap().push(format!("{what} in {place}"));
+    }
+
+    /// Notes its drop.
+    fn guard(&self, what: &'static str) -> Guard {
+        Guard(self.clone(), what)
+    }
+
+    fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+struct Guard(Places, &'static str);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.note(self.1);
+    }
+}
+
+#[test]
+fn a_task_is_polled_and_dropped_in_the_span_that_its_pool_gives_it() {
+    let places = Places::default();
+    recorded(async || {
+        let by_name = |task: &TaskInfo| match task.name() {
+            Some(_) => tracing::info_span!("named"),
+            None => tracing::info_span!("unnamed"),
+        };
+        let opened = Pool::<BoxError>::builder().span(by_name).open(async |pool| {
+            let ended = places.guard("end");
+            pool.build_task().name("first").spawn(async move {
+                ended.0.note("begin");
+                tokio::time::sleep(MINUTE).await;
+                ended.0.note("middle");
+            });
+            let cut_off = places.guard("cut off");
+            pool.spawn(async move {
+                let _cut_off = cut_off;
+                pending::<()>().await;
+            });
+            tokio::time::sleep(2 * MINUTE).await;
+            places.note("body");
+            pool.cancel();
+            Ok(())
+        });
+        opened.await.unwrap();
+        places.note("after");
+    });
+    let expected = [
+        "begin in named",
+        "middle in named",
+        "end in named",
+        "body in nowhere",
+        "cut off in unnamed",
+        "after in nowhere",
+    ];
+    assert_eq!(places.take(), expected);
+}
+
+#[test]
+fn a_pool_without_a_span_for_its_tasks_gives_them_none() {
+    let places = Places::default();
+    recorded(async || {
+        let request = tracing::info_span!("request");
+        let pool: Pool = Pool::new();
+        let note = places.guard("end");
+        request.in_scope(|| pool.spawn(async move { note.0.note("begin") }));
+        pool.run().await.unwrap();
+    });
+    assert_eq!(places.take(), ["begin in nowhere", "end in nowhere"]);
+}
+
+/// Each way to spawn, in a pool that runs, and under a limit.
+#[test]
+fn the_span_is_made_where_the_task_is_spawned() {
+    for builder in [Pool::<BoxError>::builder(), Pool::builder().limit(1)] {
+        let places = Places::default();
+        recorded(async || {
+            let dispatch = tracing::dispatcher::get_default(Clone::clone);
+            let note = || {
+                let guard = places.guard("end");
+                async move { guard.0.note("begin") }
+            };
+            let note_value = || {
+                let noted = note();
+                async move { Ok(noted.await) }
+            };
+            let closure = || {
+                // A thread of its own has another subscriber.
+                let (guard, dispatch) = (places.guard("end"), dispatch.clone());
+                move || tracing::dispatcher::with_default(&dispatch, || drop(guard))
+            };
+            let closure_with_value = || {
+                let closure = closure();
+                move || Ok(closure())
+            };
+            let opened = builder.span(|_| tracing::Span::current()).open(async |pool| {
+                tracing::info_span!("request").in_scope(|| {
+                    pool.spawn(note());
+                    pool.try_spawn(note()).unwrap();
+                    drop(pool.spawn_with_handle(note_value()));
+                    pool.spawn_blocking(closure());
+                    drop(pool.spawn_blocking_with_handle(closure_with_value()));
+                    pool.spawn_local(note());
+                    drop(pool.spawn_local_with_handle(note_value()));
+                    drop(pool.start(|_: aiodrive::Started<()>| note()));
+                    let noted = note();
+                    pool.cancel_on(async move {
+                        noted.await;
+                        pending::<()>().await;
+                    });
+                });
+                Ok(())
+            });
+            tokio::task::LocalSet::new().run_until(opened).await.unwrap();
+        });
+        let noted = places.take();
+        assert_eq!(noted.len(), 16, "{noted:#?}");
+        assert!(noted.iter().all(|noted| noted.ends_with(" in request")), "{noted:#?}");
+    }
+}
+
+#[test]
+fn the_span_of_a_planned_task_is_that_of_its_spawn() {
+    let places = Places::default();
+    recorded(async || {
+        for run in [true, false] {
+            let pool = Pool::<BoxError>::builder().span(|_| tracing::Span::current()).build();
+            let guard = places.guard("end");
+            tracing::info_span!("plan").in_scope(|| pool.spawn(async move { guard.0.note("begin") }));
+            match run {
+                true => pool.run().await.unwrap(),
+                false => drop(pool),
+            }
+        }
+    });
+    assert_eq!(places.take(), ["begin in plan", "end in plan", "end in plan"]);
+}
+
+#[test]
+fn a_task_that_comes_too_late_is_dropped_in_its_span() {
+    let places = Places::default();
+    recorded(async || {
+        let opened = Pool::<BoxError>::builder().span(|_| tracing::Span::current()).open(async |pool| {
+            pool.cancel();
+            let (refused, returned) = (places.guard("refused"), places.guard("returned"));
+            let error = tracing::info_span!("request").in_scope(|| {
+                pool.spawn(async move { drop(refused) });
+                pool.try_spawn(async move { drop(returned) }).unwrap_err()
+            });
+            drop(error); // the future is the caller's again
+            Ok(())
+        });
+        opened.await.unwrap();
+    });
+    assert_eq!(places.take(), ["refused in request", "returned in nowhere"]);
+}
+
+/// With the span of the pool, if that has one.
+#[test]
+fn a_failure_is_told_in_the_span_of_its_task() {
+    for named in [false, true] {
+        let lines = recorded(async || {
+            let builder = Pool::<BoxError>::builder().span(|_| tracing::info_span!("request", id = 7));
+            let pool = if named { builder.name("web") } else { builder }.build();
+            pool.spawn(async { Err("no such host".into()) });
+            pool.run().await.unwrap_err();
+        });
+        let begin = if named { "ERROR [pool name=\"web\"] task failed" } else { "ERROR [request id=7] task failed" };
+        assert!(lines[1].starts_with(begin), "{lines:?}");
+    }
+}
+
+/// Notes which spans have closed.
+#[derive(Clone, Default)]
+struct Closes(Arc<Mutex<Vec<&'static str>>>);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Closes {
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        self.0.lock().unwrap().push(context.span(&id).unwrap().name());
+    }
+}
+
+#[test]
+fn the_spans_of_the_tasks_are_closed_when_the_pool_returns() {
+    let closes = Closes::default();
+    tracing::subscriber::with_default(Registry::default().with(closes.clone()), || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let pool = Pool::<BoxError>::builder().span(|_| tracing::info_span!("task")).limit(1).build();
+            let value = pool.spawn_with_handle(async { Ok(42) });
+            pool.spawn(async { Err("broken".into()) });
+            pool.spawn(pending::<()>());
+            pool.run().await.unwrap_err();
+            assert_eq!(*closes.0.lock().unwrap(), ["task"; 3]);
+            assert_eq!(value.await, Ok(42));
+        });
+    });
+}
+
+#[test]
+fn a_closure_that_panics_instead_of_giving_a_span_fails_its_task_which_runs() {
+    recorded(async || {
+        let ran = Places::default();
+        let opened = Pool::<BoxError>::builder()
+            .on_failure(|_| OnFailure::Collect)
+            .span(|_| std::panic::resume_unwind(Box::new("no span")))
+            .open(async |pool| {
+                let (note, wait) = (ran.clone(), ran.guard("waits"));
+                let value = pool.build_task().name("value").spawn_with_handle(async move {
+                    note.note("runs");
+                    Ok(42)
+                });
+                pool.build_task().name("fails").spawn(async { Err("broken".into()) });
+                pool.build_task().name("cut off").no_grace().spawn(async move {
+                    let _wait = wait;
+                    pending::<()>().await;
+                });
+                assert_eq!(value.await, Ok(42));
+                assert!(!pool.is_closed());
+                pool.cancel();
+                assert!(pool.try_spawn(async {}).is_err());
+                Ok(())
+            });
+        let error = opened.await.unwrap_err();
+        let mut failures: Vec<_> = error.failures().iter().map(ToString::to_string).collect();
+        failures.iter_mut().for_each(|failure| *failure = failure.replace(|c: char| c.is_ascii_digit(), ""));
+        let said = |name: &str, what: &str| {
+            let found = failures.iter().filter(|failure| failure.contains(name) && failure.contains(what));
+            assert_eq!(found.count(), 1, "{failures:#?}");
+        };
+        ["value", "fails", "cut off"].iter().for_each(|name| said(name, "no span"));
+        said("fails", "broken");
+        assert_eq!((failures.len(), ran.take().len()), (4, 2));
+    });
+}
+
+/// At each call of it, by itself.
+#[test]
+fn a_subscriber_that_panics_over_the_span_of_a_task_loses_nothing() {
+    struct Bomb(&'static str);
+
+    impl Bomb {
+        fn explode(&self, at: &str) {
+            if self.0 == at {
+                std::panic::resume_unwind(Box::new("bomb"));
+            }
+        }
+    }
+
+    impl<S: Subscriber> Layer<S> for Bomb {
+        fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+            self.explode("new");
+        }
+
+        fn on_enter(&self, _: &Id, _: Context<'_, S>) {
+            self.explode("enter");
+        }
+
+        fn on_exit(&self, _: &Id, _: Context<'_, S>) {
+            self.explode("exit");
+        }
+
+        fn on_close(&self, _: Id, _: Context<'_, S>) {
+            self.explode("close");
+        }
+    }
+
+    for at in ["new", "enter", "exit", "close"] {
+        tracing::subscriber::with_default(Registry::default().with(Bomb(at)), || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let builder = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect);
+                let pool = builder.span(|_| tracing::info_span!("task")).build();
+                let value = pool.spawn_with_handle(async { Ok(42) });
+                pool.spawn(async { Err("broken".into()) });
+                pool.spawn(async { std::panic::resume_unwind(Box::new("bug")) });
+                pool.build_task().daemon().spawn(pending::<()>());
+                let error = pool.run().await.unwrap_err();
+                assert_eq!(value.await, Ok(42), "{at}");
+                // What the closure had to do with it, it has failed by itself.
+                let without_span = if at == "new" { 4 } else { 0 };
+                assert_eq!(error.failures().len(), 2 + without_span, "{at}: {error:#}");
+            });
+        });
+    }
+}
+
+#[test]
+fn a_pool_lets_go_of_the_closure_for_the_spans_before_it_returns() {
+    recorded(async || {
+        let held = Arc::new(());
+        for run in [true, false] {
+            let (kept, handle) = (Arc::clone(&held), Arc::new(Mutex::new(None::<Pool>)));
+            let own = Arc::clone(&handle);
+            let pool = Pool::<BoxError>::builder().span(move |_| {
+                let _kept = (&kept, &own);
+                tracing::Span::current()
+            });
+            let pool = pool.build();
+            pool.spawn(async {});
+            if run {
+                *handle.lock().unwrap() = Some(pool.clone()); // which would keep itself alive
+                pool.run().await.unwrap();
+            } else {
+                drop(pool);
+            }
+            assert_eq!(Arc::strong_count(&held), 1);
+        }
+    });
+}
+
+#[test]
+fn the_destructor_of_the_closure_for_the_spans_may_panic() {
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            std::panic::resume_unwind(Box::new("bomb"));
+        }
+    }
+
+    recorded(async || {
+        let bomb = Bomb;
+        let pool = Pool::<BoxError>::builder().span(move |_| {
+            let _bomb = &bomb;
+            tracing::Span::none()
+        });
+        let pool = pool.build();
+        let value = pool.spawn_with_handle(async { Ok(42) });
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(value.await, Ok(42));
+        assert!(matches!(error.failures(), [bomb] if bomb.to_string().contains("bomb")), "{error:#}");
+    });
 }

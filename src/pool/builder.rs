@@ -14,6 +14,10 @@ use super::limit::Limit;
 use super::on_failure::OnFailure;
 use super::options::Options;
 use super::shared::Shared;
+#[cfg(feature = "tracing")]
+use super::trace::SpanSource;
+#[cfg(feature = "tracing")]
+use crate::error::TaskInfo;
 use crate::error::{BoxError, PoolError, TaskError};
 use crate::then::Then;
 
@@ -356,6 +360,43 @@ impl<E: Send + 'static> PoolBuilder<E> {
     #[cfg(feature = "tracing")]
     pub fn warn_every(mut self, interval: Duration) -> Self {
         self.options.warn_every = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Gives each task of the pool a span: the one that `span` returns for it. See
+    /// [the span of a task](crate::docs::tracing#the-span-of-a-task).
+    ///
+    /// `span` is called when a task is spawned, where it is spawned: so `|_| Span::current()` has the pool's tasks inherit
+    /// the span of their spawner. The task's future is polled and dropped in the span, as with `Instrument`, and its
+    /// failure is recorded in it. The span closes when the task has ended, before the pool returns.
+    ///
+    /// It goes for every task of the pool, watchers such as that of [`cancel_on`](Pool::cancel_on) included, but not for
+    /// the body, which is polled in place, nor for a [tracked](Pool::track_future) future.
+    ///
+    /// A task for which `span` panics runs without a span; the panic is a failure of this task, when that has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::{Pool, TaskInfo};
+    /// use tracing::{Span, info_span};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), aiodrive::PoolError> {
+    /// # let _guard = tracing::subscriber::set_default(tracing_subscriber::registry());
+    /// let by_name = |task: &TaskInfo| info_span!("task", name = task.name(), at = %task.spawned_at());
+    /// let opened = Pool::builder().span(by_name).open(async |pool: Pool| {
+    ///     pool.build_task().name("fetch").spawn(async {
+    ///         assert_eq!(Span::current().metadata().unwrap().name(), "task");
+    ///     });
+    ///     Ok(())
+    /// });
+    /// opened.await
+    /// # }
+    /// ```
+    #[cfg(feature = "tracing")]
+    pub fn span(mut self, span: impl Fn(&TaskInfo) -> tracing::Span + Send + Sync + 'static) -> Self {
+        self.options.spans = SpanSource::new(span);
         self
     }
 

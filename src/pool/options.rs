@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::limit::Limit;
 use super::on_failure::OnFailure;
+use super::trace::SpanSource;
 use crate::error::{BoxError, IsCancellation, TaskError};
 
 const WARN_EVERY: Duration = Duration::from_secs(5);
@@ -19,6 +20,7 @@ pub(super) struct Options<E> {
     pub(super) limit: Option<Limit>,
     pub(super) abandon_after: Option<Duration>,
     policies: Mutex<Option<Arc<Policies<E>>>>,
+    pub(super) spans: SpanSource,
     /// How often a pool that closes names the tasks for which it waits.
     pub(super) warn_every: Duration,
 }
@@ -54,6 +56,7 @@ impl<E> Default for Options<E> {
             limit: None,
             abandon_after: None,
             policies: Mutex::new(None),
+            spans: SpanSource::default(),
             warn_every: WARN_EVERY,
         }
     }

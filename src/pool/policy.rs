@@ -66,17 +66,22 @@ impl<E: 'static> Shared<E> {
 
     /// Drops the closures that the pool was given, whose destructors may panic, but for the one that is needed still.
     pub(super) fn drop_policies(&self) -> Option<Box<IsCancellation<E>>> {
+        self.report_drop(catch(|| self.options.spans.close()));
         // A task that the pool has stopped waiting for may be asking one of them.
         let mut policies = Arc::into_inner(self.options.take_policies()?)?;
         let is_cancellation = policies.is_cancellation.take();
-        for dropped in [catch(|| drop(policies.on_failure)), catch(|| drop(policies.on_cleanup_failure))] {
-            if let Err(payload) = dropped {
-                let info = self.lock().body_info();
-                let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
-                debug_assert!(unreported.is_none(), "the pool has not returned");
-            }
-        }
+        self.report_drop(catch(|| drop(policies.on_failure)));
+        self.report_drop(catch(|| drop(policies.on_cleanup_failure)));
         is_cancellation
+    }
+
+    /// Reports the panic of a destructor that the pool has run.
+    fn report_drop(&self, dropped: Result<(), PanicPayload>) {
+        if let Err(payload) = dropped {
+            let info = self.lock().body_info();
+            let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
+            debug_assert!(unreported.is_none(), "the pool has not returned");
+        }
     }
 
     /// Records a failure that no policy is asked about. It closes the pool.

@@ -16,6 +16,7 @@ use super::limit::Turn;
 use super::options::TaskSettings;
 use super::output::OutputSink;
 use super::shared::Shared;
+use super::trace::TaskSpan;
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch};
 use crate::scope::{Completion, Current, Scope, Scoped};
 
@@ -35,6 +36,8 @@ where
     sink: Option<S>,
     info: TaskInfo,
     settings: TaskSettings,
+    /// In which the future is polled and dropped.
+    span: TaskSpan,
     /// Whether its first poll is over.
     begun: bool,
     error: PhantomData<fn() -> E>,
@@ -47,13 +50,14 @@ where
     E: Send + 'static,
 {
     /// A task that is not spawned yet. If it is dropped as it is, nothing is recorded.
-    pub(super) fn new(future: F, sink: S, info: TaskInfo, settings: TaskSettings) -> Self {
+    pub(super) fn new(future: F, sink: S, info: TaskInfo, settings: TaskSettings, span: TaskSpan) -> Self {
         Self {
             turn: Turn::Free,
             future: Scoped::outside(future),
             sink: Some(sink),
             info,
             settings,
+            span,
             begun: false,
             error: PhantomData,
         }
@@ -108,9 +112,9 @@ where
         let mut this = self.project();
         let Some(sink) = this.sink else { return };
         sink.before_poll();
-        let drop_panic = this.future.as_mut().abort();
+        let drop_panic = this.span.in_scope(|| this.future.as_mut().abort());
         let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) else { return };
-        let end = End { current, info: this.info, settings: this.settings, turn: this.turn };
+        let end = End { current, info: this.info, settings: this.settings, turn: this.turn, span: this.span };
         end.cut_off::<_, _, E>(sink, drop_panic);
     }
 }
@@ -128,7 +132,7 @@ where
         ready!(poll_turn::<E>(this.turn, this.future.current(), cx));
         let Some(sink) = this.sink else { return Poll::Ready(()) };
         sink.before_poll();
-        let Poll::Ready(completion) = this.future.as_mut().poll(cx) else {
+        let Poll::Ready(completion) = this.span.in_scope(|| this.future.as_mut().poll(cx)) else {
             sink.after_poll();
             if !std::mem::replace(this.begun, true) {
                 let current = this.future.current().filter(|current| current.scope.class().kind.is_daemon());
@@ -137,7 +141,7 @@ where
             return Poll::Pending;
         };
         if let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) {
-            let end = End { current, info: this.info, settings: this.settings, turn: this.turn };
+            let end = End { current, info: this.info, settings: this.settings, turn: this.turn, span: this.span };
             end.complete::<_, _, E>(sink, completion);
         }
         Poll::Ready(())
@@ -152,9 +156,15 @@ where
     E: Send + 'static,
 {
     fn drop(self: Pin<&mut Self>) {
-        if self.sink.is_some() && self.future.current().is_some() {
-            self.cut_off();
+        if self.sink.is_none() {
+            return;
         }
+        if self.future.current().is_some() {
+            return self.cut_off();
+        }
+        // It was never placed.
+        let mut this = self.project();
+        this.span.in_scope(|| this.future.set(Scoped::ended()));
     }
 }
 
@@ -166,6 +176,7 @@ struct End<'a> {
     info: &'a TaskInfo,
     settings: &'a TaskSettings,
     turn: &'a mut Turn,
+    span: &'a mut TaskSpan,
 }
 
 impl End<'_> {
@@ -236,16 +247,21 @@ impl End<'_> {
     }
 
     fn record<E: Send + 'static>(&self, failure: Failure<E>) {
-        let unreported = self.pool().fail_task(TaskError::new(self.info.clone(), failure), self.settings);
+        let failure = TaskError::new(self.info.clone(), failure);
+        let unreported = self.span.in_scope(|| self.pool().fail_task(failure, self.settings));
         self.current.scope.report_outside(unreported);
     }
 
-    /// Tells whoever awaits the task, and then the pool. A waker or a value that panics meanwhile is a failure.
+    /// Tells whoever awaits the task, and then the pool. A waker or a value that panics meanwhile is a failure, and so is
+    /// the panic of a closure that was to give the task a span.
     fn finish<S, O, E>(self, sink: S, how: Result<(), TaskStopped>)
     where
         S: OutputSink<O, E>,
         E: Send + 'static,
     {
+        if let Some(payload) = self.span.close() {
+            self.record::<E>(Failure::Panic(payload));
+        }
         if let Err(payload) = catch(|| sink.complete(how)) {
             self.record::<E>(Failure::Panic(payload));
         }

@@ -488,7 +488,9 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         future: F,
         sink: S,
     ) -> (&'a Arc<Shared<E>>, TaskClass, Task<F, S, E>) {
-        (&self.pool.shared, self.class, Task::new(future, sink, TaskInfo::of_task(self.name), self.settings))
+        let (pool, info) = (&self.pool.shared, TaskInfo::of_task(self.name));
+        let span = pool.options.spans.span_of(&info);
+        (pool, self.class, Task::new(future, sink, info, self.settings, span))
     }
 }
 

@@ -3,15 +3,15 @@
 //! A subscriber is somebody's code: nothing in here is called under a lock.
 
 #[cfg(feature = "tracing")]
-pub(super) use self::on::{Trace, WaitWarning};
+pub(super) use self::on::{SpanSource, TaskSpan, Trace, WaitWarning};
 
 #[cfg(not(feature = "tracing"))]
-pub(super) use self::off::{Trace, WaitWarning};
+pub(super) use self::off::{SpanSource, TaskSpan, Trace, WaitWarning};
 
 #[cfg(feature = "tracing")]
 mod on {
     use std::pin::Pin;
-    use std::sync::{Arc, OnceLock};
+    use std::sync::{Arc, Mutex, OnceLock, PoisonError};
     use std::task::{Context, Poll};
     use std::time::Duration;
 
@@ -20,7 +20,7 @@ mod on {
 
     use super::super::on_failure::OnFailure;
     use super::super::options::TextOf;
-    use crate::error::{ClosingReason, Failure, TaskError, TaskInfo, catch};
+    use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
 
     /// The span of a pool that has a name.
     #[derive(Default)]
@@ -118,6 +118,68 @@ mod on {
         }
     }
 
+    type SpanOf = dyn Fn(&TaskInfo) -> Span + Send + Sync;
+
+    /// What gives each task of a pool its span. In a box, since few pools have one.
+    #[derive(Default)]
+    pub(in crate::pool) struct SpanSource(Option<Box<Mutex<Option<Arc<SpanOf>>>>>);
+
+    impl SpanSource {
+        pub(in crate::pool) fn new(span: impl Fn(&TaskInfo) -> Span + Send + Sync + 'static) -> Self {
+            Self(Some(Box::new(Mutex::new(Some(Arc::new(span))))))
+        }
+
+        /// The span of a task, which is spawned here.
+        pub(in crate::pool) fn span_of(&self, task: &TaskInfo) -> TaskSpan {
+            let Some(source) = self.0.as_deref() else { return TaskSpan::default() };
+            let source = source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let Some(source) = source else { return TaskSpan::default() };
+            let span = catch(|| source(task));
+            // It may be the last to hold it.
+            let span = catch(|| drop(source)).and(span);
+            TaskSpan((!matches!(&span, Ok(span) if span.is_none())).then(|| Box::new(span)))
+        }
+
+        /// Lets go of the closure, which may hold a handle of the pool.
+        pub(in crate::pool) fn close(&self) {
+            let source =
+                self.0.as_ref().and_then(|source| source.lock().unwrap_or_else(PoisonError::into_inner).take());
+            drop(source);
+        }
+    }
+
+    /// The span of a task, or with what the closure has panicked that was to give one. In a box, since few tasks have
+    /// one.
+    #[derive(Default)]
+    pub(in crate::pool) struct TaskSpan(Option<Box<Result<Span, PanicPayload>>>);
+
+    impl TaskSpan {
+        /// Runs something in the span. A subscriber that panics does not take it along.
+        pub(in crate::pool) fn in_scope<R>(&self, run: impl FnOnce() -> R) -> R {
+            let Some(Ok(span)) = self.0.as_deref() else { return run() };
+            let entered = catch(|| span.enter());
+            let returned = catch(run);
+            drop(catch(|| drop(entered)));
+            returned.unwrap_or_else(|payload| payload.resume())
+        }
+
+        /// Closes the span. Gives what the closure has panicked with that was to give one.
+        pub(in crate::pool) fn close(&mut self) -> Option<PanicPayload> {
+            match *self.0.take()? {
+                Ok(span) => drop(catch(|| drop(span))),
+                Err(payload) => return Some(payload),
+            }
+            None
+        }
+    }
+
+    impl Drop for TaskSpan {
+        /// Of a task that never ran.
+        fn drop(&mut self) {
+            drop(self.close());
+        }
+    }
+
     /// What a failure says in one line. The text of an error is the user's code.
     fn text_of<E>(failure: &Failure<E>, text: Option<TextOf<E>>) -> String {
         let shown = match (failure, text) {
@@ -193,7 +255,7 @@ mod off {
 
     use super::super::on_failure::OnFailure;
     use super::super::options::TextOf;
-    use crate::error::{ClosingReason, TaskError, TaskInfo};
+    use crate::error::{ClosingReason, PanicPayload, TaskError, TaskInfo};
 
     /// Takes no room, and does nothing.
     #[derive(Default)]
@@ -215,6 +277,31 @@ mod off {
         pub(in crate::pool) fn overran(&self, _: &[TaskInfo]) {}
 
         pub(in crate::pool) fn abandoned(&self, _: &[TaskInfo]) {}
+    }
+
+    /// The same.
+    #[derive(Default)]
+    pub(in crate::pool) struct SpanSource(());
+
+    impl SpanSource {
+        pub(in crate::pool) fn span_of(&self, _: &TaskInfo) -> TaskSpan {
+            TaskSpan(())
+        }
+
+        pub(in crate::pool) fn close(&self) {}
+    }
+
+    /// The same.
+    pub(in crate::pool) struct TaskSpan(());
+
+    impl TaskSpan {
+        pub(in crate::pool) fn in_scope<R>(&self, run: impl FnOnce() -> R) -> R {
+            run()
+        }
+
+        pub(in crate::pool) fn close(&mut self) -> Option<PanicPayload> {
+            None
+        }
     }
 
     /// The same.
