@@ -1,0 +1,1 @@
+//! A server and its clients in a simulated world: see `tests/world.rs`.
