@@ -22,6 +22,7 @@ mod shield;
 #[cfg(feature = "signal")]
 mod shutdown_signal;
 mod task_group;
+mod task_name;
 mod then;
 mod timeout;
 mod try_all;

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use crate::child::{Child, Ended, Member, Output, Shared};
 use crate::error::{BoxError, TaskError, TaskInfo};
 use crate::scope::{Call, Cleanup, Current, Scope, ScopeKind};
+use crate::task_name::TaskName;
 
 /// Tasks whose results come as they complete.
 ///
@@ -449,8 +450,9 @@ where
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
         let runtime = self.shared.reporter.runtime("used");
+        let name = TaskName::of(&info);
         let child = self.child(index, info, task);
-        self.tasks.spawn_on(child, &runtime);
+        name.spawn(&mut self.tasks, child, &runtime);
     }
 
     fn child<F>(&mut self, index: usize, info: TaskInfo, task: F) -> Child<F, T, E>
@@ -661,8 +663,10 @@ where
         C: FnOnce() -> Result<T, E> + Send + 'static,
     {
         let runtime = self.group.shared.reporter.runtime("used");
-        let child = self.group.child(0, TaskInfo::of_task(self.name), async { task() });
-        self.group.tasks.spawn_blocking_on(move || child.run(), &runtime);
+        let info = TaskInfo::of_task(self.name);
+        let name = TaskName::of(&info);
+        let child = self.group.child(0, info, async { task() });
+        name.spawn_blocking(&mut self.group.tasks, move || child.run(), &runtime);
     }
 }
 

@@ -15,17 +15,18 @@ use super::members::{Admission, Place};
 use super::output::OutputSink;
 use super::shared::{Planned, Shared};
 use super::task::{Task, pool_of};
-use crate::error::{TaskInfo, catch};
+use crate::error::TaskInfo;
 use crate::scope::{Current, TaskClass};
+use crate::task_name::TaskName;
 
-/// A way to spawn a task. Each is `#[track_caller]`, as is every function on the way here, so that tokio learns the
-/// user's line.
+/// A way to spawn a task. Each is `#[track_caller]`, as is every function on the way here, and none is called in a
+/// closure, so that tokio learns the user's line.
 pub(super) trait Spawn<T> {
     /// Whether the task takes up a thread, for which it must not wait for its turn.
     const BLOCKS: bool = false;
 
     #[track_caller]
-    fn spawn(task: T, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle;
+    fn spawn(task: T, name: &TaskName, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle;
 }
 
 /// Spawns on the pool's runtime.
@@ -39,15 +40,15 @@ pub(super) struct OnBlockingThread;
 
 impl<T: Future<Output = ()> + Send + 'static> Spawn<T> for OnRuntime {
     #[track_caller]
-    fn spawn(task: T, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle {
-        set.spawn_on(task, runtime)
+    fn spawn(task: T, name: &TaskName, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle {
+        name.spawn(set, task, runtime)
     }
 }
 
 impl<T: Future<Output = ()> + 'static> Spawn<T> for OnThisThread {
     #[track_caller]
-    fn spawn(task: T, set: &mut JoinSet<()>, _: &Handle) -> AbortHandle {
-        set.spawn_local(task)
+    fn spawn(task: T, name: &TaskName, set: &mut JoinSet<()>, _: &Handle) -> AbortHandle {
+        name.spawn_local(set, task)
     }
 }
 
@@ -55,8 +56,8 @@ impl<T: Future<Output = ()> + Send + 'static> Spawn<T> for OnBlockingThread {
     const BLOCKS: bool = true;
 
     #[track_caller]
-    fn spawn(task: T, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle {
-        set.spawn_blocking_on(move || poll_once(task), runtime)
+    fn spawn(task: T, name: &TaskName, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle {
+        name.spawn_blocking(set, move || poll_once(task), runtime)
     }
 }
 
@@ -96,11 +97,11 @@ impl<E: Send + 'static> Shared<E> {
             }
         };
         task.place(current);
-        let handle = task.handle_in_place();
+        let (name, handle) = (TaskName::of(task.info()), task.handle_in_place());
         if K::BLOCKS && task.is_waiting() {
-            self.spawn::<OnRuntime, _>(place, wait_then_run(task), handle);
+            self.spawn::<OnRuntime, _>(place, wait_then_run(task), &name, handle);
         } else {
-            self.spawn::<K, _>(place, task, handle);
+            self.spawn::<K, _>(place, task, &name, handle);
         }
         Ok(())
     }
@@ -109,7 +110,7 @@ impl<E: Send + 'static> Shared<E> {
     ///
     /// # Panics
     ///
-    /// If the pool does not run yet, or without a `LocalSet`.
+    /// If the pool does not run yet; in tokio, outside of a `LocalSet` and of a `LocalRuntime`.
     #[track_caller]
     pub(super) fn admit_local<F, S>(self: &Arc<Self>, class: TaskClass, mut task: Task<F, S, E>)
     where
@@ -125,22 +126,17 @@ impl<E: Send + 'static> Shared<E> {
             ),
         };
         task.place(current);
-        let handle = task.handle_in_place();
-        if catch(|| self.spawn::<OnThisThread, _>(place, task, handle)).is_err() {
-            panic!(
-                "`spawn_local` was called outside of a `LocalSet` and of a `LocalRuntime`, on whose thread the task would \
-                 stay: run the pool by `LocalSet::run_until`"
-            );
-        }
+        let (name, handle) = (TaskName::of(task.info()), task.handle_in_place());
+        self.spawn::<OnThisThread, _>(place, task, &name, handle);
     }
 
     #[track_caller]
-    fn spawn<K: Spawn<T>, T>(&self, place: Place, task: T, handle: Option<Arc<HandleInner>>) {
+    fn spawn<K: Spawn<T>, T>(&self, place: Place, task: T, name: &TaskName, handle: Option<Arc<HandleInner>>) {
         let runtime = self.runtime.get().expect("a pool that has a place for a task runs");
         // Goes back also if the task cannot be spawned: a set that is dropped aborts all its tasks.
         let mut borrowed = Borrowed { pool: self, place: Some(place) };
         let Some(place) = &mut borrowed.place else { return };
-        let abort = K::spawn(task, &mut place.set, runtime);
+        let abort = K::spawn(task, name, &mut place.set, runtime);
         drop(borrowed);
         if let Some(handle) = handle {
             handle.spawned(abort);
@@ -171,8 +167,8 @@ where
 {
     poll_fn(|cx| task.poll_turn(cx)).await;
     let Some(scope) = task.current().map(|current| Arc::clone(&current.scope)) else { return };
-    let (pool, handle) = (pool_of::<E>(&scope), task.handle_in_place());
-    pool.spawn::<OnBlockingThread, _>(pool.place_again(scope.class()), task, handle);
+    let (pool, name, handle) = (pool_of::<E>(&scope), TaskName::of(task.info()), task.handle_in_place());
+    pool.spawn::<OnBlockingThread, _>(pool.place_again(scope.class()), task, &name, handle);
 }
 
 /// A task that waits for its pool to run.

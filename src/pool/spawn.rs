@@ -234,11 +234,12 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Spawns a task that need not be `Send`, and stays on the thread that it is spawned from.
     ///
-    /// It runs in the tokio `LocalSet` that this is called from. Everything else is as with [`spawn`](Self::spawn).
+    /// It runs in the tokio `LocalSet` or on the `LocalRuntime` that this is called from, of which tokio has the second
+    /// since 1.51. Everything else is as with [`spawn`](Self::spawn).
     ///
     /// # Panics
     ///
-    /// - Outside of a tokio `LocalSet`.
+    /// - Outside of a tokio `LocalSet` and of a `LocalRuntime`, as `tokio::task::spawn_local` does.
     /// - If the pool does not run yet.
     ///
     /// # Examples
