@@ -7,7 +7,7 @@
 //! 3. [Errors and panics](errors_and_panics): where each failure goes, how to get at it, and how it reads.
 //! 4. [Recipes](recipes): programs to copy, from an accept loop to a hedged request.
 //! 5. [Migrating](migrating): from `JoinSet`, `TaskTracker` and `tokio-graceful-shutdown`, and from other languages.
-//! 6. [Tracing](tracing): the events of a pool, and the spans of its tasks.
+//! 6. [Tracing](tracing): the events of a pool, the spans of its tasks, and what tokio-console shows of them.
 //! 7. [Speed](speed): what all this costs beside bare tokio, and how to measure it.
 //!
 //! # At a glance
