@@ -401,7 +401,8 @@ async fn answer(mut client: TcpStream, mut entry: Entry) -> Result<(), BoxError>
 /// Asks the storage for two parts at once.
 async fn ask_twice(book: Book) -> Result<u8, BoxError> {
     let opened = Pool::<BoxError>::open(async |pool| {
-        let parts = [40, 80].map(|millis| pool.spawn_with_handle(ask(millis, book.entry(None))));
+        let task = || pool.build_task().name("question");
+        let parts = [40, 80].map(|millis| task().spawn_with_handle(ask(millis, book.entry(None))));
         let [one, other] = parts;
         Ok(one.await? + other.await?)
     });
@@ -448,7 +449,8 @@ fn check(plan: &Plan, pool: &Pool, book: &Book, stop_at: Instant, outcome: Resul
     // And no failure is lost, nor invented.
     all.clear();
     if let Err(error) = &outcome {
-        assert!(error.cleanup_failures().is_empty(), "{error:#}");
+        // It had failed when its visit lost patience: nobody else has heard of it.
+        assert!(error.cleanup_failures().iter().all(|failure| failure.task().name() == Some("question")), "{error:#}");
         for failure in error.failures() {
             let name = failure.task().name().expect("the visits have names");
             let visit = name.strip_prefix("visit ").and_then(|number| number.parse().ok());
