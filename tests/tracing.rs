@@ -645,19 +645,16 @@ fn the_span_of_a_planned_task_is_that_of_its_spawn() {
 fn a_task_that_comes_too_late_is_dropped_in_its_span() {
     let places = Places::default();
     recorded(async || {
-        let opened = Pool::<BoxError>::builder().span(|_| tracing::Span::current()).open(async |pool| {
+        let opened = Pool::<BoxError>::builder().span(|_| tracing::info_span!("task")).open(async |pool| {
             pool.cancel();
             let (refused, returned) = (places.guard("refused"), places.guard("returned"));
-            let error = tracing::info_span!("request").in_scope(|| {
-                pool.spawn(async move { drop(refused) });
-                pool.try_spawn(async move { drop(returned) }).unwrap_err()
-            });
-            drop(error); // the future is the caller's again
+            pool.spawn(async move { drop(refused) });
+            drop(pool.try_spawn(async move { drop(returned) }).unwrap_err()); // the future is the caller's again
             Ok(())
         });
         opened.await.unwrap();
     });
-    assert_eq!(places.take(), ["refused in request", "returned in nowhere"]);
+    assert_eq!(places.take(), ["refused in task", "returned in nowhere"]);
 }
 
 /// With the span of the pool, if that has one.
