@@ -84,7 +84,7 @@ enum Disaster {
     /// Messages wait.
     Hold(String, &'static str),
     Release(String, &'static str),
-    /// All that runs on the server is dropped, and it starts anew.
+    /// All that runs on the server is dropped, and it starts anew. What had failed before is then on stderr.
     Crash,
 }
 
