@@ -587,7 +587,10 @@ fn the_span_is_made_where_the_task_is_spawned() {
             };
             let note_value = || {
                 let noted = note();
-                async move { Ok(noted.await) }
+                async move {
+                    noted.await;
+                    Ok(())
+                }
             };
             let closure = || {
                 // A thread of its own has another subscriber.
@@ -596,7 +599,10 @@ fn the_span_is_made_where_the_task_is_spawned() {
             };
             let closure_with_value = || {
                 let closure = closure();
-                move || Ok(closure())
+                move || {
+                    closure();
+                    Ok(())
+                }
             };
             let opened = builder.span(|_| tracing::Span::current()).open(async |pool| {
                 tracing::info_span!("request").in_scope(|| {
