@@ -170,6 +170,9 @@ impl<H: Handles> Branches<H> {
         }
         self.call.ended().await;
         if let Some(scope) = self.scope.take() {
+            if self.call.joined() {
+                scope.abort_nested();
+            }
             scope.wait_empty().await;
         }
         consume_budget().await;

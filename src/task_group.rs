@@ -492,8 +492,8 @@ where
     fn poll_joined(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
         match self.tasks.poll_join_next(cx) {
             Poll::Ready(Some(joined)) => Poll::Ready(Some(Ended::new(joined, &self.shared))),
-            Poll::Ready(None) => self.poll_emptied(cx).map(|()| None),
-            Poll::Pending => {
+            Poll::Ready(None) if self.poll_emptied(cx).is_ready() => Poll::Ready(None),
+            Poll::Ready(None) | Poll::Pending => {
                 self.poll_abort(cx);
                 Poll::Pending
             }

@@ -222,7 +222,7 @@ impl<E: 'static> Shared<E> {
             return Poll::Ready(());
         };
         let is_body_alone = depth == 0 && self.has_body.load(Ordering::Acquire);
-        let deaf = tasks.deaf(all_slots_taken, was_awaited).filter(|_| !is_body_alone);
+        let deaf = if is_body_alone { None } else { tasks.deaf(all_slots_taken, was_awaited) };
         let replaced = inner.driver.replace(waker);
         drop(inner);
         drop(replaced);

@@ -278,16 +278,13 @@ impl Depth {
     /// closing. Those that only look at `is_closed` now and then are taken for deaf. Something that is nested in the
     /// scopes, which are returned, can use the time all the same; its task may have ended.
     pub(super) fn deaf(&self, all_slots_taken: bool, was_awaited: bool) -> Option<Vec<Arc<Scope>>> {
-        let mut scopes = Vec::new();
         let has_told = was_awaited || self.token.is_some();
-        for (kind, tasks) in self.kinds() {
+        let is_deaf = |(kind, tasks): (TaskKind, &Tasks)| {
             let waits = tasks.are_queued() && (all_slots_taken || tasks.len() == 0);
-            if !waits && (has_told || !kind.is_daemon() || !tasks.have_begun()) {
-                return None;
-            }
-            scopes.extend(tasks.existing_scope());
-        }
-        Some(scopes)
+            waits || !has_told && kind.is_daemon() && tasks.have_begun()
+        };
+        // Held only if they are returned: under the lock, none may be let go of.
+        self.kinds().all(is_deaf).then(|| self.kinds().filter_map(|(_, tasks)| tasks.existing_scope()).collect())
     }
 
     /// What its tasks are cancelled by.

@@ -39,6 +39,8 @@ pub(crate) struct Call {
     handed_over: AtomicBool,
     /// A task around the call is aborted.
     aborted: AtomicBool,
+    /// All tasks have ended.
+    joined: AtomicBool,
     /// How many of its tasks have not ended.
     alive: AtomicUsize,
     /// The lowest index of those that have decided, or [`NONE`].
@@ -57,6 +59,7 @@ impl Call {
             called_at,
             handed_over: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
+            joined: AtomicBool::new(false),
             alive: AtomicUsize::new(0),
             first: AtomicUsize::new(NONE),
             decisions: AtomicUsize::new(0),
@@ -80,9 +83,19 @@ impl Call {
     }
 
     /// Has the future of the call abort the tasks, which may be polled in place in a blocking call.
-    pub(crate) fn abort(&self) {
-        self.aborted.store(true, Ordering::Release);
+    ///
+    /// Says whether they have been joined: then it is too late for the future to tell what they have left behind.
+    pub(crate) fn abort(&self) -> bool {
+        self.aborted.store(true, Ordering::SeqCst);
         drop(catch(|| self.changed.notify_one()));
+        self.joined.load(Ordering::SeqCst)
+    }
+
+    /// All tasks have ended, and only what they have left behind is waited for. Says whether the call is aborted. Of
+    /// this and an abort, one sees the other.
+    pub(crate) fn joined(&self) -> bool {
+        self.joined.store(true, Ordering::SeqCst);
+        self.aborted.load(Ordering::SeqCst)
     }
 
     pub(crate) fn is_aborted(&self) -> bool {

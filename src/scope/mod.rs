@@ -277,15 +277,18 @@ impl Scope {
     }
 }
 
-/// See [`Scope::abort_nested`]. Shielded work runs on. A call tells what is nested in it when it has aborted its tasks.
-fn abort_children(children: Vec<Child>) {
-    for child in children {
+/// See [`Scope::abort_nested`]. Shielded work runs on. A call tells what is nested in it when it has aborted its tasks;
+/// what they have left behind, if they have ended, is told here. Not by recursion: calls may be nested deeply.
+fn abort_children(mut children: Vec<Child>) {
+    while let Some(child) = children.pop() {
         match child.owner {
             ChildKind::Pool(pool) => pool.upgrade().iter().for_each(|pool| pool.abort()),
             ChildKind::Tracked(signal) => signal.upgrade().iter().for_each(|signal| drop(catch(|| signal.cancel()))),
             ChildKind::Call(scope) => {
-                if let Some(ScopeKind::Group(call, _)) = scope.upgrade().as_deref().map(|scope| &scope.kind) {
-                    call.abort();
+                let Some(scope) = scope.upgrade() else { continue };
+                if matches!(&scope.kind, ScopeKind::Group(call, _) if call.abort()) {
+                    scope.aborted.store(true, Ordering::Release);
+                    children.extend(scope.children());
                 }
             }
         }

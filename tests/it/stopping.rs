@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, PoolBuilder, PoolError, TaskHandle, TaskStopped,
-    cancellation_token, race, shield, timeout, try_all, try_cancellation_token, wait_all, with_exit,
+    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, PoolBuilder, PoolError, TaskGroup, TaskHandle,
+    TaskStopped, cancellation_token, race, shield, timeout, try_all, try_cancellation_token, wait_all, with_exit,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -374,6 +374,42 @@ fn a_pool_in_a_blocking_closure_is_aborted_with_the_pool_around_it() {
         pool.abort_on(begun);
         pool.run().await.unwrap();
     });
+}
+
+/// A branch has ended and left a pool behind, which closes in its own time. Whoever called waits for that, and there is
+/// no branch any more by which the pool could hear of the abort.
+#[test]
+fn an_abort_reaches_what_an_ended_branch_has_left_behind() {
+    async fn leaves(log: Log) -> Result<(), BoxError> {
+        let left: Pool = with_grace(1_000).build();
+        left.spawn(stubborn("left", Instant::now(), log));
+        assert!(poll_once(pin!(left.run())).await.is_pending());
+        Ok(())
+    }
+
+    // Not of a `race`: what a branch that wins has left behind is aborted with the others.
+    let calls: [fn(Log) -> Job; 3] = [
+        |log| Box::pin(async { Ok(try_all([leaves(log)]).await.map(drop)?) }),
+        |log| Box::pin(async { Ok(wait_all([leaves(log)]).await.into_iter().collect::<Result<_, _>>()?) }),
+        |log| {
+            Box::pin(async {
+                let mut group = TaskGroup::new();
+                group.spawn(leaves(log));
+                while group.next().await.transpose()?.is_some() {}
+                Ok(())
+            })
+        },
+    ];
+    for call in calls {
+        on_current_thread(|| async move {
+            let (pool, log): (Pool, _) = (with_grace(10).build(), Log::default());
+            pool.spawn(call(log.clone()));
+            pool.cancel_on(sleep(secs(1)));
+            let (took, ended) = elapsed(pool.run()).await;
+            assert!(ended.is_ok(), "{ended:?}");
+            assert_eq!((took, log.events()), (11, vec!["left: 11".to_owned()]));
+        });
+    }
 }
 
 // ===== watchers =====
