@@ -219,7 +219,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// A pool that lives long, such as that of a server, keeps all of them until it ends. If they are logged elsewhere,
     /// [`Discard`](OnFailure::Discard) them.
     ///
-    /// The pool calls `policy` where the failure arrives. A panic of it counts as `Collect`.
+    /// The pool calls `policy` where the failure arrives, which may be in no task: [`Pool::try_current`] may be `None`
+    /// there. A panic of it counts as `Collect`.
     ///
     /// # Examples
     ///

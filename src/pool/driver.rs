@@ -89,7 +89,7 @@ pub(super) struct DriverState<E: Into<BoxError> + Send + 'static> {
     pool: Arc<Shared<E>>,
     /// Where failures go if the future is dropped; held, so that it waits until they have been told.
     enclosing: Option<Arc<Scope>>,
-    /// The name and the class of the call that made it.
+    /// The name and the line of the call that made it.
     call: (&'static str, &'static Location<'static>),
     step: Step,
     /// What the body panicked with, to be resumed when all has ended.
@@ -138,7 +138,7 @@ impl<E: Into<BoxError> + Display + Send + 'static> DriverState<E> {
     ///
     /// # Panics
     ///
-    /// If the pool has an state already, or had one.
+    /// If the pool has a state already, or had one.
     #[track_caller]
     pub(super) fn claim(pool: Arc<Shared<E>>, call: &'static str) -> Self {
         assert!(pool.claim(), "`{call}` was called on a pool that already ran");

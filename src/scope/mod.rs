@@ -54,6 +54,8 @@ pub(crate) struct Scope {
     /// The nearest cancel scope further out, which is a pool or a shield, if that is not the parent. It is let go of
     /// before the parent, which holds it, too. With it, who looks for a pool does not pass by each of the calls in it.
     cancel_scope: Option<Arc<Scope>>,
+    /// The same with the nearest scope that can take a failure.
+    taker: Option<Arc<Scope>>,
     /// Whether it is aborted from outside: no time is left to what is in here.
     aborted: AtomicBool,
     /// Dropped with the scope, which wakes [`Scope::wait_empty`].
@@ -68,7 +70,7 @@ pub(crate) enum ScopeKind {
     Pool(Arc<dyn ErasedPool>, TaskClass),
     /// A function that runs futures as tasks, with where its error has cleanup failures, if it has.
     Group(Arc<Call>, Option<Cleanup>),
-    /// A function that runs a future in class. It passes cleanup failures on, outwards, as those below do.
+    /// A function that runs a future in place. It passes cleanup failures on, outwards, as those below do.
     InPlace,
     /// Work that nobody asks to stop.
     Shield(Arc<Call>),
@@ -77,20 +79,22 @@ pub(crate) enum ScopeKind {
 impl Scope {
     /// A new scope inside another, or inside none.
     pub(crate) fn within(parent: Option<Arc<Self>>, kind: ScopeKind) -> Arc<Self> {
-        let below = parent.as_ref().filter(|parent| !parent.is_cancel_scope());
-        let cancel_scope = below.and_then(|parent| parent.next_cancel_scope().cloned());
+        let is_apart = |parent: &&Arc<Self>| !parent.is_cancel_scope();
+        let cancel_scope = parent.as_ref().filter(is_apart).and_then(|parent| parent.next_cancel_scope().cloned());
+        let is_apart = |parent: &&Arc<Self>| !parent.takes_failures();
+        let taker = parent.as_ref().filter(is_apart).and_then(|parent| parent.next_taker().cloned());
         let scope = Arc::new(Self {
             kind,
             parent,
             cancel_scope,
+            taker,
             aborted: AtomicBool::new(false),
             waiter: OnceLock::new(),
             children: OnceLock::new(),
         });
-        if let (Some(parent), Some(_)) = (&scope.parent, scope.call()) {
-            if let (true, ScopeKind::Group(call, _)) =
-                (parent.add_child(ChildKind::Call(Arc::downgrade(&scope))), &scope.kind)
-            {
+        if let (Some(parent), Some(call)) = (&scope.parent, scope.call()) {
+            let is_aborted = parent.add_child(ChildKind::Call(Arc::downgrade(&scope)));
+            if is_aborted && matches!(scope.kind, ScopeKind::Group(..)) {
                 call.abort();
             }
         }
@@ -104,7 +108,7 @@ impl Scope {
 
     /// Tells the enclosing scope that this one has ended, and lets go of it.
     fn leave_parent(&mut self) -> Option<Arc<Self>> {
-        self.cancel_scope = None;
+        (self.cancel_scope, self.taker) = (None, None);
         let parent = self.parent.take()?;
         if self.is_visible() {
             parent.child_ended();
@@ -188,18 +192,18 @@ impl Scope {
     /// Hands a failure to the nearest scope that will return an error, if there is one. Otherwise it is dropped, and
     /// nobody is told of a panic of its destructor.
     pub(crate) fn report_to(nearest: Option<&Self>, failure: TaskError) {
-        let mut unreported = Some(failure);
-        for scope in nearest.into_iter().flat_map(Self::outwards) {
-            unreported = match (&scope.kind, unreported.take()) {
-                (ScopeKind::Pool(pool, _), Some(failure)) => pool.report(failure),
-                (ScopeKind::Group(_, Some(cleanup)), Some(failure)) => cleanup.push(failure),
-                (_, unreported) => unreported,
+        let mut failure = failure;
+        for scope in nearest.into_iter().flat_map(Self::takers) {
+            let refused = match &scope.kind {
+                ScopeKind::Pool(pool, _) => pool.report(failure),
+                ScopeKind::Group(_, Some(cleanup)) => cleanup.push(failure),
+                _ => Some(failure),
             };
+            let Some(refused) = refused else { return };
+            failure = refused;
         }
-        if let Some(mut failure) = unreported {
-            cleanup::tell(&mut failure);
-            drop(catch(|| drop(failure)));
-        }
+        cleanup::tell(&mut failure);
+        drop(catch(|| drop(failure)));
     }
 
     /// Which tasks of its pool are in this scope.
@@ -269,6 +273,22 @@ impl Scope {
     fn cancel_scopes(&self) -> impl Iterator<Item = &Self> {
         let first = if self.is_cancel_scope() { Some(self) } else { self.next_cancel_scope().map(Arc::as_ref) };
         std::iter::successors(first, |scope| scope.next_cancel_scope().map(Arc::as_ref))
+    }
+
+    /// Whether it can take a failure whose owner is gone.
+    fn takes_failures(&self) -> bool {
+        matches!(self.kind, ScopeKind::Pool(..) | ScopeKind::Group(_, Some(_)))
+    }
+
+    /// The nearest scope further out that can take a failure.
+    fn next_taker(&self) -> Option<&Arc<Self>> {
+        self.parent.as_ref().filter(|parent| parent.takes_failures()).or(self.taker.as_ref())
+    }
+
+    /// The scopes from here outwards that can take a failure.
+    fn takers(&self) -> impl Iterator<Item = &Self> {
+        let first = if self.takes_failures() { Some(self) } else { self.next_taker().map(Arc::as_ref) };
+        std::iter::successors(first, |scope| scope.next_taker().map(Arc::as_ref))
     }
 
     /// This scope, then the enclosing one, and so on to the outermost.

@@ -174,6 +174,59 @@ fn failures_are_in_order_of_occurrence() {
     assert_eq!(error.into_failures().iter().map(reason).collect::<Vec<_>>(), ["0", "1", "2"]);
 }
 
+/// Takes a moment to be dropped, in which other threads go on.
+struct Slow(bool);
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        (0..if self.0 { 20 } else { 0 }).for_each(|_| std::thread::yield_now());
+    }
+}
+
+/// Who fails drops what it holds, and with that may fail others, before its own failure can be recorded. Which of the
+/// two is first is not promised; that both are there is, in the text of one line too.
+#[test]
+fn a_cause_and_its_consequence_are_both_told_in_either_order() {
+    async fn cause(_slow: Slow, held: oneshot::Sender<()>) -> Result<(), BoxError> {
+        let _dropped_first = held;
+        yield_now().await;
+        Err("cause".into())
+    }
+
+    async fn consequence(_slow: Slow, held: oneshot::Receiver<()>) -> Result<(), BoxError> {
+        held.await.map_err(|_| "consequence".into())
+    }
+
+    on_multi_thread(|| async {
+        for round in 0..1_000 {
+            let (sender, receiver) = oneshot::channel();
+            let (cause, consequence) =
+                (cause(Slow(round % 3 == 1), sender), consequence(Slow(round % 3 == 2), receiver));
+            let builder = Pool::<BoxError>::builder().grace(Duration::MAX);
+            let error = match round % 2 {
+                0 => {
+                    let pool = builder.build();
+                    pool.spawn(consequence);
+                    pool.spawn(cause);
+                    pool.run().await.unwrap_err()
+                }
+                _ => {
+                    let opened = builder.open(async |pool| {
+                        pool.spawn(cause);
+                        consequence.await
+                    });
+                    opened.await.unwrap_err()
+                }
+            };
+            let mut failed = reasons(&error);
+            failed.sort();
+            assert_eq!(failed, ["cause", "consequence"], "round {round}");
+            let text = error.to_string();
+            assert!(text.contains("failed: cause") && text.contains("failed: consequence"), "{text}");
+        }
+    });
+}
+
 #[test]
 fn what_fails_while_the_pool_closes_comes_after_the_trigger() {
     on_both(|| async {
