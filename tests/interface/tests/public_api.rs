@@ -1,7 +1,7 @@
 //! The public interface with all features, line by line, so that who reviews a change sees what it does to it.
 //!
-//! After a change: `UPDATE_SNAPSHOTS=yes cargo test --test public_api`, and read what has changed. The auto traits are
-//! not in the listing, but in `it/properties.rs`.
+//! After a change: `UPDATE_SNAPSHOTS=yes cargo test -p aiodrive-interface`, and read what has changed. The auto traits are
+//! not in the listing, but in `tests/it/properties.rs`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,14 +10,14 @@ use std::{env, fs};
 /// The compiler whose `rustdoc` has told the listing. Others may use another format, or another order.
 const COMPILER: &str = "rustc 1.95.";
 
-const LISTING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/public-api.txt");
+const LISTING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/public-api.txt");
 
 fn rustdoc_json() -> PathBuf {
     // A target directory of its own: who runs this test may hold the lock of the usual one.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("public_api");
     let status = Command::new(env!("CARGO"))
         .args(["rustdoc", "--quiet", "--lib", "--all-features"])
-        .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
+        .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/../../Cargo.toml")])
         .arg("--target-dir")
         .arg(&target)
         .args(["--", "-Zunstable-options", "--output-format=json"])
@@ -62,7 +62,7 @@ fn the_public_interface_is_the_listed_one() {
     let listed = fs::read_to_string(LISTING).expect("there is a listing");
     assert!(
         found == listed,
-        "this differs from tests/public-api.txt; if it is meant, `UPDATE_SNAPSHOTS=yes cargo test --test public_api`:\n{}{}",
+        "this differs from public-api.txt; if it is meant, `UPDATE_SNAPSHOTS=yes cargo test -p aiodrive-interface`:\n{}{}",
         only_in(&listed, &found, '-'),
         only_in(&found, &listed, '+'),
     );

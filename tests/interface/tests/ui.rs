@@ -1,6 +1,6 @@
 //! What the types forbid, and what the compiler says of it.
 //!
-//! After a change: `TRYBUILD=overwrite cargo test --test ui`, and read what has changed.
+//! After a change: `TRYBUILD=overwrite cargo test -p aiodrive-interface --test ui`, and read what has changed.
 
 use std::process::Command;
 
