@@ -129,10 +129,22 @@ pub(crate) fn cancellation<E: 'static>(
 ) -> Option<CancelledError> {
     let found = catch(|| match (error as &dyn Any).downcast_ref() {
         Some(stopped) => cancellation_in(stopped as &TaskStopped),
-        None => as_error(error).and_then(cancellation_in),
+        None => as_error(error).and_then(cancellation_in).or_else(|| boxed_in(error).and_then(cancellation_in)),
     });
     let asked = || is_cancellation.is_some_and(|asked| catch(|| asked(error)).unwrap_or(false));
     found.ok().flatten().or_else(|| asked().then_some(CancelledError::Cancelled))
+}
+
+/// What `anyhow::Error::from_boxed` hides from the chain of causes.
+#[cfg(feature = "anyhow")]
+fn boxed_in<E: 'static>(error: &E) -> Option<&(dyn Error + 'static)> {
+    let error = (error as &dyn Any).downcast_ref::<anyhow::Error>()?;
+    error.downcast_ref::<super::BoxError>().map(|boxed| &**boxed as _)
+}
+
+#[cfg(not(feature = "anyhow"))]
+fn boxed_in<E: 'static>(_: &E) -> Option<&(dyn Error + 'static)> {
+    None
 }
 
 /// The same, of an error that can be asked for its cause.

@@ -202,6 +202,9 @@ fn what_only_says_stopped_is_no_failure_in_an_anyhow_error() {
     on_both(|| async {
         let nested = anyhow::Error::new(cancelled::<anyhow::Error>().await).context("serving");
         assert!(closing(Place::Task, Pool::builder(), nested).await.is_ok());
+        let boxed = |stopped: TaskStopped| anyhow::Error::from_boxed(stopped.into()).context("reading");
+        assert!(closing(Place::Task, Pool::builder(), boxed(TaskStopped::Cancelled)).await.is_ok());
+        assert!(closing(Place::Task, Pool::builder(), boxed(TaskStopped::NotReady)).await.is_err());
     });
 }
 

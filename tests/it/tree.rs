@@ -799,6 +799,8 @@ fn a_tree_can_be_ten_thousand_pools_deep() {
                 // A task and a pool at each level, the pool at the top, and the body of the deepest one.
                 until(|| pool.tree().nodes().count() >= 20_002).await;
                 assert_eq!(pool.tree().nodes().last().unwrap().level(), 20_001);
+                // Not the square of that: the deepest levels are not moved any further to the right.
+                assert!(pool.tree().to_string().len() < 20_002 * 600);
             })
             .await;
         });

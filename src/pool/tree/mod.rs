@@ -33,7 +33,8 @@ pub(super) use self::snapshot::{tasks_of, tasks_without_grace};
 /// └── metrics  src/main.rs:60:10  daemon
 /// ```
 ///
-/// `{:#}` adds why a pool closes. As data, the tree is a list of nodes, each before those nested in it.
+/// `{:#}` adds why a pool closes. What is nested more than 64 levels deep is not moved any further to the right. As
+/// data, the tree is a list of nodes, each before those nested in it.
 ///
 /// It is a copy: the tasks run on while you look at it. Pools are visited one after the other, so that the tree of a
 /// busy pool is not exactly one moment.
@@ -231,11 +232,12 @@ impl Node {
         }
     }
 
-    /// A task, running or not yet.
+    /// The body of a pool that runs.
     fn of_body(body: &TaskInfo) -> Self {
         Self { location: Some(body.spawned_at()), ..Self::new(NodeKind::Body, NodeState::Running) }
     }
 
+    /// A task, running or not yet.
     fn of_task(task: &TaskSnapshot) -> Self {
         Self {
             name: task.info.shared_name(),
@@ -260,6 +262,9 @@ impl Node {
     }
 }
 
+/// How many levels are moved to the right. With all of them, a drawing would be as large as the square of its levels.
+const LEVELS: usize = 64;
+
 impl fmt::Display for PoolTree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let followed = self.followed();
@@ -268,7 +273,7 @@ impl fmt::Display for PoolTree {
         for (index, (node, followed)) in self.nodes().zip(followed).enumerate() {
             lines.truncate(node.level().saturating_sub(1));
             if node.level() > 0 {
-                lines.iter().try_for_each(|line| f.write_str(if *line { "│   " } else { "    " }))?;
+                lines.iter().take(LEVELS).try_for_each(|line| f.write_str(if *line { "│   " } else { "    " }))?;
                 f.write_str(if followed { "├── " } else { "└── " })?;
                 lines.push(followed);
             }
