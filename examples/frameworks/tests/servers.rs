@@ -10,6 +10,7 @@ mod process;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use aiodrive::BoxError;
@@ -220,6 +221,7 @@ macro_rules! by_every_server {
 
 by_every_server! {
     requests_in_flight_at_sigterm_are_answered
+    curl_is_answered_after_sigterm
     idle_connections_do_not_hold_the_server_open
     what_overruns_the_grace_is_cut_off_and_named
     a_second_signal_ends_it_at_once
@@ -244,6 +246,34 @@ async fn requests_in_flight_at_sigterm_are_answered(program: &str, protocol: Pro
     }
     assert_eq!(answer(part).await.unwrap(), ok("part: 42\n"));
     assert_eq!(answer(report).await.unwrap(), ok("users: 42\norders: 42\nstock: 42\n"));
+    server.end().await.assert_in_order();
+}
+
+/// A client that shares no line of code with the servers.
+async fn curl_is_answered_after_sigterm(program: &str, protocol: Protocol) {
+    let backend = Backend::start().await;
+    let mut server = Server::start(program, protocol, &[("GRACE_MS", HOUR_MS)], backend.address()).await;
+    let silent = server.connect().await;
+    let version = match protocol {
+        Http1 => "--http1.1",
+        Http2 => "--http2-prior-knowledge",
+    };
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--noproxy", "*", version])
+        .arg(format!("http://{}/report", server.address));
+    let Ok(curl) = curl.stdout(Stdio::piped()).kill_on_drop(true).spawn() else {
+        println!("skipped: `curl` is not installed");
+        return;
+    };
+    let questions = backend.questions(3).await;
+    server.signal("-TERM");
+    server.until_stopping(silent).await;
+    for question in questions {
+        question.answer().await;
+    }
+    let answer = within(curl.wait_with_output()).await.unwrap();
+    assert!(answer.status.success(), "{answer:?}");
+    assert_eq!(String::from_utf8(answer.stdout).unwrap(), "users: 42\norders: 42\nstock: 42\n");
     server.end().await.assert_in_order();
 }
 
