@@ -285,8 +285,9 @@ impl Here {
                     stay.has_begun() || stay.place.daemon || stay.cancelled.load(SeqCst) || !stay.is_of(&inner)
                 };
                 let completed = matches!(pool.closing_reason(), None | Some(ClosingReason::Completed));
-                // A runtime that shuts down meanwhile may drop them before they begin.
-                let all = !completed || world.is_gone() || planned.iter().all(has_run);
+                // What a runtime cuts off as it shuts down is a failure, which this policy discards.
+                let discards = policy == Policy::Discard && world.is_gone();
+                let all = !completed || discards || planned.iter().all(has_run);
                 world.check(all, || "a planned task was forgotten".to_owned());
                 Ok(world.count())
             })
