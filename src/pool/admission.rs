@@ -16,11 +16,13 @@ use super::output::OutputSink;
 use super::shared::{Planned, Shared};
 use super::task::{Task, pool_of};
 use crate::error::TaskInfo;
+#[cfg(not(tokio_unstable))]
+use crate::error::catch;
 use crate::scope::{Current, TaskClass};
 use crate::task_name::TaskName;
 
 /// A way to spawn a task. Each is `#[track_caller]`, as is every function on the way here, and none is called in a
-/// closure, so that tokio learns the user's line.
+/// closure where tokio shows the user's line.
 pub(super) trait Spawn<T> {
     /// Whether the task takes up a thread, for which it must not wait for its turn.
     const BLOCKS: bool = false;
@@ -48,7 +50,31 @@ impl<T: Future<Output = ()> + Send + 'static> Spawn<T> for OnRuntime {
 impl<T: Future<Output = ()> + 'static> Spawn<T> for OnThisThread {
     #[track_caller]
     fn spawn(task: T, name: &TaskName, set: &mut JoinSet<()>, _: &Handle) -> AbortHandle {
-        name.spawn_local(set, task)
+        spawn_local(task, name, set)
+    }
+}
+
+/// Under `cfg(tokio_unstable)`, tokio shows the line that spawned a task. A closure would hide it, so the panic of a
+/// call without a `LocalSet` stays tokio's.
+#[cfg(tokio_unstable)]
+#[track_caller]
+fn spawn_local(task: impl Future<Output = ()> + 'static, name: &TaskName, set: &mut JoinSet<()>) -> AbortHandle {
+    name.spawn_local(set, task)
+}
+
+/// Says what to do where there is no `LocalSet`.
+#[cfg(not(tokio_unstable))]
+#[track_caller]
+fn spawn_local(task: impl Future<Output = ()> + 'static, name: &TaskName, set: &mut JoinSet<()>) -> AbortHandle {
+    match catch(|| name.spawn_local(set, task)) {
+        Ok(handle) => handle,
+        Err(payload) if payload.message().is_some_and(|text| text.starts_with("`spawn_local` called from outside")) => {
+            panic!(
+                "`spawn_local` was called outside of a `LocalSet` and of a `LocalRuntime`, to whose thread the task would \
+                 belong: run the pool within `LocalSet::run_until`"
+            )
+        }
+        Err(payload) => payload.resume(),
     }
 }
 
@@ -110,7 +136,7 @@ impl<E: Send + 'static> Shared<E> {
     ///
     /// # Panics
     ///
-    /// If the pool does not run yet; in tokio, outside of a `LocalSet` and of a `LocalRuntime`.
+    /// If the pool does not run yet, and outside of a `LocalSet` and of a `LocalRuntime`.
     #[track_caller]
     pub(super) fn admit_local<F, S>(self: &Arc<Self>, class: TaskClass, mut task: Task<F, S, E>)
     where

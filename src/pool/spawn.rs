@@ -239,7 +239,8 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// # Panics
     ///
-    /// - Outside of a tokio `LocalSet` and of a `LocalRuntime`, as `tokio::task::spawn_local` does.
+    /// - Outside of a tokio `LocalSet` and of a `LocalRuntime`. Under `cfg(tokio_unstable)`, where tokio shows the line of
+    ///   each spawn, the panic is tokio's own.
     /// - If the pool does not run yet.
     ///
     /// # Examples

@@ -385,7 +385,7 @@ fn a_spawn_local_that_panics_takes_no_slot_and_is_no_failure() {
                     for _ in 0..3 {
                         assert!(!pool.is_closed());
                         let text = panic_text(|| pool.spawn_local(async {}));
-                        assert!(text.starts_with("`spawn_local` called from outside of a `task::LocalSet`"), "{text}");
+                        assert!(text.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{text}");
                     }
                     assert_eq!(pool.len(), 0);
                     let logged = log.clone();

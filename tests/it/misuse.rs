@@ -339,6 +339,40 @@ fn a_destructor_of_a_refused_future_may_use_the_pool() {
     });
 }
 
+// ===== no thread for a local task =====
+
+#[test]
+fn spawn_local_outside_of_a_local_set_panics_at_the_callers_line_and_says_what_to_do() {
+    on_both(|| async {
+        let ways: [(&str, fn(&Pool), u32); 4] = [
+            ("spawn_local", |pool| pool.spawn_local(pending::<()>()), line!()),
+            (
+                "spawn_local_with_handle",
+                |pool| drop(pool.spawn_local_with_handle(pending::<Result<(), BoxError>>())),
+                line!(),
+            ),
+            ("built", |pool| pool.build_task().spawn_local(pending::<()>()), line!()),
+            (
+                "built, handle",
+                |pool| drop(pool.build_task().spawn_local_with_handle(pending::<Result<(), BoxError>>())),
+                line!(),
+            ),
+        ];
+        let opened = Pool::open(async |pool: Pool| {
+            for (way, spawn, expected) in ways {
+                let mut line = 0;
+                let message = with_panic_line(&mut line, || panic_text(|| spawn(&pool)));
+                assert_eq!(line, expected, "{way}");
+                assert!(message.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{way}: {message}");
+                assert!(message.contains("run the pool within `LocalSet::run_until`"), "{way}: {message}");
+                assert_eq!((pool.len(), pool.is_closed()), (0, false), "{way}");
+            }
+            Ok(())
+        });
+        opened.await.unwrap();
+    });
+}
+
 // ===== no current pool =====
 
 #[test]

@@ -1306,7 +1306,7 @@ fn outside_of_a_local_set_spawn_local_panics_and_drops_the_future() {
                 let _one = one;
             });
         });
-        assert!(text.starts_with("`spawn_local` called from outside of a `task::LocalSet`"), "{text}");
+        assert!(text.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{text}");
         assert_eq!(alive.count(), 0);
         pool.cancel();
         drop(running.await.unwrap());
