@@ -1,10 +1,8 @@
 //! From a failure, or the request to stop, until everything has ended, against `JoinSet::shutdown`; at several depths,
 //! and in nested pools.
 
-mod support;
-
+use aiodrive_benches::compare::compare;
 use criterion::{Criterion, criterion_group, criterion_main};
-use support::compare::compare;
 
 fn benches(c: &mut Criterion) {
     compare(c, "first_failure", &[1, 100, 10_000, 100_000]);

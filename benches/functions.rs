@@ -1,9 +1,7 @@
 //! `race`, `try_all` and `wait_all`, against what people write with a `JoinSet`.
 
-mod support;
-
+use aiodrive_benches::compare::compare;
 use criterion::{Criterion, criterion_group, criterion_main};
-use support::compare::compare;
 
 fn benches(c: &mut Criterion) {
     for job in ["race", "race_ready", "try_all", "try_all_fails", "wait_all"] {

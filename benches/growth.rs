@@ -23,10 +23,10 @@ use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
 use tokio::task::{JoinSet, yield_now};
 
 const USAGE: &str = "\
-cargo bench --bench growth [-- <word> [<times>]]
+cargo bench -p aiodrive-benches --bench growth [-- <word> [<times>]]
     prints what n, 2 n and 4 n of each thing take, or of those that have the word in their name; with more of them, if
     it is to be so many times what the check takes
-cargo bench --bench growth -- check
+cargo bench -p aiodrive-benches --bench growth -- check
     does this with small numbers, and fails if 4 n of anything take more than eight times what n do";
 
 #[global_allocator]

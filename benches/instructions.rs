@@ -1,18 +1,16 @@
 //! How many instructions a job takes, ours and that of bare tokio. See [`USAGE`].
 
-mod support;
-
 use std::env;
 use std::process::{Command, ExitCode};
 
-use support::{Case, FLAVOURS, Pair, find, pairs, runtime};
+use aiodrive_benches::{Case, FLAVOURS, Pair, find, pairs, runtime};
 
 const USAGE: &str = "\
-cargo bench --bench instructions -- count [<job> <size>]
+cargo bench -p aiodrive-benches --bench instructions -- count [<job> <size>]
     counts the instructions of a job, or of those in the chapter `speed`, under valgrind
 <this program> <job> ours|bare <size> <rounds> <workers>
     does a job so many times, for valgrind --tool=callgrind; without workers on the current-thread runtime
-cargo bench --bench instructions
+cargo bench -p aiodrive-benches --bench instructions
     does each job once, and checks it";
 
 /// What is counted without being named.

@@ -1,9 +1,7 @@
 //! The flip of a `LatchEvent`, until all have seen it, against that of a bare `watch`.
 
-mod support;
-
+use aiodrive_benches::compare::compare;
 use criterion::{Criterion, criterion_group, criterion_main};
-use support::compare::compare;
 
 fn benches(c: &mut Criterion) {
     compare(c, "latch", &[1, 100, 10_000]);

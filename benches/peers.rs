@@ -1,10 +1,8 @@
 //! Spawn + join + first error, against what people use besides `JoinSet`.
 
-mod support;
-
+use aiodrive_benches::compare::measure;
+use aiodrive_benches::{FLAVOURS, find, peers, runtime};
 use criterion::{Criterion, criterion_group, criterion_main};
-use support::compare::measure;
-use support::{FLAVOURS, find, peers, runtime};
 
 fn benches(c: &mut Criterion) {
     for (flavour, workers) in FLAVOURS {

@@ -1,10 +1,8 @@
 //! `open` + spawn + join, against the hand-written loop around `JoinSet` that it replaces, for three kinds of task: one
 //! ends at once, one waits once, one sends a request to a server and waits for the answer.
 
-mod support;
-
+use aiodrive_benches::compare::compare;
 use criterion::{Criterion, criterion_group, criterion_main};
-use support::compare::compare;
 
 fn benches(c: &mut Criterion) {
     compare(c, "pool", &[1, 4, 64, 1_000, 10_000, 100_000, 1_000_000]);

@@ -1,8 +1,7 @@
-//! The tables of the README and of the chapter `speed`: how long the work takes that users have, by how long what they
-//! write today takes.
+//! How long work that users have takes, by how long what they write today takes.
 //!
-//! `cargo bench --bench ratios` measures it all, in some twenty minutes; with a word after `--`, the rows that have it
-//! in their first column or in the name of their job.
+//! `cargo bench -p aiodrive-benches --bench ratios` measures it all, in some twenty minutes; with a word after `--`, the
+//! rows that have it in their first column or in the name of their job.
 //!
 //! The two sides take turns, in one process; a run gives the median of the ratios of such turns. So whatever else the
 //! machine does meets both. What is printed is the median of several runs, and the least and the most of them. Each run
@@ -11,13 +10,11 @@
 //! There are three kinds of task: where a row says nothing else, they end at once; others wait once; others make a round
 //! trip, which is a request to a server task, and its answer. All are spawned from a task of the runtime, as in services.
 
-mod support;
-
 use std::env;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Case, FLAVOURS, Pair, find, peers, runtime};
+use aiodrive_benches::{Case, FLAVOURS, Pair, find, peers, runtime};
 use tokio::runtime::Runtime;
 
 /// How many runs make a figure.
@@ -125,7 +122,7 @@ fn peer_rows() -> impl Iterator<Item = Row> {
 
 fn main() {
     if !env::args().any(|argument| argument == "--bench") {
-        println!("a table of ratios is made by: cargo bench --bench ratios");
+        println!("a table of ratios is made by: cargo bench -p aiodrive-benches --bench ratios");
         return;
     }
     let rows = rows();

@@ -14,8 +14,6 @@ mod test_helper;
 mod echo_server;
 #[cfg(feature = "signal")]
 mod staged_shutdown;
-#[cfg(feature = "signal")]
-mod worker;
 
 #[cfg(feature = "tracing")]
 mod stuck;

@@ -2,6 +2,8 @@
 //!
 //! After a change: `TRYBUILD=overwrite cargo test -p aiodrive-interface --test ui`, and read what has changed.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 /// The compiler whose words are in `tests/ui/*.stderr`. Others forbid the same with other words.
@@ -19,4 +21,18 @@ fn what_is_forbidden_does_not_compile() {
         return;
     }
     trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+}
+
+/// The chapter about migrating shows a program of a crate that `aiodrive` itself does not need for its tests.
+#[test]
+fn what_the_chapters_show_of_other_crates_compiles() {
+    const CHAPTER: &str = include_str!("../../../src/docs/migrating.md");
+    let (_, rest) = CHAPTER.split_once("```ignore\n").expect("a program that the chapter's own tests pass over");
+    let (program, rest) = rest.split_once("```\n").expect("the end of the program");
+    assert!(!rest.contains("```ignore"), "there is another such program");
+    let program: String =
+        program.lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect();
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("migrating.rs");
+    fs::write(&file, program).unwrap();
+    trybuild::TestCases::new().pass(file);
 }

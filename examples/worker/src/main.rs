@@ -1,6 +1,6 @@
 //! A pool as the worker of a queue: jobs from a Redis stream, shared by as many workers as one likes, and none lost.
 //!
-//! `cargo run --example worker --features signal -- [URL [NAME]]`; each worker has a name of its own. For a job, run the
+//! `cargo run -p aiodrive-worker -- [URL [NAME]]`; each worker has a name of its own. For a job, run the
 //! example `echo_server` too: `redis-cli XADD jobs '*' address 127.0.0.1:PORT text hello`, then `HGETALL answers`.
 
 use std::{env, process, time::Duration};

@@ -1,8 +1,6 @@
 //! What the benches measure: each case is written once, and is known by a name. `aiodrive`'s own stand in one module,
 //! the bare tokio code that does the same in another, under the same name.
 
-#![allow(dead_code, reason = "no bench uses all of it")]
-
 pub mod bare;
 pub mod compare;
 pub mod ours;

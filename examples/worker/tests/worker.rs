@@ -1,4 +1,9 @@
-//! `examples/worker.rs`: three workers on a real Redis server, of which one is killed and one is stopped.
+//! Three workers on a real Redis server, of which one is killed and one is stopped.
+#![cfg(unix)]
+
+#[path = "../../../tests/examples/process.rs"]
+#[expect(dead_code, reason = "it also finds examples of the crate")]
+mod process;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -17,7 +22,9 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::process::{DEADLINE, Process, example, within};
+use self::process::{DEADLINE, Process, within};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_worker");
 
 const JOBS: usize = 10_000;
 
@@ -172,7 +179,7 @@ impl Service {
 #[tokio::test]
 async fn without_a_server_it_says_how_to_start_one() {
     // A port that only root could listen on, and does not.
-    let end = Process::example("worker", &["redis://127.0.0.1:1/"]).end().await;
+    let end = Process::start(Command::new(WORKER).arg("redis://127.0.0.1:1/")).end().await;
     assert_eq!((end.code, end.stdout.len()), (Some(1), 0), "{end:#?}");
     let said = end.stderr.last().unwrap();
     assert!(said.contains("redis://127.0.0.1:1/") && said.contains("redis-server"), "{end:#?}");
@@ -206,7 +213,7 @@ async fn all_jobs_are_done(
     let mut jobs = add(&mut connection, address, first).await;
     let mut workers = HashMap::new();
     for name in ["ada", "bob", "cyd"] {
-        let mut worker = Command::new(example("worker"));
+        let mut worker = Command::new(WORKER);
         let worker = Process::start(worker.args([&redis.url, name]).env("WORKER_IDLE_MS", IDLE_MS));
         workers.insert(name.to_owned(), worker);
     }
