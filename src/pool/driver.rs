@@ -19,7 +19,7 @@ use super::closing::{Closing, close, detach, report_rest};
 use super::shared::{End, Shared};
 use super::tasks::poll_join;
 use crate::error::{BoxError, ClosingReason, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch};
-use crate::scope::{ErasedPool, Scope, Scoped};
+use crate::scope::{Completion, ErasedPool, Scope, Scoped};
 
 /// Runs a pool to its end: the future behind `open` and `run`.
 #[must_use = "a pool does nothing until its future is polled"]
@@ -49,38 +49,8 @@ where
     /// If polled again after it was ready.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Projected { mut body, state } = self.project();
-        let first = matches!(state.step, Step::Unpolled);
-        loop {
-            if state.has_to_yield() {
-                // The task around the pool is aborted. If tokio can drop it, it does so now; in a blocking call it cannot.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            match state.step {
-                Step::Unpolled => {
-                    // Here, where nothing is lost yet if the future is dropped meanwhile.
-                    if !has_budget_remaining() {
-                        ready!(pin!(consume_budget()).poll(cx));
-                    }
-                    body.as_mut().enter(state.start());
-                    state.pool.has_body.store(!body.has_ended(), Ordering::Release);
-                }
-                Step::Running => ready!(state.poll_running(body.as_mut(), cx)),
-                Step::Closing(_) => ready!(state.poll_closing(body.as_mut(), cx)),
-                Step::Joining(ref mut sets) => {
-                    ready!(poll_join(sets, cx));
-                    state.step = Step::Over;
-                }
-                Step::Over | Step::Closed => {
-                    if first {
-                        // It has never waited. A loop of such pools would otherwise let nobody else run.
-                        let _ = pin!(consume_budget()).poll(cx);
-                    }
-                    return Poll::Ready(state.finish(body));
-                }
-                Step::Done => panic!("the future of a pool was polled after it had completed"),
-            }
-        }
+        ready!(state.poll(body.as_mut(), cx));
+        Poll::Ready(state.finish(body.take_value()))
     }
 }
 
@@ -184,16 +154,49 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         }
     }
 
+    /// Ready once nothing is left of the pool.
+    fn poll(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
+        let first = matches!(self.step, Step::Unpolled);
+        loop {
+            if self.has_to_yield() {
+                // The task around the pool is aborted. If tokio can drop it, it does so now; in a blocking call it cannot.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            match self.step {
+                Step::Unpolled => {
+                    // Here, where nothing is lost yet if the future is dropped meanwhile.
+                    if !has_budget_remaining() {
+                        ready!(pin!(consume_budget()).poll(cx));
+                    }
+                    body.as_mut().enter(self.start());
+                    self.pool.has_body.store(!body.has_ended(), Ordering::Release);
+                }
+                Step::Running => ready!(self.poll_running(body.as_mut(), cx)),
+                Step::Closing(_) => ready!(self.poll_closing(body.as_mut(), cx)),
+                Step::Joining(ref mut sets) => {
+                    ready!(poll_join(sets, cx));
+                    self.step = Step::Over;
+                }
+                Step::Over | Step::Closed => {
+                    if first {
+                        // It has never waited. A loop of such pools would otherwise let nobody else run.
+                        let _ = pin!(consume_budget()).poll(cx);
+                    }
+                    return Poll::Ready(());
+                }
+                Step::Done => panic!("the future of a pool was polled after it had completed"),
+            }
+        }
+    }
+
     /// Ready once closing has begun, or nothing is left.
-    fn poll_running<T, F>(&mut self, mut body: Pin<&mut Body<T, F>>, cx: &mut Context<'_>) -> Poll<()>
-    where
-        F: Future<Output = Result<T, E>>,
-    {
+    fn poll_running(&mut self, body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(signal) = self.signal.take_if(|signal| signal.cancelled.as_mut().poll(cx).is_ready()) {
             self.pool.close(ClosingReason::parent_closing(signal.pool.closing_reason().as_ref()));
         }
         if !self.pool.is_closed() {
-            body.as_mut().poll(self, cx);
+            self.poll_body(body, cx);
         }
         self.step = match ready!(self.pool.poll_end(cx)) {
             End::Close => Step::Closing(Box::pin(close(Arc::clone(&self.pool)))),
@@ -203,10 +206,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     }
 
     /// Ready once nothing is left of the pool. The body is polled as long as its depth is not aborted.
-    fn poll_closing<T, F>(&mut self, mut body: Pin<&mut Body<T, F>>, cx: &mut Context<'_>) -> Poll<()>
-    where
-        F: Future<Output = Result<T, E>>,
-    {
+    fn poll_closing(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
         while let Step::Closing(closing) = &mut self.step {
             if closing.as_mut().poll(cx).is_ready() {
                 self.step = Step::Closed;
@@ -218,9 +218,9 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
             // A task may be waiting, in a blocking call, for something that the body holds: first the abort, then the
             // body's end, then the wait.
             if self.pool.is_body_aborted() {
-                body.as_mut().cut_short(self);
+                self.cut_short(body.as_mut());
             } else {
-                body.as_mut().poll(self, cx);
+                self.poll_body(body.as_mut(), cx);
                 if !body.has_ended() {
                     return Poll::Pending;
                 }
@@ -229,18 +229,51 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         Poll::Ready(())
     }
 
+    /// Polls the body, unless it has ended, and records how it ends.
+    fn poll_body(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) {
+        if body.has_ended() {
+            return;
+        }
+        let Poll::Ready(ended) = body.as_mut().poll(cx) else { return };
+        self.pool.has_body.store(false, Ordering::Release);
+        body.leave();
+        match ended.output {
+            Ok(Ok(())) => {}
+            // It only says that something in it has heard the request to stop, or that a task has ended.
+            Ok(Err(error)) if self.pool.says_only_that_it_stopped(&error, false) => {
+                self.body_failed(catch(|| drop(error)).err().map(Failure::Panic));
+            }
+            Ok(Err(error)) => self.body_failed(Some(Failure::Error(error))),
+            Err(payload) => {
+                self.panic = Some(payload);
+                self.pool.close(ClosingReason::Failed);
+            }
+        }
+        self.body_failed(ended.dropped.map(Failure::Panic));
+    }
+
+    /// Drops the body if it has not ended; a panic of its destructors is a failure.
+    fn cut_short(&self, mut body: Pin<&mut dyn PollBody<E>>) {
+        if !body.has_ended() {
+            let dropped = body.as_mut().abort();
+            self.pool.has_body.store(false, Ordering::Release);
+            body.leave();
+            self.body_failed(dropped.map(Failure::Panic));
+        }
+    }
+
     /// What the pool has come to.
     ///
     /// A panic of the body outranks everything, as in `std::thread::scope`: the caller expects to unwind, and an error
     /// in its place would hide the bug. Failures go to the enclosing scope then.
-    fn finish<T, F>(&mut self, body: Pin<&mut Body<T, F>>) -> Result<T, PoolError<E>> {
+    fn finish<T>(&mut self, value: Option<T>) -> Result<T, PoolError<E>> {
         self.step = Step::Done;
         if let Some(payload) = self.panic.take() {
             report_rest(&self.pool, self.enclosing.as_deref());
             payload.resume();
         }
         let is_cancellation = self.pool.drop_policies();
-        match body.take_value() {
+        match value {
             Some(value) if !self.pool.has_failed() => return Ok(value),
             value => self.body_failed(catch(|| drop(value)).err().map(Failure::Panic)),
         }
@@ -326,6 +359,29 @@ impl<T, F> Body<T, F> {
         Self { future: Scoped::ended(), value: Some(value) }
     }
 
+    /// What the body has returned, once.
+    fn take_value(self: Pin<&mut Self>) -> Option<T> {
+        self.project().value.take()
+    }
+}
+
+/// A body as its driver sees it, which is compiled once for all of them.
+trait PollBody<E> {
+    fn enter(self: Pin<&mut Self>, scope: Arc<Scope>);
+
+    fn has_ended(&self) -> bool;
+
+    /// Polls a body that has not ended, and keeps what it returns.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion<Result<(), E>>>;
+
+    /// Drops a body that has not ended.
+    fn abort(self: Pin<&mut Self>) -> Option<PanicPayload>;
+
+    /// Lets go of the scope of a body that has ended.
+    fn leave(self: Pin<&mut Self>);
+}
+
+impl<E, T, F: Future<Output = Result<T, E>>> PollBody<E> for Body<T, F> {
     fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
         let future = self.project().future;
         if !future.has_ended() {
@@ -337,49 +393,18 @@ impl<T, F> Body<T, F> {
         self.future.has_ended()
     }
 
-    /// What the body has returned, once.
-    fn take_value(self: Pin<&mut Self>) -> Option<T> {
-        self.project().value.take()
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Completion<Result<(), E>>> {
+        let this = self.project();
+        let Completion { output, dropped } = ready!(this.future.poll(cx));
+        let output = output.map(|returned| returned.map(|value| *this.value = Some(value)));
+        Poll::Ready(Completion { output, dropped })
     }
 
-    /// Drops the body if it has not ended; a panic of its destructors is a failure.
-    fn cut_short<E: Into<BoxError> + Send + 'static>(self: Pin<&mut Self>, state: &DriverState<E>) {
-        let mut future = self.project().future;
-        if !future.has_ended() {
-            let dropped = future.as_mut().abort();
-            state.pool.has_body.store(false, Ordering::Release);
-            drop(future.take_scope());
-            state.body_failed(dropped.map(Failure::Panic));
-        }
+    fn abort(self: Pin<&mut Self>) -> Option<PanicPayload> {
+        self.project().future.abort()
     }
-}
 
-impl<T, F: Future> Body<T, F> {
-    /// Polls the body, unless it has ended, and records how it ends.
-    fn poll<E>(self: Pin<&mut Self>, state: &mut DriverState<E>, cx: &mut Context<'_>)
-    where
-        E: Into<BoxError> + Send + 'static,
-        F: Future<Output = Result<T, E>>,
-    {
-        let mut this = self.project();
-        if this.future.has_ended() {
-            return;
-        }
-        let Poll::Ready(ended) = this.future.as_mut().poll(cx) else { return };
-        state.pool.has_body.store(false, Ordering::Release);
-        drop(this.future.take_scope());
-        match ended.output {
-            Ok(Ok(value)) => *this.value = Some(value),
-            // It only says that something in it has heard the request to stop, or that a task has ended.
-            Ok(Err(error)) if state.pool.says_only_that_it_stopped(&error, false) => {
-                state.body_failed(catch(|| drop(error)).err().map(Failure::Panic));
-            }
-            Ok(Err(error)) => state.body_failed(Some(Failure::Error(error))),
-            Err(payload) => {
-                state.panic = Some(payload);
-                state.pool.close(ClosingReason::Failed);
-            }
-        }
-        state.body_failed(ended.dropped.map(Failure::Panic));
+    fn leave(self: Pin<&mut Self>) {
+        drop(self.project().future.take_scope());
     }
 }

@@ -18,7 +18,7 @@ use super::shared::Shared;
 use super::start::Started;
 use super::task::Task;
 use crate::error::{BoxError, SpawnError, TaskInfo, TaskStopped};
-use crate::scope::{TaskClass, TaskKind};
+use crate::scope::{TaskClass, TaskKind, erase};
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
 ///
@@ -272,7 +272,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.admit::<OnRuntime, _, _>(task, NoHandle);
+        self.admit::<OnRuntime, _, _>(erase(task), NoHandle);
     }
 
     /// Spawns the task, or gives its future back; see [`Pool::try_spawn`].
@@ -320,7 +320,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     {
         let (handle, sender) = TaskHandle::new();
         // A refused task is dropped, and with it what the handle waits for.
-        self.admit::<OnRuntime, _, _>(task, sender);
+        self.admit::<OnRuntime, _, _>(erase(task), sender);
         handle
     }
 
@@ -346,7 +346,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        self.admit::<OnBlockingThread, _, _>(run_closure(task), NoHandle);
+        self.admit::<OnBlockingThread, _, _>(erase(run_closure(task)), NoHandle);
     }
 
     /// Spawns a task that cannot leave its thread; see [`Pool::spawn_local`].
@@ -395,7 +395,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         T: Send + 'static,
     {
         let (handle, sender) = TaskHandle::new();
-        self.admit::<OnBlockingThread, _, _>(run_closure(task), sender);
+        self.admit::<OnBlockingThread, _, _>(erase(run_closure(task)), sender);
         handle
     }
 
@@ -457,7 +457,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F::Output: TaskOutput<E>,
     {
         let (started, sender, answer) = Started::new();
-        self.admit::<OnRuntime, _, _>(task(started), sender);
+        self.admit::<OnRuntime, _, _>(erase(task(started)), sender);
         async move { answer.await.unwrap_or(Err(TaskStopped::Cancelled)) }
     }
 

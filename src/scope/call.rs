@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported};
+use super::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported, erase};
 use crate::error::{Failure, PanicPayload, TaskError, catch};
 
 /// No branch has decided.
@@ -213,7 +213,7 @@ impl Spawner {
     {
         self.call.alive.fetch_add(1, Ordering::Relaxed);
         let end = End { index, rules, call: Arc::clone(&self.call), reporter: Arc::clone(&self.reporter) };
-        runtime.spawn(CallTask { future: Scoped::new(Arc::clone(&self.scope), future), end: Some(end) })
+        runtime.spawn(CallTask { future: Scoped::new(Arc::clone(&self.scope), erase(future)), end: Some(end) })
     }
 }
 

@@ -40,11 +40,9 @@ impl Current {
         ABORTING.try_with(Cell::get).unwrap_or(false)
     }
 
-    /// Runs the destructors of what is aborted.
-    pub(crate) fn abort<R>(drop: impl FnOnce() -> R) -> R {
-        let before = ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false);
-        let _put_back = PutBack(before);
-        drop()
+    /// What is dropped before the guard is dropped by an abort.
+    pub(crate) fn abort() -> Aborting {
+        Aborting { before: ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false) }
     }
 
     /// Where this is called from.
@@ -57,28 +55,31 @@ impl Current {
         current.ok().flatten()
     }
 
-    /// Runs code with what is in `slot` as the current scope and task. It is back in the slot afterwards, also on a panic.
-    #[inline]
-    pub(crate) fn enter<R>(slot: &mut Option<Self>, code: impl FnOnce() -> R) -> R {
-        let mut swapped = Swapped(slot);
-        swapped.swap();
-        code()
+    /// Makes what is in `slot` the current scope and task, until the guard is dropped. Then it is back in the slot.
+    pub(crate) fn enter(slot: &mut Option<Self>) -> Entered<'_> {
+        let mut entered = Entered(slot);
+        entered.swap();
+        entered
     }
 }
 
-/// Puts back whether an abort is under way.
-struct PutBack(bool);
+/// An abort is under way.
+#[must_use = "it is over at once"]
+pub(crate) struct Aborting {
+    before: bool,
+}
 
-impl Drop for PutBack {
+impl Drop for Aborting {
     fn drop(&mut self) {
-        let _ = ABORTING.try_with(|aborting| aborting.set(self.0));
+        let _ = ABORTING.try_with(|aborting| aborting.set(self.before));
     }
 }
 
 /// Has changed places with what was current before.
-struct Swapped<'a>(&'a mut Option<Current>);
+#[must_use = "it is left at once"]
+pub(crate) struct Entered<'a>(&'a mut Option<Current>);
 
-impl Swapped<'_> {
+impl Entered<'_> {
     /// Changes places once more.
     #[inline]
     fn swap(&mut self) {
@@ -87,7 +88,7 @@ impl Swapped<'_> {
     }
 }
 
-impl Drop for Swapped<'_> {
+impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
         self.swap();

@@ -16,6 +16,21 @@ use pin_project::{pin_project, pinned_drop};
 use crate::error::{PanicPayload, catch};
 use crate::scope::{Current, Scope};
 
+/// Hides the type of a future that is spawned, in debug builds only: otherwise what polls, drops and aborts it is
+/// compiled once more for each `async` block of a program. Tokio boxes large futures there, too.
+#[cfg(debug_assertions)]
+pub(crate) fn erase<F: Future + Send + 'static>(
+    future: F,
+) -> impl Future<Output = F::Output> + Send + 'static + use<F> {
+    Box::pin(future) as Pin<Box<dyn Future<Output = F::Output> + Send>>
+}
+
+/// Optimised, the compiler can see through the whole task.
+#[cfg(not(debug_assertions))]
+pub(crate) fn erase<F: Future + Send + 'static>(future: F) -> F {
+    future
+}
+
 /// A future that runs in a scope, and ends in it: it is polled and dropped with the scope as the current one.
 #[pin_project(PinnedDrop)]
 pub(crate) struct Scoped<F> {
@@ -83,13 +98,15 @@ impl<F> Scoped<F> {
 
     /// Drops the future, if it has not ended.
     pub(crate) fn end(self: Pin<&mut Self>) -> Option<PanicPayload> {
-        let mut this = self.project();
-        catch(|| Current::enter(this.current, || this.future.set(None))).err()
+        let this = self.project();
+        let _entered = Current::enter(this.current);
+        drop_caught(this.future)
     }
 
     /// Drops the future, if it has not ended, since it is aborted: whatever is dropped with it has no time left.
     pub(crate) fn abort(self: Pin<&mut Self>) -> Option<PanicPayload> {
-        Current::abort(|| self.end())
+        let _aborting = Current::abort();
+        self.end()
     }
 
     /// The scope, of a future that has ended.
@@ -108,25 +125,25 @@ impl<F: Future> Future for Scoped<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        Current::enter(this.current, || {
-            let mut returned = None;
-            let caught = catch(|| {
-                let future = this.future.as_mut().as_pin_mut().expect("a future is not polled after it has ended");
-                if let Poll::Ready(value) = future.poll(cx) {
-                    returned = Some(value);
-                    this.future.set(None);
-                }
-            });
-            match (returned, caught) {
-                (None, Ok(())) => Poll::Pending,
-                (Some(value), caught) => Poll::Ready(Completion { output: Ok(value), dropped: caught.err() }),
-                (None, Err(payload)) => {
-                    let dropped = catch(|| this.future.set(None)).err();
-                    Poll::Ready(Completion { output: Err(payload), dropped })
-                }
+        let _entered = Current::enter(this.current);
+        let mut returned = None;
+        let caught = catch(|| {
+            let future = this.future.as_mut().as_pin_mut().expect("a future is not polled after it has ended");
+            if let Poll::Ready(value) = future.poll(cx) {
+                returned = Some(value);
+                this.future.set(None);
             }
-        })
+        });
+        match (returned, caught) {
+            (None, Ok(())) => Poll::Pending,
+            (Some(value), caught) => Poll::Ready(Completion { output: Ok(value), dropped: caught.err() }),
+            (None, Err(payload)) => Poll::Ready(Completion { output: Err(payload), dropped: drop_caught(this.future) }),
+        }
     }
+}
+
+fn drop_caught<F>(mut future: Pin<&mut Option<F>>) -> Option<PanicPayload> {
+    catch(|| future.set(None)).err()
 }
 
 #[pinned_drop]
@@ -134,7 +151,8 @@ impl<F> PinnedDrop for Scoped<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if this.future.is_some() && this.current.is_some() {
-            Current::enter(this.current, || this.future.set(None));
+            let _entered = Current::enter(this.current);
+            this.future.set(None);
         }
     }
 }
