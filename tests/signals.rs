@@ -3,8 +3,8 @@
 //! They go to this whole process, so that only one test at a time may send them.
 #![cfg(unix)]
 
-#[path = "it/support.rs"]
-#[allow(dead_code)]
+#[path = "it/support/mod.rs"]
+#[allow(unused, reason = "it is the library of the tests in `it`")]
 mod support;
 
 use std::future::{Future, pending};

@@ -10,6 +10,7 @@ use aiodrive::{
     BoxError, ExitError, Failure, LatchEvent, OnFailure, PanicPayload, Pool, PoolError, TaskError, TaskHandle,
     TaskInfo, TaskStopped, cancellation_token, shield,
 };
+use macro_rules_attribute::apply;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{coop, yield_now};
@@ -17,8 +18,8 @@ use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, task};
 
 use crate::support::{
-    Alive, Counted, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, poll_once, quiet_panic,
-    stays_pending,
+    Alive, Counted, Log, OnDrop, both, busy, current_thread, multi_thread, on_both, on_multi_thread, poll_once,
+    quiet_panic, stays_pending,
 };
 
 /// What failed, without which task it was.
@@ -82,72 +83,64 @@ fn tell_when_closing(pool: &Pool, closing: oneshot::Sender<()>) {
 
 // ===== which failures =====
 
-#[test]
-fn a_single_failure_is_the_only_one() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            pool.spawn(async { Err("broken".into()) });
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(&error), ["broken"]);
-        assert!(error.cleanup_failures().is_empty() && !error.is_cancelled() && !error.is_panic());
-        assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
+#[apply(both)]
+async fn a_single_failure_is_the_only_one() {
+    let error = Pool::open(async |pool: Pool| {
+        pool.spawn(async { Err("broken".into()) });
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(&error), ["broken"]);
+    assert!(error.cleanup_failures().is_empty() && !error.is_cancelled() && !error.is_panic());
+    assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
 }
 
-#[test]
-fn without_a_failure_there_is_no_error() {
-    on_both(|| async {
-        let value = Pool::open(async |pool: Pool| {
-            (0..10).for_each(|_| pool.spawn(async { Ok(()) }));
-            Ok(1)
-        });
-        assert_eq!(value.await.unwrap(), 1);
+#[apply(both)]
+async fn without_a_failure_there_is_no_error() {
+    let value = Pool::open(async |pool: Pool| {
+        (0..10).for_each(|_| pool.spawn(async { Ok(()) }));
+        Ok(1)
     });
+    assert_eq!(value.await.unwrap(), 1);
 }
 
-#[test]
-fn failures_of_the_same_turn_are_all_reported_and_successes_are_not() {
-    on_current_thread(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            for nth in 0..5 {
-                pool.spawn(async move { if nth % 2 == 0 { Err(nth.to_string().into()) } else { Ok(()) } });
-            }
-            Ok(())
-        });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["0", "2", "4"]);
+#[apply(current_thread)]
+async fn failures_of_the_same_turn_are_all_reported_and_successes_are_not() {
+    let error = Pool::open(async |pool: Pool| {
+        for nth in 0..5 {
+            pool.spawn(async move { if nth % 2 == 0 { Err(nth.to_string().into()) } else { Ok(()) } });
+        }
+        Ok(())
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["0", "2", "4"]);
 }
 
-#[test]
-fn failures_of_the_same_turn_stop_a_sibling_and_a_body_that_wait() {
-    on_both(|| async {
-        let (alive, log, all) = (Alive::default(), Log::default(), Arc::new(Barrier::new(4)));
-        let error = Pool::open(async |pool: Pool| {
-            let _one = alive.one();
-            for nth in 0..3 {
-                let (all, log) = (Arc::clone(&all), log.clone());
-                pool.spawn(async move {
-                    all.wait().await;
-                    log.push(nth.to_string());
-                    Err(nth.to_string().into())
-                });
-            }
-            let one = alive.one();
+#[apply(both)]
+async fn failures_of_the_same_turn_stop_a_sibling_and_a_body_that_wait() {
+    let (alive, log, all) = (Alive::default(), Log::default(), Arc::new(Barrier::new(4)));
+    let error = Pool::open(async |pool: Pool| {
+        let _one = alive.one();
+        for nth in 0..3 {
+            let (all, log) = (Arc::clone(&all), log.clone());
             pool.spawn(async move {
-                let _one = one;
                 all.wait().await;
-                std::future::pending::<()>().await
+                log.push(nth.to_string());
+                Err(nth.to_string().into())
             });
-            std::future::pending::<Result<(), _>>().await
+        }
+        let one = alive.one();
+        pool.spawn(async move {
+            let _one = one;
+            all.wait().await;
+            std::future::pending::<()>().await
         });
-        let (mut reported, mut failed) = (reasons(&error.await.unwrap_err()), log.events());
-        reported.sort();
-        failed.sort();
-        assert_eq!((&reported, alive.count()), (&failed, 0));
-        assert!((1..=3).contains(&failed.len()));
+        std::future::pending::<Result<(), _>>().await
     });
+    let (mut reported, mut failed) = (reasons(&error.await.unwrap_err()), log.events());
+    reported.sort();
+    failed.sort();
+    assert_eq!((&reported, alive.count()), (&failed, 0));
+    assert!((1..=3).contains(&failed.len()));
 }
 
 #[test]
@@ -227,85 +220,75 @@ fn a_cause_and_its_consequence_are_both_told_in_either_order() {
     });
 }
 
-#[test]
-fn what_fails_while_the_pool_closes_comes_after_the_trigger() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            error_then_panic(&pool).await;
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(&error), ["first", "panic: second"]);
-        assert_eq!(reason(error.first().unwrap()), "first");
+#[apply(both)]
+async fn what_fails_while_the_pool_closes_comes_after_the_trigger() {
+    let error = Pool::open(async |pool: Pool| {
+        error_then_panic(&pool).await;
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(&error), ["first", "panic: second"]);
+    assert_eq!(reason(error.first().unwrap()), "first");
 }
 
-#[test]
-fn aborted_siblings_leave_no_trace() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            (0..5).for_each(|_| pool.spawn(std::future::pending::<()>()));
-            pool.spawn(async { Err("alone".into()) });
-            std::future::pending().await
-        });
-        let error = error.await.map(drop::<()>).unwrap_err();
-        assert_eq!(reasons(&error), ["alone"]);
+#[apply(both)]
+async fn aborted_siblings_leave_no_trace() {
+    let error = Pool::open(async |pool: Pool| {
+        (0..5).for_each(|_| pool.spawn(std::future::pending::<()>()));
+        pool.spawn(async { Err("alone".into()) });
+        std::future::pending().await
     });
+    let error = error.await.map(drop::<()>).unwrap_err();
+    assert_eq!(reasons(&error), ["alone"]);
 }
 
-#[test]
-fn equal_errors_are_all_kept() {
-    on_current_thread(|| async {
-        let error = Pool::open(async |pool: Pool<&str>| {
-            pool.spawn(async { Err("same") });
-            pool.spawn(async { Err("same") });
-            Ok(())
-        });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["same", "same"]);
+#[apply(current_thread)]
+async fn equal_errors_are_all_kept() {
+    let error = Pool::open(async |pool: Pool<&str>| {
+        pool.spawn(async { Err("same") });
+        pool.spawn(async { Err("same") });
+        Ok(())
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["same", "same"]);
 }
 
-#[test]
-fn equal_errors_of_a_task_and_of_the_body_are_both_kept() {
-    on_both(|| async {
-        let error = Pool::<&str>::builder().grace(Duration::MAX).open(async |pool| {
-            pool.spawn(async { Err("same") });
-            cancellation_token().cancelled().await;
-            Err::<(), _>("same")
-        });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["same", "same"]);
+#[apply(both)]
+async fn equal_errors_of_a_task_and_of_the_body_are_both_kept() {
+    let error = Pool::<&str>::builder().grace(Duration::MAX).open(async |pool| {
+        pool.spawn(async { Err("same") });
+        cancellation_token().cancelled().await;
+        Err::<(), _>("same")
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["same", "same"]);
 }
 
-#[test]
-fn of_a_hundred_failures_each_is_reported_once_and_the_first_is_first() {
-    on_both(|| async {
-        let (all, log) = (Arc::new(Barrier::new(100)), Log::default());
-        let error = Pool::open(async |pool: Pool<String>| {
-            for nth in 0..100 {
-                let (all, log) = (Arc::clone(&all), log.clone());
-                pool.spawn(async move {
-                    all.wait().await;
-                    log.push(nth.to_string());
-                    Err(nth.to_string())
-                });
-            }
-            Ok(())
-        });
-        let mut reported: Vec<_> = error.await.unwrap_err().into_failures().iter().map(reason).collect();
-        let mut failed = log.events();
-        assert!(!failed.is_empty());
-        // On several threads, two that fail at once may be recorded in another order than they have written.
-        if Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread {
-            failed.sort();
-            reported.sort();
+#[apply(both)]
+async fn of_a_hundred_failures_each_is_reported_once_and_the_first_is_first() {
+    let (all, log) = (Arc::new(Barrier::new(100)), Log::default());
+    let error = Pool::open(async |pool: Pool<String>| {
+        for nth in 0..100 {
+            let (all, log) = (Arc::clone(&all), log.clone());
+            pool.spawn(async move {
+                all.wait().await;
+                log.push(nth.to_string());
+                Err(nth.to_string())
+            });
         }
-        assert_eq!(reported, failed);
+        Ok(())
     });
+    let mut reported: Vec<_> = error.await.unwrap_err().into_failures().iter().map(reason).collect();
+    let mut failed = log.events();
+    assert!(!failed.is_empty());
+    // On several threads, two that fail at once may be recorded in another order than they have written.
+    if Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread {
+        failed.sort();
+        reported.sort();
+    }
+    assert_eq!(reported, failed);
 }
 
-#[test]
-fn every_error_is_dropped_exactly_once() {
+#[apply(both)]
+async fn every_error_is_dropped_exactly_once() {
     struct Tracked {
         _counted: Counted,
     }
@@ -322,191 +305,173 @@ fn every_error_is_dropped_exactly_once() {
         }
     }
 
-    on_both(|| async {
-        let alive = Alive::default();
-        // No failure aborts another.
-        let opened = Pool::<Tracked>::builder().on_failure(|_| OnFailure::Collect).open(async |pool| {
-            for _ in 0..6 {
-                let error = Tracked { _counted: alive.one() };
-                pool.spawn(async move { Err(error) });
-            }
-            Ok(())
-        });
-        let error = opened.await.unwrap_err();
-        assert_eq!((error.failures().len(), alive.count()), (6, 6));
-        let first = error.into_first_error();
-        assert_eq!(alive.count(), 1);
-        drop(first);
-        assert_eq!(alive.count(), 0);
+    let alive = Alive::default();
+    // No failure aborts another.
+    let opened = Pool::<Tracked>::builder().on_failure(|_| OnFailure::Collect).open(async |pool| {
+        for _ in 0..6 {
+            let error = Tracked { _counted: alive.one() };
+            pool.spawn(async move { Err(error) });
+        }
+        Ok(())
     });
+    let error = opened.await.unwrap_err();
+    assert_eq!((error.failures().len(), alive.count()), (6, 6));
+    let first = error.into_first_error();
+    assert_eq!(alive.count(), 1);
+    drop(first);
+    assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn the_error_type_can_be_anything_that_becomes_a_boxed_error() {
+#[apply(both)]
+async fn the_error_type_can_be_anything_that_becomes_a_boxed_error() {
     #[derive(Debug, thiserror::Error, PartialEq)]
     enum Broken {
         #[error("disk {0} is full")]
         Disk(u8),
     }
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool<Broken>| {
-            pool.spawn(async { Err(Broken::Disk(3)) });
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        assert!(matches!(only(&error).failure(), Failure::Error(Broken::Disk(3))));
-        assert!(error.to_string().ends_with("failed: disk 3 is full"));
-        assert_eq!(error.into_first_error(), Some(Broken::Disk(3)));
-
-        let error = Pool::open(async |_: Pool<std::io::Error>| Err::<(), _>(std::io::ErrorKind::NotFound.into()));
-        assert_eq!(error.await.unwrap_err().into_first_error().unwrap().kind(), std::io::ErrorKind::NotFound);
-
-        let error = Pool::open(async |_: Pool<String>| Err::<(), _>(String::from("text")));
-        assert_eq!(error.await.unwrap_err().into_first_error().unwrap(), "text");
+    let error = Pool::open(async |pool: Pool<Broken>| {
+        pool.spawn(async { Err(Broken::Disk(3)) });
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    assert!(matches!(only(&error).failure(), Failure::Error(Broken::Disk(3))));
+    assert!(error.to_string().ends_with("failed: disk 3 is full"));
+    assert_eq!(error.into_first_error(), Some(Broken::Disk(3)));
+
+    let error = Pool::open(async |_: Pool<std::io::Error>| Err::<(), _>(std::io::ErrorKind::NotFound.into()));
+    assert_eq!(error.await.unwrap_err().into_first_error().unwrap().kind(), std::io::ErrorKind::NotFound);
+
+    let error = Pool::open(async |_: Pool<String>| Err::<(), _>(String::from("text")));
+    assert_eq!(error.await.unwrap_err().into_first_error().unwrap(), "text");
 }
 
 // ===== a task fails while the body runs =====
 
-#[test]
-fn a_failing_task_interrupts_a_waiting_body() {
-    on_both(|| async {
+#[apply(both)]
+async fn a_failing_task_interrupts_a_waiting_body() {
+    let alive = Alive::default();
+    let error = Pool::open(async |pool: Pool| {
+        let _one = alive.one();
+        pool.spawn(async { Err("broken".into()) });
+        std::future::pending::<Result<(), _>>().await
+    });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn a_failing_task_stops_its_siblings_in_either_order_of_spawning() {
+    for failing_first in [true, false] {
         let alive = Alive::default();
         let error = Pool::open(async |pool: Pool| {
-            let _one = alive.one();
-            pool.spawn(async { Err("broken".into()) });
-            std::future::pending::<Result<(), _>>().await
+            let (one, (open, gate)) = (alive.one(), oneshot::channel());
+            let fail = async {
+                gate.await?;
+                Err("broken".into())
+            };
+            let wait = async move {
+                let _one = one;
+                open.send(()).unwrap();
+                std::future::pending::<()>().await;
+                unreachable!("it is stopped where it waits");
+            };
+            if failing_first {
+                pool.spawn(fail);
+                pool.spawn(wait);
+            } else {
+                pool.spawn(wait);
+                pool.spawn(fail);
+            }
+            Ok(())
         });
         assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
         assert_eq!(alive.count(), 0);
-    });
+    }
 }
 
-#[test]
-fn a_failing_task_stops_its_siblings_in_either_order_of_spawning() {
-    on_both(|| async {
-        for failing_first in [true, false] {
-            let alive = Alive::default();
-            let error = Pool::open(async |pool: Pool| {
-                let (one, (open, gate)) = (alive.one(), oneshot::channel());
-                let fail = async {
-                    gate.await?;
-                    Err("broken".into())
-                };
-                let wait = async move {
-                    let _one = one;
-                    open.send(()).unwrap();
-                    std::future::pending::<()>().await;
-                    unreachable!("it is stopped where it waits");
-                };
-                if failing_first {
-                    pool.spawn(fail);
-                    pool.spawn(wait);
-                } else {
-                    pool.spawn(wait);
-                    pool.spawn(fail);
-                }
-                Ok(())
-            });
-            assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
-            assert_eq!(alive.count(), 0);
-        }
+#[apply(both)]
+async fn a_failure_in_the_first_poll_reaches_a_busy_body() {
+    let error = Pool::open(async |pool: Pool| {
+        pool.spawn(async { Err("early".into()) });
+        busy().await;
+        Ok(())
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["early"]);
 }
 
-#[test]
-fn a_failure_in_the_first_poll_reaches_a_busy_body() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            pool.spawn(async { Err("early".into()) });
-            busy().await;
-            Ok(())
+#[apply(both)]
+async fn a_failure_after_the_body_discards_its_value() {
+    let alive = Alive::default();
+    let (open, gate) = oneshot::channel();
+    let mut opened = task::spawn(Pool::open(async |pool: Pool| {
+        pool.spawn(std::future::pending::<()>());
+        pool.spawn(async move {
+            gate.await?;
+            Err("late".into())
         });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["early"]);
-    });
+        Ok(alive.one())
+    }));
+    assert!(opened.poll().is_pending());
+    assert_eq!(alive.count(), 1);
+    open.send(()).unwrap();
+    let error = opened.await.map(drop).unwrap_err();
+    assert_eq!((reasons(&error), alive.count()), (vec![String::from("late")], 0));
 }
 
-#[test]
-fn a_failure_after_the_body_discards_its_value() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let (open, gate) = oneshot::channel();
-        let mut opened = task::spawn(Pool::open(async |pool: Pool| {
-            pool.spawn(std::future::pending::<()>());
-            pool.spawn(async move {
-                gate.await?;
-                Err("late".into())
-            });
-            Ok(alive.one())
-        }));
-        assert!(opened.poll().is_pending());
-        assert_eq!(alive.count(), 1);
-        open.send(()).unwrap();
-        let error = opened.await.map(drop).unwrap_err();
-        assert_eq!((reasons(&error), alive.count()), (vec![String::from("late")], 0));
-    });
-}
-
-#[test]
-fn the_pool_ends_at_the_instant_of_the_failure() {
-    on_current_thread(|| async {
-        let start = Instant::now();
-        let error = Pool::open(async |pool: Pool| {
-            pool.spawn(sleep(Duration::from_secs(3_600)));
-            pool.spawn(async {
-                sleep(Duration::from_millis(10)).await;
-                Err("at 10 ms".into())
-            });
-            sleep(Duration::from_secs(3_600)).await;
-            Ok(())
+#[apply(current_thread)]
+async fn the_pool_ends_at_the_instant_of_the_failure() {
+    let start = Instant::now();
+    let error = Pool::open(async |pool: Pool| {
+        pool.spawn(sleep(Duration::from_secs(3_600)));
+        pool.spawn(async {
+            sleep(Duration::from_millis(10)).await;
+            Err("at 10 ms".into())
         });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["at 10 ms"]);
-        assert_eq!(start.elapsed().as_millis(), 10);
+        sleep(Duration::from_secs(3_600)).await;
+        Ok(())
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["at 10 ms"]);
+    assert_eq!(start.elapsed().as_millis(), 10);
 }
 
-#[test]
-fn a_body_that_waits_for_a_message_is_interrupted() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            let (sender, receiver) = oneshot::channel::<()>();
-            pool.spawn(async move {
+#[apply(both)]
+async fn a_body_that_waits_for_a_message_is_interrupted() {
+    let error = Pool::open(async |pool: Pool| {
+        let (sender, receiver) = oneshot::channel::<()>();
+        pool.spawn(async move {
+            std::future::pending::<()>().await;
+            drop(sender);
+        });
+        pool.spawn(async { Err("elsewhere".into()) });
+        receiver.await?;
+        unreachable!("nobody sends");
+    });
+    assert_eq!(reasons(&error.await.map(drop::<()>).unwrap_err()), ["elsewhere"]);
+}
+
+#[apply(both)]
+async fn a_body_in_a_nested_pool_is_interrupted() {
+    let alive = Alive::default();
+    let error = Pool::open(async |pool: Pool| {
+        let (entered, wait) = oneshot::channel();
+        pool.spawn(async move {
+            wait.await?;
+            Err("outer".into())
+        });
+        Pool::open(async |inner: Pool| {
+            let one = alive.one();
+            inner.spawn(async move {
+                let _one = one;
+                entered.send(()).unwrap();
                 std::future::pending::<()>().await;
-                drop(sender);
             });
-            pool.spawn(async { Err("elsewhere".into()) });
-            receiver.await?;
-            unreachable!("nobody sends");
-        });
-        assert_eq!(reasons(&error.await.map(drop::<()>).unwrap_err()), ["elsewhere"]);
+            std::future::pending::<Result<(), _>>().await
+        })
+        .await?;
+        Ok(())
     });
-}
-
-#[test]
-fn a_body_in_a_nested_pool_is_interrupted() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let error = Pool::open(async |pool: Pool| {
-            let (entered, wait) = oneshot::channel();
-            pool.spawn(async move {
-                wait.await?;
-                Err("outer".into())
-            });
-            Pool::open(async |inner: Pool| {
-                let one = alive.one();
-                inner.spawn(async move {
-                    let _one = one;
-                    entered.send(()).unwrap();
-                    std::future::pending::<()>().await;
-                });
-                std::future::pending::<Result<(), _>>().await
-            })
-            .await?;
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!((reasons(&error), alive.count()), (vec![String::from("outer")], 0));
-    });
+    let error = error.await.unwrap_err();
+    assert_eq!((reasons(&error), alive.count()), (vec![String::from("outer")], 0));
 }
 
 #[test]
@@ -524,125 +489,113 @@ fn code_after_a_failed_pool_is_not_reached() {
 
 // ===== the body sees no failure =====
 
-#[test]
-fn a_body_that_waits_for_a_failing_task_does_not_see_the_failure() {
-    on_both(|| async {
-        let ((open, gate), (closing, closed)) = (oneshot::channel(), oneshot::channel());
-        let log = Log::default();
-        let seen = log.clone();
-        let mut opened = task::spawn(Pool::open(async move |pool: Pool| {
-            tell_when_closing(&pool, closing);
-            let handle = pool.spawn_with_handle(async move {
-                gate.await?;
-                Err::<(), BoxError>("broken".into())
-            });
-            let answer = handle.await;
-            seen.push(format!("{answer:?}"));
-            Ok(())
-        }));
-        assert_pending!(opened.poll());
-        open.send(()).unwrap();
-        closed.await.unwrap();
-        assert_eq!(reasons(&opened.await.map(drop::<()>).unwrap_err()), ["broken"]);
-        assert!(log.events().is_empty(), "the body is not polled once the pool closes");
-    });
+#[apply(both)]
+async fn a_body_that_waits_for_a_failing_task_does_not_see_the_failure() {
+    let ((open, gate), (closing, closed)) = (oneshot::channel(), oneshot::channel());
+    let log = Log::default();
+    let seen = log.clone();
+    let mut opened = task::spawn(Pool::open(async move |pool: Pool| {
+        tell_when_closing(&pool, closing);
+        let handle = pool.spawn_with_handle(async move {
+            gate.await?;
+            Err::<(), BoxError>("broken".into())
+        });
+        let answer = handle.await;
+        seen.push(format!("{answer:?}"));
+        Ok(())
+    }));
+    assert_pending!(opened.poll());
+    open.send(()).unwrap();
+    closed.await.unwrap();
+    assert_eq!(reasons(&opened.await.map(drop::<()>).unwrap_err()), ["broken"]);
+    assert!(log.events().is_empty(), "the body is not polled once the pool closes");
 }
 
-#[test]
-fn a_body_that_goes_on_with_ok_does_not_hide_the_failure() {
-    on_both(|| async {
-        let went_on = std::cell::Cell::new(false);
-        // With a grace, in which the body gets to its end.
-        let builder = Pool::builder().grace(Duration::MAX);
-        let error = builder.open(async |pool: Pool| {
-            let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
-            assert_eq!(handle.await, Err(TaskStopped::Failed));
-            went_on.set(true);
-            Ok(42)
-        });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
-        assert!(went_on.get());
+#[apply(both)]
+async fn a_body_that_goes_on_with_ok_does_not_hide_the_failure() {
+    let went_on = std::cell::Cell::new(false);
+    // With a grace, in which the body gets to its end.
+    let builder = Pool::builder().grace(Duration::MAX);
+    let error = builder.open(async |pool: Pool| {
+        let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
+        assert_eq!(handle.await, Err(TaskStopped::Failed));
+        went_on.set(true);
+        Ok(42)
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
+    assert!(went_on.get());
 }
 
 /// A body that is being polled cannot be stopped, so that it can see a failure. The pool has the error already, but its
 /// driver has not begun to close: what the handle says of it was once counted as a second failure for that.
-#[test]
-fn a_failure_that_a_busy_body_passes_on_is_reported_once() {
-    on_multi_thread(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            let mut handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
-            // Never `Pending`, so that all of it is one poll of the body.
-            let ended = coop::unconstrained(std::future::poll_fn(|cx| {
-                loop {
-                    if let ended @ std::task::Poll::Ready(_) = std::pin::Pin::new(&mut handle).poll(cx) {
-                        return ended;
-                    }
+#[apply(multi_thread)]
+async fn a_failure_that_a_busy_body_passes_on_is_reported_once() {
+    let error = Pool::open(async |pool: Pool| {
+        let mut handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
+        // Never `Pending`, so that all of it is one poll of the body.
+        let ended = coop::unconstrained(std::future::poll_fn(|cx| {
+            loop {
+                if let ended @ std::task::Poll::Ready(_) = std::pin::Pin::new(&mut handle).poll(cx) {
+                    return ended;
                 }
-            }));
-            Ok(ended.await?)
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(&error), ["broken"]);
-        assert!(!error.failures()[0].task().is_body());
+            }
+        }));
+        Ok(ended.await?)
     });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(&error), ["broken"]);
+    assert!(!error.failures()[0].task().is_body());
 }
 
-#[test]
-fn a_failure_that_the_body_passes_on_in_its_grace_is_reported_once() {
-    on_both(|| async {
-        let error = Pool::builder().grace(Duration::MAX).open(async |pool: Pool| {
-            let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
-            Ok(handle.await?)
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(&error), ["broken"]);
-        assert!(!error.failures()[0].task().is_body());
+#[apply(both)]
+async fn a_failure_that_the_body_passes_on_in_its_grace_is_reported_once() {
+    let error = Pool::builder().grace(Duration::MAX).open(async |pool: Pool| {
+        let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
+        Ok(handle.await?)
     });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(&error), ["broken"]);
+    assert!(!error.failures()[0].task().is_body());
 }
 
 // ===== the body fails =====
 
-#[test]
-fn an_error_of_the_body_aborts_the_tasks_and_is_the_only_failure() {
-    on_both(|| async {
-        for yields in [0, 1, 5] {
-            let alive = Alive::default();
-            let error = Pool::open(async |pool: Pool| {
-                for _ in 0..2 {
-                    let one = alive.one();
-                    pool.spawn(async move {
-                        let _one = one;
-                        busy().await;
-                    });
-                }
-                for _ in 0..yields {
-                    yield_now().await;
-                }
-                Err::<(), _>("body".into())
-            });
-            let error = error.await.unwrap_err();
-            assert_eq!((reasons(&error), alive.count()), (vec![String::from("body")], 0));
-            assert!(only(&error).task().is_body());
-        }
-    });
-}
-
-#[test]
-fn an_error_of_the_body_ends_tasks_that_were_never_polled() {
-    on_current_thread(|| async {
+#[apply(both)]
+async fn an_error_of_the_body_aborts_the_tasks_and_is_the_only_failure() {
+    for yields in [0, 1, 5] {
         let alive = Alive::default();
         let error = Pool::open(async |pool: Pool| {
-            let one = alive.one();
-            pool.spawn(async move {
-                let _one = one;
-                unreachable!("the pool closes before its first poll");
-            });
+            for _ in 0..2 {
+                let one = alive.one();
+                pool.spawn(async move {
+                    let _one = one;
+                    busy().await;
+                });
+            }
+            for _ in 0..yields {
+                yield_now().await;
+            }
             Err::<(), _>("body".into())
         });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["body"]);
-        assert_eq!(alive.count(), 0);
+        let error = error.await.unwrap_err();
+        assert_eq!((reasons(&error), alive.count()), (vec![String::from("body")], 0));
+        assert!(only(&error).task().is_body());
+    }
+}
+
+#[apply(current_thread)]
+async fn an_error_of_the_body_ends_tasks_that_were_never_polled() {
+    let alive = Alive::default();
+    let error = Pool::open(async |pool: Pool| {
+        let one = alive.one();
+        pool.spawn(async move {
+            let _one = one;
+            unreachable!("the pool closes before its first poll");
+        });
+        Err::<(), _>("body".into())
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["body"]);
+    assert_eq!(alive.count(), 0);
 }
 
 #[test]
@@ -670,237 +623,215 @@ fn a_body_that_returns_early_with_handles_leaves_nothing_behind() {
     });
 }
 
-#[test]
-fn after_an_error_of_the_body_open_waits_for_a_blocking_task() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let ((open, gate), (started, wait)) = (oneshot::channel::<()>(), oneshot::channel());
-        let (closing, closed) = oneshot::channel();
-        let mut opened = task::spawn(Pool::open(async |pool: Pool| {
-            tell_when_closing(&pool, closing);
-            let one = alive.one();
-            pool.spawn_blocking(move || {
-                started.send(()).unwrap();
-                drop(gate.blocking_recv());
-                drop(one);
-            });
-            wait.await?;
-            Err::<(), _>("body".into())
-        }));
-        tokio::select! {
-            _ = &mut opened => unreachable!("the task runs"),
-            closed = closed => closed.unwrap(),
-        }
-        assert_pending!(opened.poll());
-        assert_eq!(alive.count(), 1);
-        open.send(()).unwrap();
-        assert_eq!(reasons(&opened.await.unwrap_err()), ["body"]);
-        assert_eq!(alive.count(), 0);
-    });
-}
-
-#[test]
-fn the_error_of_the_body_comes_before_what_fails_in_the_abort() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            let (started, wait) = oneshot::channel();
-            pool.spawn(async move {
-                let _panics = panics_when_dropped("cleanup");
-                started.send(()).unwrap();
-                std::future::pending::<()>().await;
-            });
-            wait.await?;
-            Err::<(), _>("body".into())
+#[apply(both)]
+async fn after_an_error_of_the_body_open_waits_for_a_blocking_task() {
+    let alive = Alive::default();
+    let ((open, gate), (started, wait)) = (oneshot::channel::<()>(), oneshot::channel());
+    let (closing, closed) = oneshot::channel();
+    let mut opened = task::spawn(Pool::open(async |pool: Pool| {
+        tell_when_closing(&pool, closing);
+        let one = alive.one();
+        pool.spawn_blocking(move || {
+            started.send(()).unwrap();
+            drop(gate.blocking_recv());
+            drop(one);
         });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["body", "panic: cleanup"]);
-    });
+        wait.await?;
+        Err::<(), _>("body".into())
+    }));
+    tokio::select! {
+        _ = &mut opened => unreachable!("the task runs"),
+        closed = closed => closed.unwrap(),
+    }
+    assert_pending!(opened.poll());
+    assert_eq!(alive.count(), 1);
+    open.send(()).unwrap();
+    assert_eq!(reasons(&opened.await.unwrap_err()), ["body"]);
+    assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn a_destructor_of_the_body_that_panics_comes_after_the_failure_that_cut_it_short() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            let _panics = panics_when_dropped("body's destructor");
-            pool.spawn(async { Err("task".into()) });
-            std::future::pending::<Result<(), _>>().await
+#[apply(both)]
+async fn the_error_of_the_body_comes_before_what_fails_in_the_abort() {
+    let error = Pool::open(async |pool: Pool| {
+        let (started, wait) = oneshot::channel();
+        pool.spawn(async move {
+            let _panics = panics_when_dropped("cleanup");
+            started.send(()).unwrap();
+            std::future::pending::<()>().await;
         });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(&error), ["task", "panic: body's destructor"]);
-        assert!(error.failures()[1].task().is_body());
+        wait.await?;
+        Err::<(), _>("body".into())
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["body", "panic: cleanup"]);
 }
 
-#[test]
-fn errors_of_the_body_and_of_a_task_are_both_reported() {
-    on_both(|| async {
-        // The task is blocking, so that it cannot be aborted, and fails once the body has failed.
-        let error = Pool::open(async |pool: Pool| {
-            let ((started, wait), closing) = (oneshot::channel(), pool.clone());
-            pool.spawn_blocking(move || {
-                started.send(()).unwrap();
-                while !closing.is_closed() {
-                    std::thread::yield_now();
-                }
-                Err("task".into())
-            });
-            wait.await?;
-            Err::<(), _>("body".into())
-        });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["body", "task"]);
+#[apply(both)]
+async fn a_destructor_of_the_body_that_panics_comes_after_the_failure_that_cut_it_short() {
+    let error = Pool::open(async |pool: Pool| {
+        let _panics = panics_when_dropped("body's destructor");
+        pool.spawn(async { Err("task".into()) });
+        std::future::pending::<Result<(), _>>().await
     });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(&error), ["task", "panic: body's destructor"]);
+    assert!(error.failures()[1].task().is_body());
 }
 
-#[test]
-fn a_body_that_wraps_a_failure_in_its_own_error_adds_a_second() {
-    on_multi_thread(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
-            while !handle.is_finished() {
+#[apply(both)]
+async fn errors_of_the_body_and_of_a_task_are_both_reported() {
+    // The task is blocking, so that it cannot be aborted, and fails once the body has failed.
+    let error = Pool::open(async |pool: Pool| {
+        let ((started, wait), closing) = (oneshot::channel(), pool.clone());
+        pool.spawn_blocking(move || {
+            started.send(()).unwrap();
+            while !closing.is_closed() {
                 std::thread::yield_now();
             }
-            Err::<(), _>("a task has ended".into())
+            Err("task".into())
         });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["broken", "a task has ended"]);
+        wait.await?;
+        Err::<(), _>("body".into())
     });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["body", "task"]);
 }
 
-#[test]
-fn a_body_whose_error_is_caused_by_how_a_task_ended_adds_no_failure() {
+#[apply(multi_thread)]
+async fn a_body_that_wraps_a_failure_in_its_own_error_adds_a_second() {
+    let error = Pool::open(async |pool: Pool| {
+        let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
+        while !handle.is_finished() {
+            std::thread::yield_now();
+        }
+        Err::<(), _>("a task has ended".into())
+    });
+    assert_eq!(reasons(&error.await.unwrap_err()), ["broken", "a task has ended"]);
+}
+
+#[apply(both)]
+async fn a_body_whose_error_is_caused_by_how_a_task_ended_adds_no_failure() {
     #[derive(Debug, thiserror::Error)]
     #[error("the import is incomplete")]
     struct Incomplete(#[source] TaskStopped);
 
-    on_both(|| async {
-        let error = Pool::builder().grace(Duration::MAX).open(async |pool: Pool| {
-            let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
-            Ok(handle.await.map_err(Incomplete)?)
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(&error), ["broken"]);
+    let error = Pool::builder().grace(Duration::MAX).open(async |pool: Pool| {
+        let handle = pool.spawn_with_handle(async { Err::<(), BoxError>("broken".into()) });
+        Ok(handle.await.map_err(Incomplete)?)
     });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(&error), ["broken"]);
 }
 
 // ===== nested pools =====
 
-#[test]
-fn the_error_of_a_nested_pool_is_one_failure() {
-    on_current_thread(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            pool.spawn(async {
-                Pool::open(async |inner: Pool| {
-                    inner.spawn(async { Err("1".into()) });
-                    inner.spawn(async { Err("2".into()) });
-                    Ok(())
-                })
-                .await?;
-                Ok(())
-            });
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(group_in(only(&error))), ["1", "2"]);
-    });
-}
-
-#[test]
-fn own_failures_stand_beside_those_of_a_nested_pool() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            let closing = pool.clone();
-            let (started, wait) = oneshot::channel();
-            pool.spawn_blocking(move || {
-                started.send(()).unwrap();
-                while !closing.is_closed() {
-                    std::thread::yield_now();
-                }
-                Err("3".into())
-            });
-            wait.await?;
+#[apply(current_thread)]
+async fn the_error_of_a_nested_pool_is_one_failure() {
+    let error = Pool::open(async |pool: Pool| {
+        pool.spawn(async {
             Pool::open(async |inner: Pool| {
-                error_then_panic(&inner).await;
+                inner.spawn(async { Err("1".into()) });
+                inner.spawn(async { Err("2".into()) });
                 Ok(())
             })
             .await?;
             Ok(())
         });
-        let error = error.await.unwrap_err();
-        let [inner, own] = error.failures() else { panic!("{error:?}") };
-        assert_eq!(reasons(group_in(inner)), ["first", "panic: second"]);
-        assert_eq!(reason(own), "3");
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(group_in(only(&error))), ["1", "2"]);
 }
 
-#[test]
-fn a_failure_three_pools_deep_is_reported_once_with_the_sites_of_all_levels() {
-    on_both(|| async {
-        let mut lines = Vec::new();
-        let error = Pool::open(async |outer: Pool| {
-            lines = vec![line!() + 1, line!() + 3, line!() + 5];
-            outer.spawn(async {
-                Pool::open(async |middle: Pool| {
-                    middle.spawn(async {
-                        Pool::open(async |inner: Pool| {
-                            inner.spawn(async { Err("deep".into()) });
-                            Ok(())
-                        })
-                        .await?;
+#[apply(both)]
+async fn own_failures_stand_beside_those_of_a_nested_pool() {
+    let error = Pool::open(async |pool: Pool| {
+        let closing = pool.clone();
+        let (started, wait) = oneshot::channel();
+        pool.spawn_blocking(move || {
+            started.send(()).unwrap();
+            while !closing.is_closed() {
+                std::thread::yield_now();
+            }
+            Err("3".into())
+        });
+        wait.await?;
+        Pool::open(async |inner: Pool| {
+            error_then_panic(&inner).await;
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    });
+    let error = error.await.unwrap_err();
+    let [inner, own] = error.failures() else { panic!("{error:?}") };
+    assert_eq!(reasons(group_in(inner)), ["first", "panic: second"]);
+    assert_eq!(reason(own), "3");
+}
+
+#[apply(both)]
+async fn a_failure_three_pools_deep_is_reported_once_with_the_sites_of_all_levels() {
+    let mut lines = Vec::new();
+    let error = Pool::open(async |outer: Pool| {
+        lines = vec![line!() + 1, line!() + 3, line!() + 5];
+        outer.spawn(async {
+            Pool::open(async |middle: Pool| {
+                middle.spawn(async {
+                    Pool::open(async |inner: Pool| {
+                        inner.spawn(async { Err("deep".into()) });
                         Ok(())
-                    });
+                    })
+                    .await?;
                     Ok(())
-                })
-                .await?;
+                });
                 Ok(())
-            });
+            })
+            .await?;
             Ok(())
         });
-        let error = error.await.unwrap_err();
-        let outer = only(&error);
-        let middle = only(group_in(outer));
-        let inner = only(group_in(middle));
-        assert_eq!(reason(inner), "deep");
-        assert_eq!([outer, middle, inner].map(|failed| failed.task().spawned_at().line()), lines[..]);
-        assert_eq!(error.to_string().matches("deep").count(), 1);
-        assert_eq!(format!("{error:#}").matches("deep").count(), 1);
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    let outer = only(&error);
+    let middle = only(group_in(outer));
+    let inner = only(group_in(middle));
+    assert_eq!(reason(inner), "deep");
+    assert_eq!([outer, middle, inner].map(|failed| failed.task().spawned_at().line()), lines[..]);
+    assert_eq!(error.to_string().matches("deep").count(), 1);
+    assert_eq!(format!("{error:#}").matches("deep").count(), 1);
 }
 
-#[test]
-fn a_pool_error_that_a_task_returns_is_not_merged() {
-    on_both(|| async {
-        let foreign = Pool::open(async |pool: Pool| {
-            error_then_panic(&pool).await;
-            Ok(())
-        });
-        let foreign = foreign.await.unwrap_err();
-        let error = Pool::open(async |pool: Pool| {
-            pool.spawn(async move { Err(foreign.into()) });
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(group_in(only(&error))), ["first", "panic: second"]);
+#[apply(both)]
+async fn a_pool_error_that_a_task_returns_is_not_merged() {
+    let foreign = Pool::open(async |pool: Pool| {
+        error_then_panic(&pool).await;
+        Ok(())
     });
+    let foreign = foreign.await.unwrap_err();
+    let error = Pool::open(async |pool: Pool| {
+        pool.spawn(async move { Err(foreign.into()) });
+        Ok(())
+    });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(group_in(only(&error))), ["first", "panic: second"]);
 }
 
-#[test]
-fn a_pool_error_as_the_error_type_is_not_merged() {
-    on_both(|| async {
-        let foreign = Pool::open(async |pool: Pool| {
-            error_then_panic(&pool).await;
-            Ok(())
-        });
-        let foreign = foreign.await.unwrap_err();
-        let error = Pool::open(async |pool: Pool<PoolError>| {
-            pool.spawn(async move { Err(foreign) });
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        let Failure::Error(foreign) = only(&error).failure() else { panic!("{error:?}") };
-        assert_eq!(reasons(foreign), ["first", "panic: second"]);
+#[apply(both)]
+async fn a_pool_error_as_the_error_type_is_not_merged() {
+    let foreign = Pool::open(async |pool: Pool| {
+        error_then_panic(&pool).await;
+        Ok(())
     });
+    let foreign = foreign.await.unwrap_err();
+    let error = Pool::open(async |pool: Pool<PoolError>| {
+        pool.spawn(async move { Err(foreign) });
+        Ok(())
+    });
+    let error = error.await.unwrap_err();
+    let Failure::Error(foreign) = only(&error).failure() else { panic!("{error:?}") };
+    assert_eq!(reasons(foreign), ["first", "panic: second"]);
 }
 
-#[test]
-fn an_error_need_be_no_more_than_send() {
+#[apply(both)]
+async fn an_error_need_be_no_more_than_send() {
     /// Not `Sync`, and neither `Debug` nor `Display`.
     struct Code(std::cell::Cell<i32>);
 
@@ -916,95 +847,85 @@ fn an_error_need_be_no_more_than_send() {
         }
     }
 
-    on_both(|| async {
-        let opened = Pool::open(async |pool: Pool<Code>| {
-            pool.spawn(async { Err(Code(std::cell::Cell::new(404))) });
-            Ok(())
-        });
-        let opened = tokio::spawn(async { opened.await.map_err(PoolError::into_first_error) });
-        assert_eq!(opened.await.unwrap().unwrap_err().unwrap().0.get(), 404);
+    let opened = Pool::open(async |pool: Pool<Code>| {
+        pool.spawn(async { Err(Code(std::cell::Cell::new(404))) });
+        Ok(())
     });
+    let opened = tokio::spawn(async { opened.await.map_err(PoolError::into_first_error) });
+    assert_eq!(opened.await.unwrap().unwrap_err().unwrap().0.get(), 404);
 }
 
-#[test]
-fn an_error_of_anyhow_keeps_its_context_and_its_cause() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool<anyhow::Error>| {
-            pool.spawn(async { Err(anyhow::Error::new(TaskStopped::Cancelled).context("no answer")) });
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!(reasons(&error), ["no answer"]);
-        let error = error.into_first_error().unwrap();
-        assert_eq!(error.downcast_ref(), Some(&TaskStopped::Cancelled));
+#[apply(both)]
+async fn an_error_of_anyhow_keeps_its_context_and_its_cause() {
+    let error = Pool::open(async |pool: Pool<anyhow::Error>| {
+        pool.spawn(async { Err(anyhow::Error::new(TaskStopped::Cancelled).context("no answer")) });
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    assert_eq!(reasons(&error), ["no answer"]);
+    let error = error.into_first_error().unwrap();
+    assert_eq!(error.downcast_ref(), Some(&TaskStopped::Cancelled));
 }
 
-#[test]
-fn the_failure_of_a_nested_pool_that_is_dealt_with_does_not_reach_the_outer_one() {
-    on_both(|| async {
-        let value = Pool::open(async |pool: Pool| {
-            let sibling = pool.spawn_with_handle(async {
-                yield_now().await;
-                Ok(1)
+#[apply(both)]
+async fn the_failure_of_a_nested_pool_that_is_dealt_with_does_not_reach_the_outer_one() {
+    let value = Pool::open(async |pool: Pool| {
+        let sibling = pool.spawn_with_handle(async {
+            yield_now().await;
+            Ok(1)
+        });
+        let inner = Pool::open(async |inner: Pool| {
+            inner.spawn(async { Err("dealt with".into()) });
+            Ok(())
+        });
+        assert_eq!(reasons(&inner.await.unwrap_err()), ["dealt with"]);
+        assert!(!pool.is_closed() && !cancellation_token().is_cancelled());
+        Ok(sibling.await?)
+    });
+    assert_eq!(value.await.unwrap(), 1);
+}
+
+#[apply(both)]
+async fn what_fails_after_its_owner_was_dropped_is_a_cleanup_failure() {
+    let error = Pool::open(async |_: Pool| {
+        let mut inner = task::spawn(Pool::open(async |inner: Pool| {
+            let panics = panics_when_dropped("orphan");
+            inner.build_task().name("leaf").spawn(async move {
+                let _panics = panics;
+                std::future::pending::<()>().await;
             });
-            let inner = Pool::open(async |inner: Pool| {
-                inner.spawn(async { Err("dealt with".into()) });
-                Ok(())
-            });
-            assert_eq!(reasons(&inner.await.unwrap_err()), ["dealt with"]);
-            assert!(!pool.is_closed() && !cancellation_token().is_cancelled());
-            Ok(sibling.await?)
-        });
-        assert_eq!(value.await.unwrap(), 1);
-    });
-}
-
-#[test]
-fn what_fails_after_its_owner_was_dropped_is_a_cleanup_failure() {
-    on_both(|| async {
-        let error = Pool::open(async |_: Pool| {
-            let mut inner = task::spawn(Pool::open(async |inner: Pool| {
-                let panics = panics_when_dropped("orphan");
-                inner.build_task().name("leaf").spawn(async move {
-                    let _panics = panics;
-                    std::future::pending::<()>().await;
-                });
-                Ok(())
-            }));
-            assert_pending!(inner.poll());
-            Ok(())
-        });
-        let error = error.await.unwrap_err();
-        assert!(error.failures().is_empty() && error.first().is_none());
-        assert!(!error.is_cancelled() && !error.is_panic());
-        let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
-        assert_eq!((reason(orphan).as_str(), orphan.task().name()), ("panic: orphan", Some("leaf")));
-        assert_eq!(error.to_string(), orphan.to_string());
-        assert!(error.into_first_error().is_none());
-    });
-}
-
-#[test]
-fn a_panic_of_a_body_whose_pool_is_dropped_before_it_resumes_is_a_cleanup_failure() {
-    on_both(|| async {
-        let release = LatchEvent::new();
-        let released = release.wait_set();
-        let mut outer = Box::pin(Pool::open(async |_: Pool| {
-            let mut inner = Box::pin(Pool::open(async |_: Pool| -> Result<(), BoxError> {
-                drop(shield(released));
-                panic!("body")
-            }));
-            assert!(poll_once(inner.as_mut()).await.is_pending());
-            drop(inner);
             Ok(())
         }));
-        stays_pending(outer.as_mut()).await;
-        release.set();
-        let error = outer.await.unwrap_err();
-        let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
-        assert_eq!((reason(orphan).as_str(), orphan.task().is_body()), ("panic: body", true));
+        assert_pending!(inner.poll());
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    assert!(error.failures().is_empty() && error.first().is_none());
+    assert!(!error.is_cancelled() && !error.is_panic());
+    let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
+    assert_eq!((reason(orphan).as_str(), orphan.task().name()), ("panic: orphan", Some("leaf")));
+    assert_eq!(error.to_string(), orphan.to_string());
+    assert!(error.into_first_error().is_none());
+}
+
+#[apply(both)]
+async fn a_panic_of_a_body_whose_pool_is_dropped_before_it_resumes_is_a_cleanup_failure() {
+    let release = LatchEvent::new();
+    let released = release.wait_set();
+    let mut outer = Box::pin(Pool::open(async |_: Pool| {
+        let mut inner = Box::pin(Pool::open(async |_: Pool| -> Result<(), BoxError> {
+            drop(shield(released));
+            panic!("body")
+        }));
+        assert!(poll_once(inner.as_mut()).await.is_pending());
+        drop(inner);
+        Ok(())
+    }));
+    stays_pending(outer.as_mut()).await;
+    release.set();
+    let error = outer.await.unwrap_err();
+    let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
+    assert_eq!((reason(orphan).as_str(), orphan.task().is_body()), ("panic: body", true));
 }
 
 // ===== spawn sites and names =====
@@ -1025,95 +946,85 @@ async fn fails() -> Result<(), BoxError> {
     Err("broken".into())
 }
 
-#[test]
-fn every_way_of_spawning_records_the_line_it_is_called_in() {
-    on_both(|| async {
-        assert_site(async |pool| {
-            pool.spawn(fails());
-            line!() - 1
-        })
-        .await;
-        assert_site(async |pool| {
-            pool.try_spawn(fails()).unwrap();
-            line!() - 1
-        })
-        .await;
-        assert_site(async |pool| {
-            drop(pool.spawn_with_handle(fails()));
-            line!() - 1
-        })
-        .await;
-        assert_site(async |pool| {
-            pool.spawn_blocking(|| Err("broken".into()));
-            line!() - 1
-        })
-        .await;
-    });
-}
-
-#[test]
-fn a_local_task_records_the_line_it_is_spawned_in() {
-    on_both(|| async {
-        let spawns = async |pool: &Pool| {
-            pool.spawn_local(fails());
-            line!() - 1
-        };
-        tokio::task::LocalSet::new().run_until(assert_site(spawns)).await;
-    });
-}
-
-#[test]
-fn every_way_of_spawning_with_a_builder_records_the_line_it_is_called_in() {
-    on_both(|| async {
-        assert_site(async |pool| {
-            let builder = pool.build_task();
-            builder.spawn(fails());
-            line!() - 1
-        })
-        .await;
-        assert_site(async |pool| {
-            pool.build_task().try_spawn(fails()).unwrap();
-            line!() - 1
-        })
-        .await;
-        assert_site(async |pool| {
-            drop(pool.build_task().spawn_with_handle(fails()));
-            line!() - 1
-        })
-        .await;
-        assert_site(async |pool| {
-            pool.build_task().spawn_blocking(|| Err("broken".into()));
-            line!() - 1
-        })
-        .await;
-    });
-}
-
-#[test]
-fn a_planned_task_was_spawned_where_it_was_planned() {
-    on_both(|| async {
-        let pool = Pool::new();
+#[apply(both)]
+async fn every_way_of_spawning_records_the_line_it_is_called_in() {
+    assert_site(async |pool| {
         pool.spawn(fails());
-        let line = line!() - 1;
-        let error = pool.run().await.unwrap_err();
-        assert_eq!(only(&error).task().spawned_at().line(), line);
-    });
+        line!() - 1
+    })
+    .await;
+    assert_site(async |pool| {
+        pool.try_spawn(fails()).unwrap();
+        line!() - 1
+    })
+    .await;
+    assert_site(async |pool| {
+        drop(pool.spawn_with_handle(fails()));
+        line!() - 1
+    })
+    .await;
+    assert_site(async |pool| {
+        pool.spawn_blocking(|| Err("broken".into()));
+        line!() - 1
+    })
+    .await;
 }
 
-#[test]
-fn a_body_was_spawned_where_its_pool_was_opened() {
-    on_both(|| async {
-        let plain = Pool::open(async |_: Pool| fails().await);
-        let built = Pool::<BoxError>::builder().open(async |_| fails().await);
-        let line = line!() - 2;
-        for (error, line) in [(plain.await, line), (built.await, line + 1)] {
-            let error = error.unwrap_err();
-            let info = only(&error).task();
-            assert_eq!((info.spawned_at().file(), info.spawned_at().line()), (file!(), line));
-            assert!(info.is_body() && info.name().is_none());
-            assert_eq!(info.to_string(), "body");
-        }
-    });
+#[apply(both)]
+async fn a_local_task_records_the_line_it_is_spawned_in() {
+    let spawns = async |pool: &Pool| {
+        pool.spawn_local(fails());
+        line!() - 1
+    };
+    tokio::task::LocalSet::new().run_until(assert_site(spawns)).await;
+}
+
+#[apply(both)]
+async fn every_way_of_spawning_with_a_builder_records_the_line_it_is_called_in() {
+    assert_site(async |pool| {
+        let builder = pool.build_task();
+        builder.spawn(fails());
+        line!() - 1
+    })
+    .await;
+    assert_site(async |pool| {
+        pool.build_task().try_spawn(fails()).unwrap();
+        line!() - 1
+    })
+    .await;
+    assert_site(async |pool| {
+        drop(pool.build_task().spawn_with_handle(fails()));
+        line!() - 1
+    })
+    .await;
+    assert_site(async |pool| {
+        pool.build_task().spawn_blocking(|| Err("broken".into()));
+        line!() - 1
+    })
+    .await;
+}
+
+#[apply(both)]
+async fn a_planned_task_was_spawned_where_it_was_planned() {
+    let pool = Pool::new();
+    pool.spawn(fails());
+    let line = line!() - 1;
+    let error = pool.run().await.unwrap_err();
+    assert_eq!(only(&error).task().spawned_at().line(), line);
+}
+
+#[apply(both)]
+async fn a_body_was_spawned_where_its_pool_was_opened() {
+    let plain = Pool::open(async |_: Pool| fails().await);
+    let built = Pool::<BoxError>::builder().open(async |_| fails().await);
+    let line = line!() - 2;
+    for (error, line) in [(plain.await, line), (built.await, line + 1)] {
+        let error = error.unwrap_err();
+        let info = only(&error).task();
+        assert_eq!((info.spawned_at().file(), info.spawned_at().line()), (file!(), line));
+        assert!(info.is_body() && info.name().is_none());
+        assert_eq!(info.to_string(), "body");
+    }
 }
 
 #[test]
@@ -1131,80 +1042,70 @@ fn a_caller_can_pass_its_own_caller_on() {
     });
 }
 
-#[test]
-fn a_name_is_kept_by_every_way_of_spawning() {
-    on_both(|| async {
-        for way in 0..4 {
-            let pool = Pool::<BoxError>::new();
-            let task = pool.build_task().name(format!("way {way}"));
-            match way {
-                0 => task.spawn(fails()),
-                1 => task.try_spawn(fails()).unwrap(),
-                2 => drop(task.spawn_with_handle(fails())),
-                _ => task.spawn_blocking(|| Err("broken".into())),
-            }
-            let error = pool.run().await.unwrap_err();
-            let info: TaskInfo = only(&error).task().clone();
-            assert_eq!(info.name(), Some(format!("way {way}").as_str()));
-            assert_eq!(info.to_string(), format!("task \"way {way}\" ({})", info.spawned_at()));
+#[apply(both)]
+async fn a_name_is_kept_by_every_way_of_spawning() {
+    for way in 0..4 {
+        let pool = Pool::<BoxError>::new();
+        let task = pool.build_task().name(format!("way {way}"));
+        match way {
+            0 => task.spawn(fails()),
+            1 => task.try_spawn(fails()).unwrap(),
+            2 => drop(task.spawn_with_handle(fails())),
+            _ => task.spawn_blocking(|| Err("broken".into())),
         }
-    });
+        let error = pool.run().await.unwrap_err();
+        let info: TaskInfo = only(&error).task().clone();
+        assert_eq!(info.name(), Some(format!("way {way}").as_str()));
+        assert_eq!(info.to_string(), format!("task \"way {way}\" ({})", info.spawned_at()));
+    }
 }
 
 // ===== how errors read =====
 
-#[test]
-fn one_failure_reads_as_who_where_and_what() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let line = line!() + 1;
-        pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
-        let error = pool.run().await.unwrap_err();
-        let site = only(&error).task().spawned_at();
-        assert!(site.to_string().starts_with(&format!("{}:{line}:", file!())));
-        assert_eq!(error.to_string(), format!("task \"fetch\" ({site}) failed: connection refused"));
-        assert_eq!(format!("{error:#}"), error.to_string());
-        assert_eq!(only(&error).to_string(), error.to_string());
-    });
+#[apply(both)]
+async fn one_failure_reads_as_who_where_and_what() {
+    let pool = Pool::<BoxError>::new();
+    let line = line!() + 1;
+    pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
+    let error = pool.run().await.unwrap_err();
+    let site = only(&error).task().spawned_at();
+    assert!(site.to_string().starts_with(&format!("{}:{line}:", file!())));
+    assert_eq!(error.to_string(), format!("task \"fetch\" ({site}) failed: connection refused"));
+    assert_eq!(format!("{error:#}"), error.to_string());
+    assert_eq!(only(&error).to_string(), error.to_string());
 }
 
-#[test]
-fn an_unnamed_task_reads_as_its_site() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        pool.spawn(async { Err("connection refused".into()) });
-        let error = pool.run().await.unwrap_err();
-        let site = only(&error).task().spawned_at();
-        assert_eq!(error.to_string(), format!("task at {site} failed: connection refused"));
-    });
+#[apply(both)]
+async fn an_unnamed_task_reads_as_its_site() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async { Err("connection refused".into()) });
+    let error = pool.run().await.unwrap_err();
+    let site = only(&error).task().spawned_at();
+    assert_eq!(error.to_string(), format!("task at {site} failed: connection refused"));
 }
 
-#[test]
-fn a_panic_reads_as_its_message() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        pool.spawn(async { panic!("index {}", 7) });
-        let error = pool.run().await.unwrap_err();
-        let site = only(&error).task().spawned_at();
-        assert_eq!(error.to_string(), format!("task at {site} panicked: index 7"));
+#[apply(both)]
+async fn a_panic_reads_as_its_message() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async { panic!("index {}", 7) });
+    let error = pool.run().await.unwrap_err();
+    let site = only(&error).task().spawned_at();
+    assert_eq!(error.to_string(), format!("task at {site} panicked: index 7"));
 
-        let pool = Pool::<BoxError>::new();
-        pool.spawn(async { std::panic::panic_any(7) });
-        let error = pool.run().await.unwrap_err();
-        let site = only(&error).task().spawned_at();
-        assert_eq!(error.to_string(), format!("task at {site} panicked: a value that is no message"));
-    });
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async { std::panic::panic_any(7) });
+    let error = pool.run().await.unwrap_err();
+    let site = only(&error).task().spawned_at();
+    assert_eq!(error.to_string(), format!("task at {site} panicked: a value that is no message"));
 }
 
-#[test]
-fn an_error_of_the_body_reads_without_a_site() {
-    on_both(|| async {
-        let error = Pool::open(async |_: Pool| Err::<(), _>("no port left".into())).await.unwrap_err();
-        assert_eq!(error.to_string(), "body failed: no port left");
-        assert_eq!(format!("{error:#}"), "body failed: no port left");
-        let error = Pool::builder().name("web").open(async |_: Pool| Err::<(), _>("no port left".into()));
-        assert_eq!(error.await.unwrap_err().to_string(), "pool \"web\": body failed: no port left");
-    });
+#[apply(both)]
+async fn an_error_of_the_body_reads_without_a_site() {
+    let error = Pool::open(async |_: Pool| Err::<(), _>("no port left".into())).await.unwrap_err();
+    assert_eq!(error.to_string(), "body failed: no port left");
+    assert_eq!(format!("{error:#}"), "body failed: no port left");
+    let error = Pool::builder().name("web").open(async |_: Pool| Err::<(), _>("no port left".into()));
+    assert_eq!(error.await.unwrap_err().to_string(), "pool \"web\": body failed: no port left");
 }
 
 /// A pool with the name whose tasks fail with the texts.
@@ -1217,109 +1118,99 @@ async fn failed(name: Option<&'static str>, texts: &'static [&'static str]) -> P
     pool.run().await.unwrap_err()
 }
 
-#[test]
-fn several_failures_read_as_their_number_and_each_of_them() {
-    on_current_thread(|| async {
-        let error = failed(None, &["one", "two", "three"]).await;
-        let site = error.first().unwrap().task().spawned_at();
-        let each = |text| format!("task at {site} failed: {text}");
-        let [one, two, three] = ["one", "two", "three"].map(each);
-        assert_eq!(error.to_string(), format!("3 tasks failed: {one}; {two}; {three}"));
-        assert_eq!(format!("{error:#}"), format!("3 tasks failed:\n  {one}\n  {two}\n  {three}"));
+#[apply(current_thread)]
+async fn several_failures_read_as_their_number_and_each_of_them() {
+    let error = failed(None, &["one", "two", "three"]).await;
+    let site = error.first().unwrap().task().spawned_at();
+    let each = |text| format!("task at {site} failed: {text}");
+    let [one, two, three] = ["one", "two", "three"].map(each);
+    assert_eq!(error.to_string(), format!("3 tasks failed: {one}; {two}; {three}"));
+    assert_eq!(format!("{error:#}"), format!("3 tasks failed:\n  {one}\n  {two}\n  {three}"));
 
-        let error = failed(Some("web"), &["one", "two"]).await;
-        assert_eq!(error.to_string(), format!("pool \"web\": 2 tasks failed: {one}; {two}"));
-        assert_eq!(format!("{error:#}"), format!("pool \"web\": 2 tasks failed:\n  {one}\n  {two}"));
-    });
+    let error = failed(Some("web"), &["one", "two"]).await;
+    assert_eq!(error.to_string(), format!("pool \"web\": 2 tasks failed: {one}; {two}"));
+    assert_eq!(format!("{error:#}"), format!("pool \"web\": 2 tasks failed:\n  {one}\n  {two}"));
 }
 
-#[test]
-fn nested_pools_read_indented() {
-    on_current_thread(|| async {
-        let [several, single] = [failed(Some("in"), &["1", "2\nlines"]).await, failed(None, &["3"]).await];
-        let inner = single.first().unwrap().task().spawned_at();
-        let pool = Pool::<BoxError>::new();
-        pool.build_task().name("several").spawn(async { Err(several.into()) });
-        pool.build_task().name("single").spawn(async { Err(single.into()) });
-        pool.build_task().name("plain").spawn(async { Err("4".into()) });
-        let error = pool.run().await.unwrap_err();
-        let [at_several, at_single, at_plain] = [0, 1, 2].map(|nth| error.failures()[nth].task().spawned_at());
-        let expected = [
-            String::from("3 tasks failed:"),
-            format!("  task \"several\" ({at_several}) failed: pool \"in\": 2 tasks failed:"),
-            format!("    task at {inner} failed: 1"),
-            format!("    task at {inner} failed: 2"),
-            String::from("    lines"),
-            format!("  task \"single\" ({at_single}) failed: task at {inner} failed: 3"),
-            format!("  task \"plain\" ({at_plain}) failed: 4"),
-        ];
-        assert_eq!(format!("{error:#}"), expected.join("\n"));
-        assert!(!error.to_string().replace("2\nlines", "").contains('\n'));
-    });
+#[apply(current_thread)]
+async fn nested_pools_read_indented() {
+    let [several, single] = [failed(Some("in"), &["1", "2\nlines"]).await, failed(None, &["3"]).await];
+    let inner = single.first().unwrap().task().spawned_at();
+    let pool = Pool::<BoxError>::new();
+    pool.build_task().name("several").spawn(async { Err(several.into()) });
+    pool.build_task().name("single").spawn(async { Err(single.into()) });
+    pool.build_task().name("plain").spawn(async { Err("4".into()) });
+    let error = pool.run().await.unwrap_err();
+    let [at_several, at_single, at_plain] = [0, 1, 2].map(|nth| error.failures()[nth].task().spawned_at());
+    let expected = [
+        String::from("3 tasks failed:"),
+        format!("  task \"several\" ({at_several}) failed: pool \"in\": 2 tasks failed:"),
+        format!("    task at {inner} failed: 1"),
+        format!("    task at {inner} failed: 2"),
+        String::from("    lines"),
+        format!("  task \"single\" ({at_single}) failed: task at {inner} failed: 3"),
+        format!("  task \"plain\" ({at_plain}) failed: 4"),
+    ];
+    assert_eq!(format!("{error:#}"), expected.join("\n"));
+    assert!(!error.to_string().replace("2\nlines", "").contains('\n'));
 }
 
-#[test]
-fn the_names_of_all_levels_are_in_the_text_and_as_data() {
-    on_both(|| async {
-        let error = Pool::builder()
-            .name("server")
-            .open(async |pool: Pool| {
-                pool.build_task().name("subsystem").spawn(async {
-                    let nested = Pool::builder().name("inner").open(async |pool: Pool| {
-                        pool.build_task().name("nested").spawn(async { Err("broken".into()) });
-                        Ok(())
-                    });
-                    Ok(nested.await?)
+#[apply(both)]
+async fn the_names_of_all_levels_are_in_the_text_and_as_data() {
+    let error = Pool::builder()
+        .name("server")
+        .open(async |pool: Pool| {
+            pool.build_task().name("subsystem").spawn(async {
+                let nested = Pool::builder().name("inner").open(async |pool: Pool| {
+                    pool.build_task().name("nested").spawn(async { Err("broken".into()) });
+                    Ok(())
                 });
-                Ok(())
-            })
-            .await
-            .unwrap_err();
-        let failed = error.first().unwrap();
-        assert_eq!(failed.task().name(), Some("subsystem"));
-        let Failure::Error(inner) = failed.failure() else { panic!("{error:?}") };
-        let inner: &PoolError = inner.downcast_ref().unwrap();
-        let nested = inner.first().unwrap();
-        assert_eq!(nested.task().name(), Some("nested"));
-        let [at, below] = [failed, nested].map(|failed| failed.task().spawned_at());
-        let expected = format!(
-            "pool \"server\": task \"subsystem\" ({at}) failed: pool \"inner\": task \"nested\" ({below}) failed: broken"
-        );
-        assert_eq!(error.to_string(), expected);
-    });
+                Ok(nested.await?)
+            });
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+    let failed = error.first().unwrap();
+    assert_eq!(failed.task().name(), Some("subsystem"));
+    let Failure::Error(inner) = failed.failure() else { panic!("{error:?}") };
+    let inner: &PoolError = inner.downcast_ref().unwrap();
+    let nested = inner.first().unwrap();
+    assert_eq!(nested.task().name(), Some("nested"));
+    let [at, below] = [failed, nested].map(|failed| failed.task().spawned_at());
+    let expected = format!(
+        "pool \"server\": task \"subsystem\" ({at}) failed: pool \"inner\": task \"nested\" ({below}) failed: broken"
+    );
+    assert_eq!(error.to_string(), expected);
 }
 
-#[test]
-fn a_single_failure_that_is_a_nested_pool_reads_indented() {
-    on_current_thread(|| async {
-        let inner = failed(None, &["1", "2"]).await;
-        let at = inner.first().unwrap().task().spawned_at();
-        let error = Pool::builder().name("out").open(async |_: Pool| Err::<(), _>(inner.into())).await.unwrap_err();
-        let lines = format!("2 tasks failed:\n  task at {at} failed: 1\n  task at {at} failed: 2");
-        assert_eq!(format!("{error:#}"), format!("pool \"out\": body failed: {lines}"));
-    });
+#[apply(current_thread)]
+async fn a_single_failure_that_is_a_nested_pool_reads_indented() {
+    let inner = failed(None, &["1", "2"]).await;
+    let at = inner.first().unwrap().task().spawned_at();
+    let error = Pool::builder().name("out").open(async |_: Pool| Err::<(), _>(inner.into())).await.unwrap_err();
+    let lines = format!("2 tasks failed:\n  task at {at} failed: 1\n  task at {at} failed: 2");
+    assert_eq!(format!("{error:#}"), format!("pool \"out\": body failed: {lines}"));
 }
 
-#[test]
-fn failures_and_cleanup_failures_are_both_read() {
-    on_both(|| async {
-        let error = Pool::open(async |_: Pool| {
-            let mut inner = task::spawn(Pool::open(async |inner: Pool| {
-                let panics = panics_when_dropped("orphan");
-                inner.spawn(async move {
-                    let _panics = panics;
-                    std::future::pending::<()>().await;
-                });
-                Ok(())
-            }));
-            assert_pending!(inner.poll());
-            Err::<(), _>("body".into())
-        });
-        let error = error.await.unwrap_err();
-        let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
-        assert_eq!(error.to_string(), format!("body failed: body; {orphan}"));
-        assert_eq!(format!("{error:#}"), format!("body failed: body\n{orphan}"));
+#[apply(both)]
+async fn failures_and_cleanup_failures_are_both_read() {
+    let error = Pool::open(async |_: Pool| {
+        let mut inner = task::spawn(Pool::open(async |inner: Pool| {
+            let panics = panics_when_dropped("orphan");
+            inner.spawn(async move {
+                let _panics = panics;
+                std::future::pending::<()>().await;
+            });
+            Ok(())
+        }));
+        assert_pending!(inner.poll());
+        Err::<(), _>("body".into())
     });
+    let error = error.await.unwrap_err();
+    let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
+    assert_eq!(error.to_string(), format!("body failed: body; {orphan}"));
+    assert_eq!(format!("{error:#}"), format!("body failed: body\n{orphan}"));
 }
 
 #[test]
@@ -1368,30 +1259,28 @@ fn an_exit_error_reads_as_one_failure_or_both() {
     assert_eq!(format!("{both:#}"), "torn\nexit handler failed: stuck");
 }
 
-#[test]
-fn debug_of_what_runs_shows_how_it_stands() {
-    on_both(|| async {
-        let builder = Pool::<BoxError>::builder().name("web");
-        assert_eq!(
-            format!("{builder:?}"),
-            r#"PoolBuilder { name: Some("web"), grace: None, keep_open: false, limit: None, abandon_after: None, has_on_failure: false }"#
-        );
-        let builder = builder.limit(2);
-        let expected = r#"PoolBuilder { name: Some("web"), grace: None, keep_open: false, limit: Some(2), abandon_after: None, has_on_failure: false }"#;
-        assert_eq!(format!("{builder:?}"), expected);
-        let pool = builder.build();
-        assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: planned, len: 0 }"#);
-        let task = pool.build_task().name("task").depth(2).daemon();
-        assert_eq!(format!("{task:?}"), r#"TaskBuilder { name: Some("task"), depth: 2, daemon: true }"#);
-        let handle = pool.spawn_with_handle(async { Ok(()) });
-        assert_eq!(format!("{handle:?}"), "TaskHandle { id: None, is_finished: false }");
-        let tree = pool.tree();
-        let site = tree.nodes().last().unwrap().spawned_at().unwrap();
-        assert_eq!(format!("{tree:?}"), format!("[0: web (planned, 1 task), 1: <task>  {site}]"));
-        pool.clone().run().await.unwrap();
-        assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: closed, len: 0 }"#);
-        assert!(format!("{handle:?}").ends_with("is_finished: true }"), "{handle:?}");
-    });
+#[apply(both)]
+async fn debug_of_what_runs_shows_how_it_stands() {
+    let builder = Pool::<BoxError>::builder().name("web");
+    assert_eq!(
+        format!("{builder:?}"),
+        r#"PoolBuilder { name: Some("web"), grace: None, keep_open: false, limit: None, abandon_after: None, has_on_failure: false }"#
+    );
+    let builder = builder.limit(2);
+    let expected = r#"PoolBuilder { name: Some("web"), grace: None, keep_open: false, limit: Some(2), abandon_after: None, has_on_failure: false }"#;
+    assert_eq!(format!("{builder:?}"), expected);
+    let pool = builder.build();
+    assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: planned, len: 0 }"#);
+    let task = pool.build_task().name("task").depth(2).daemon();
+    assert_eq!(format!("{task:?}"), r#"TaskBuilder { name: Some("task"), depth: 2, daemon: true }"#);
+    let handle = pool.spawn_with_handle(async { Ok(()) });
+    assert_eq!(format!("{handle:?}"), "TaskHandle { id: None, is_finished: false }");
+    let tree = pool.tree();
+    let site = tree.nodes().last().unwrap().spawned_at().unwrap();
+    assert_eq!(format!("{tree:?}"), format!("[0: web (planned, 1 task), 1: <task>  {site}]"));
+    pool.clone().run().await.unwrap();
+    assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: closed, len: 0 }"#);
+    assert!(format!("{handle:?}").ends_with("is_finished: true }"), "{handle:?}");
 }
 
 #[test]
@@ -1403,17 +1292,15 @@ fn a_refused_spawn_reads_as_a_closed_pool() {
     assert!(refused.source().is_none());
 }
 
-#[test]
-fn long_debug_shows_all_that_is_known() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::builder().name("web").build();
-        pool.build_task().name("fetch").spawn(async { panic!("index 7") });
-        let error = pool.run().await.unwrap_err();
-        let text = format!("{error:#?}");
-        for part in ["PoolError", "\"web\"", "TaskError", "\"fetch\"", file!(), "Panic(", "Some(", "\"index 7\""] {
-            assert!(text.contains(part), "{part} is not in {text}");
-        }
-    });
+#[apply(both)]
+async fn long_debug_shows_all_that_is_known() {
+    let pool = Pool::<BoxError>::builder().name("web").build();
+    pool.build_task().name("fetch").spawn(async { panic!("index 7") });
+    let error = pool.run().await.unwrap_err();
+    let text = format!("{error:#?}");
+    for part in ["PoolError", "\"web\"", "TaskError", "\"fetch\"", file!(), "Panic(", "Some(", "\"index 7\""] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
 }
 
 // ===== causes =====
@@ -1426,31 +1313,27 @@ struct Outer(#[source] Inner);
 #[error("inner")]
 struct Inner;
 
-#[test]
-fn the_cause_of_a_failure_is_that_of_its_error() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        pool.spawn(async { Err(Outer(Inner).into()) });
-        let error = pool.run().await.unwrap_err();
-        assert!(error_in(only(&error)).is::<Outer>());
-        for source in [error.source(), only(&error).source()] {
-            let source = source.unwrap();
-            assert!(source.is::<Inner>() && source.source().is_none());
-        }
-    });
+#[apply(both)]
+async fn the_cause_of_a_failure_is_that_of_its_error() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async { Err(Outer(Inner).into()) });
+    let error = pool.run().await.unwrap_err();
+    assert!(error_in(only(&error)).is::<Outer>());
+    for source in [error.source(), only(&error).source()] {
+        let source = source.unwrap();
+        assert!(source.is::<Inner>() && source.source().is_none());
+    }
 }
 
-#[test]
-fn several_failures_have_a_cause_each() {
-    on_current_thread(|| async {
-        let pool = Pool::<BoxError>::new();
-        pool.spawn(async { Err(Outer(Inner).into()) });
-        pool.spawn(async { Err("no cause".into()) });
-        let error = pool.run().await.unwrap_err();
-        assert!(error.source().is_none());
-        assert!(error.failures()[0].source().unwrap().is::<Inner>());
-        assert!(error.failures()[1].source().is_none());
-    });
+#[apply(current_thread)]
+async fn several_failures_have_a_cause_each() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async { Err(Outer(Inner).into()) });
+    pool.spawn(async { Err("no cause".into()) });
+    let error = pool.run().await.unwrap_err();
+    assert!(error.source().is_none());
+    assert!(error.failures()[0].source().unwrap().is::<Inner>());
+    assert!(error.failures()[1].source().is_none());
 }
 
 #[test]
@@ -1464,91 +1347,77 @@ fn the_cause_of_a_failed_visit_is_that_of_its_only_error() {
     assert!(ExitError::Body("cannot be asked for one").source().is_none());
 }
 
-#[test]
-fn cleanup_failures_can_be_taken_by_value() {
-    on_both(|| async {
-        let outcome: Result<(), PoolError> = Pool::open(async |_| {
-            drop(shield(async { std::panic::panic_any(404_i32) }));
-            Ok(())
-        })
-        .await;
-        let [failed] = <[_; 1]>::try_from(outcome.unwrap_err().into_cleanup_failures()).unwrap();
-        let Failure::Panic(payload) = failed.into_failure() else { panic!("it panics") };
-        assert_eq!(payload.into_inner().downcast_ref(), Some(&404_i32));
-    });
+#[apply(both)]
+async fn cleanup_failures_can_be_taken_by_value() {
+    let outcome: Result<(), PoolError> = Pool::open(async |_| {
+        drop(shield(async { std::panic::panic_any(404_i32) }));
+        Ok(())
+    })
+    .await;
+    let [failed] = <[_; 1]>::try_from(outcome.unwrap_err().into_cleanup_failures()).unwrap();
+    let Failure::Panic(payload) = failed.into_failure() else { panic!("it panics") };
+    assert_eq!(payload.into_inner().downcast_ref(), Some(&404_i32));
 }
 
-#[test]
-fn a_panic_has_no_cause() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        pool.spawn(async { panic!("no cause") });
-        let error = pool.run().await.unwrap_err();
-        assert!(error.source().is_none() && only(&error).source().is_none());
-    });
+#[apply(both)]
+async fn a_panic_has_no_cause() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async { panic!("no cause") });
+    let error = pool.run().await.unwrap_err();
+    assert!(error.source().is_none() && only(&error).source().is_none());
 }
 
 // ===== picking failures out =====
 
-#[test]
-fn into_first_error_skips_panics() {
-    on_current_thread(|| async {
-        let pool = Pool::new();
-        pool.spawn(async { panic!("not this") });
-        pool.spawn(async { Err("this") });
-        pool.spawn(async { Err("nor this") });
-        let error = pool.run().await.unwrap_err();
-        assert_eq!(reasons(&error), ["panic: not this", "this", "nor this"]);
-        assert!(error.is_panic());
-        assert_eq!(error.into_first_error(), Some("this"));
+#[apply(current_thread)]
+async fn into_first_error_skips_panics() {
+    let pool = Pool::new();
+    pool.spawn(async { panic!("not this") });
+    pool.spawn(async { Err("this") });
+    pool.spawn(async { Err("nor this") });
+    let error = pool.run().await.unwrap_err();
+    assert_eq!(reasons(&error), ["panic: not this", "this", "nor this"]);
+    assert!(error.is_panic());
+    assert_eq!(error.into_first_error(), Some("this"));
 
-        let pool = Pool::<BoxError>::new();
-        pool.spawn(async { panic!("only this") });
-        assert!(pool.run().await.unwrap_err().into_first_error().is_none());
-    });
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async { panic!("only this") });
+    assert!(pool.run().await.unwrap_err().into_first_error().is_none());
 }
 
-#[test]
-fn is_panic_tells_about_the_failure_that_closed_the_pool() {
-    on_current_thread(|| async {
-        let pool = Pool::new();
-        pool.spawn(async { Err("first") });
-        pool.spawn(async { panic!("second") });
-        let error = pool.run().await.unwrap_err();
-        assert!(!error.is_panic() && matches!(error.failures()[1].failure(), Failure::Panic(_)));
-    });
+#[apply(current_thread)]
+async fn is_panic_tells_about_the_failure_that_closed_the_pool() {
+    let pool = Pool::new();
+    pool.spawn(async { Err("first") });
+    pool.spawn(async { panic!("second") });
+    let error = pool.run().await.unwrap_err();
+    assert!(!error.is_panic() && matches!(error.failures()[1].failure(), Failure::Panic(_)));
 }
 
-#[test]
-fn resume_panic_goes_on_with_the_first_panic() {
-    on_current_thread(|| async {
-        let pool = Pool::new();
-        pool.spawn(async { Err("an error") });
-        pool.spawn(async { std::panic::panic_any(7_u8) });
-        pool.spawn(async { std::panic::panic_any(8_u8) });
-        let error = pool.run().await.unwrap_err();
-        let payload = catch_unwind(std::panic::AssertUnwindSafe(|| error.resume_panic())).unwrap_err();
-        assert_eq!(payload.downcast_ref(), Some(&7_u8));
-    });
+#[apply(current_thread)]
+async fn resume_panic_goes_on_with_the_first_panic() {
+    let pool = Pool::new();
+    pool.spawn(async { Err("an error") });
+    pool.spawn(async { std::panic::panic_any(7_u8) });
+    pool.spawn(async { std::panic::panic_any(8_u8) });
+    let error = pool.run().await.unwrap_err();
+    let payload = catch_unwind(std::panic::AssertUnwindSafe(|| error.resume_panic())).unwrap_err();
+    assert_eq!(payload.downcast_ref(), Some(&7_u8));
 }
 
-#[test]
-fn resume_panic_gives_an_error_without_panics_back() {
-    on_current_thread(|| async {
-        let error = failed(Some("web"), &["one", "two"]).await;
-        let text = error.to_string();
-        assert_eq!(error.resume_panic().to_string(), text);
-    });
+#[apply(current_thread)]
+async fn resume_panic_gives_an_error_without_panics_back() {
+    let error = failed(Some("web"), &["one", "two"]).await;
+    let text = error.to_string();
+    assert_eq!(error.resume_panic().to_string(), text);
 }
 
-#[test]
-fn into_failure_gives_the_error_away() {
-    on_both(|| async {
-        let error = Pool::open(async |_: Pool<String>| Err::<(), _>(String::from("mine"))).await.unwrap_err();
-        let mut failures = error.into_failures();
-        let Failure::Error(text) = failures.remove(0).into_failure() else { panic!("{failures:?}") };
-        assert_eq!(text, "mine");
-    });
+#[apply(both)]
+async fn into_failure_gives_the_error_away() {
+    let error = Pool::open(async |_: Pool<String>| Err::<(), _>(String::from("mine"))).await.unwrap_err();
+    let mut failures = error.into_failures();
+    let Failure::Error(text) = failures.remove(0).into_failure() else { panic!("{failures:?}") };
+    assert_eq!(text, "mine");
 }
 
 /// The payload of a task that panics so.
@@ -1561,91 +1430,81 @@ async fn payload_of(panics: impl FnOnce() + Send + 'static) -> PanicPayload {
     }
 }
 
-#[test]
-fn a_payload_knows_its_message() {
-    on_both(|| async {
-        let literal = payload_of(|| panic!("literal")).await;
-        assert_eq!((literal.message(), literal.to_string().as_str()), (Some("literal"), "literal"));
-        assert_eq!(format!("{literal:?}"), r#"PanicPayload(Some("literal"))"#);
-        assert_eq!(literal.into_inner().downcast_ref(), Some(&"literal"));
+#[apply(both)]
+async fn a_payload_knows_its_message() {
+    let literal = payload_of(|| panic!("literal")).await;
+    assert_eq!((literal.message(), literal.to_string().as_str()), (Some("literal"), "literal"));
+    assert_eq!(format!("{literal:?}"), r#"PanicPayload(Some("literal"))"#);
+    assert_eq!(literal.into_inner().downcast_ref(), Some(&"literal"));
 
-        let formatted = payload_of(|| panic!("{}", 1)).await;
-        assert_eq!((formatted.message(), formatted.to_string().as_str()), (Some("1"), "1"));
-        assert_eq!(formatted.into_inner().downcast_ref(), Some(&String::from("1")));
+    let formatted = payload_of(|| panic!("{}", 1)).await;
+    assert_eq!((formatted.message(), formatted.to_string().as_str()), (Some("1"), "1"));
+    assert_eq!(formatted.into_inner().downcast_ref(), Some(&String::from("1")));
 
-        let other = payload_of(|| std::panic::panic_any(2)).await;
-        assert_eq!((other.message(), other.to_string().as_str()), (None, "a value that is no message"));
-        assert_eq!(format!("{other:?}"), "PanicPayload(None)");
-        assert_eq!(other.into_inner().downcast_ref(), Some(&2));
-    });
+    let other = payload_of(|| std::panic::panic_any(2)).await;
+    assert_eq!((other.message(), other.to_string().as_str()), (None, "a value that is no message"));
+    assert_eq!(format!("{other:?}"), "PanicPayload(None)");
+    assert_eq!(other.into_inner().downcast_ref(), Some(&2));
 }
 
-#[test]
-fn a_payload_can_go_on_as_a_panic() {
-    on_both(|| async {
-        let payload = payload_of(|| std::panic::panic_any(5_u16)).await;
-        let again = catch_unwind(std::panic::AssertUnwindSafe(|| payload.resume())).map(drop::<()>).unwrap_err();
-        assert_eq!(again.downcast_ref(), Some(&5_u16));
-    });
+#[apply(both)]
+async fn a_payload_can_go_on_as_a_panic() {
+    let payload = payload_of(|| std::panic::panic_any(5_u16)).await;
+    let again = catch_unwind(std::panic::AssertUnwindSafe(|| payload.resume())).map(drop::<()>).unwrap_err();
+    assert_eq!(again.downcast_ref(), Some(&5_u16));
 }
 
 // ===== the reason of a cancellation =====
 
-#[test]
-fn the_first_reason_stays() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            pool.cancel_with("first");
-            pool.cancel_with(String::from("second"));
-            pool.cancel();
-            std::future::pending::<Result<(), _>>().await
-        });
-        assert_eq!(error.await.unwrap_err().cancel_reason(), Some("first"));
+#[apply(both)]
+async fn the_first_reason_stays() {
+    let error = Pool::open(async |pool: Pool| {
+        pool.cancel_with("first");
+        pool.cancel_with(String::from("second"));
+        pool.cancel();
+        std::future::pending::<Result<(), _>>().await
     });
+    assert_eq!(error.await.unwrap_err().cancel_reason(), Some("first"));
 }
 
-#[test]
-fn a_reason_given_after_a_failure_is_not_what_closed_the_pool() {
-    on_both(|| async {
-        let log = Log::default();
-        let error = Pool::open(async |pool: Pool| {
-            let (closing, log, (begun, wait)) = (pool.clone(), log.clone(), oneshot::channel());
-            pool.spawn_blocking(move || {
-                begun.send(()).unwrap();
-                while !closing.is_closed() {
-                    std::thread::yield_now();
-                }
-                closing.cancel_with("too late");
-                log.push("given");
-            });
-            wait.await?;
-            pool.spawn(async { Err("broken".into()) });
-            Ok(())
+#[apply(both)]
+async fn a_reason_given_after_a_failure_is_not_what_closed_the_pool() {
+    let log = Log::default();
+    let error = Pool::open(async |pool: Pool| {
+        let (closing, log, (begun, wait)) = (pool.clone(), log.clone(), oneshot::channel());
+        pool.spawn_blocking(move || {
+            begun.send(()).unwrap();
+            while !closing.is_closed() {
+                std::thread::yield_now();
+            }
+            closing.cancel_with("too late");
+            log.push("given");
         });
-        let error = error.await.unwrap_err();
-        assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("broken")], None));
-        assert_eq!(log.events(), ["given"]);
+        wait.await?;
+        pool.spawn(async { Err("broken".into()) });
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("broken")], None));
+    assert_eq!(log.events(), ["given"]);
 }
 
-#[test]
-fn a_failure_after_a_cancellation_leaves_its_reason() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            let (started, wait) = oneshot::channel();
-            pool.spawn(async move {
-                let _panics = panics_when_dropped("cleanup");
-                started.send(()).unwrap();
-                std::future::pending::<()>().await;
-            });
-            wait.await?;
-            pool.cancel_with("SIGTERM");
-            Ok(())
+#[apply(both)]
+async fn a_failure_after_a_cancellation_leaves_its_reason() {
+    let error = Pool::open(async |pool: Pool| {
+        let (started, wait) = oneshot::channel();
+        pool.spawn(async move {
+            let _panics = panics_when_dropped("cleanup");
+            started.send(()).unwrap();
+            std::future::pending::<()>().await;
         });
-        let error = error.await.unwrap_err();
-        assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("panic: cleanup")], Some("SIGTERM")));
-        assert!(!error.is_cancelled());
+        wait.await?;
+        pool.cancel_with("SIGTERM");
+        Ok(())
     });
+    let error = error.await.unwrap_err();
+    assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("panic: cleanup")], Some("SIGTERM")));
+    assert!(!error.is_cancelled());
 }
 
 // ===== errors of nested pools that a cancelled body returns =====
@@ -1672,46 +1531,40 @@ async fn cancelled_pool() -> PoolError {
     opened.await.unwrap_err()
 }
 
-#[test]
-fn that_a_nested_pool_was_cancelled_is_no_failure_of_one_that_is_cancelled_itself() {
-    on_both(|| async {
-        let boxed = asked_to_stop(async || BoxError::from(cancelled_pool().await));
-        assert!(boxed.await.is_cancelled());
-        let unboxed = asked_to_stop(cancelled_pool);
-        assert!(unboxed.await.is_cancelled());
-    });
+#[apply(both)]
+async fn that_a_nested_pool_was_cancelled_is_no_failure_of_one_that_is_cancelled_itself() {
+    let boxed = asked_to_stop(async || BoxError::from(cancelled_pool().await));
+    assert!(boxed.await.is_cancelled());
+    let unboxed = asked_to_stop(cancelled_pool);
+    assert!(unboxed.await.is_cancelled());
 }
 
-#[test]
-fn that_a_task_has_stopped_is_no_failure_of_a_pool_that_is_cancelled() {
-    on_both(|| async {
-        let boxed = asked_to_stop(async || BoxError::from(TaskStopped::Cancelled));
-        assert!(boxed.await.is_cancelled());
-        let unboxed = asked_to_stop(async || TaskStopped::Cancelled);
-        assert!(unboxed.await.is_cancelled());
-        let news = asked_to_stop(async || TaskStopped::NotReady);
-        assert_eq!(reasons(&news.await), [TaskStopped::NotReady.to_string()]);
-    });
+#[apply(both)]
+async fn that_a_task_has_stopped_is_no_failure_of_a_pool_that_is_cancelled() {
+    let boxed = asked_to_stop(async || BoxError::from(TaskStopped::Cancelled));
+    assert!(boxed.await.is_cancelled());
+    let unboxed = asked_to_stop(async || TaskStopped::Cancelled);
+    assert!(unboxed.await.is_cancelled());
+    let news = asked_to_stop(async || TaskStopped::NotReady);
+    assert_eq!(reasons(&news.await), [TaskStopped::NotReady.to_string()]);
 }
 
-#[test]
-fn what_is_left_of_a_nested_pool_is_told_also_by_a_body_that_is_cancelled() {
-    on_both(|| async {
-        let error = asked_to_stop(async || {
-            let opened: Result<(), PoolError> = Pool::open(async |_: Pool| {
-                drop(shield(async { panic_quietly("cleanup") }));
-                Ok(())
-            })
-            .await;
-            let error = opened.unwrap_err();
-            assert!(error.failures().is_empty() && error.cleanup_failures().len() == 1);
-            assert!(error.source().is_none() && !error.is_cancelled());
-            BoxError::from(error)
-        });
-        let error = error.await;
-        assert_eq!(error.failures().len(), 1);
-        assert_eq!(error_in(only(&error)).downcast_ref::<PoolError>().unwrap().cleanup_failures().len(), 1);
+#[apply(both)]
+async fn what_is_left_of_a_nested_pool_is_told_also_by_a_body_that_is_cancelled() {
+    let error = asked_to_stop(async || {
+        let opened: Result<(), PoolError> = Pool::open(async |_: Pool| {
+            drop(shield(async { panic_quietly("cleanup") }));
+            Ok(())
+        })
+        .await;
+        let error = opened.unwrap_err();
+        assert!(error.failures().is_empty() && error.cleanup_failures().len() == 1);
+        assert!(error.source().is_none() && !error.is_cancelled());
+        BoxError::from(error)
     });
+    let error = error.await;
+    assert_eq!(error.failures().len(), 1);
+    assert_eq!(error_in(only(&error)).downcast_ref::<PoolError>().unwrap().cleanup_failures().len(), 1);
 }
 
 fn panic_quietly(message: &'static str) {

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
 use aiodrive::{BoxError, Failure, Pool, TaskHandle, TaskStopped};
+use macro_rules_attribute::apply;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{coop, yield_now};
 use tokio_test::{assert_pending, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, poll_once, poll_until, stays_pending, until,
+    Alive, Log, OnDrop, both, busy, current_thread, multi_thread, poll_once, poll_until, stays_pending, until,
 };
 
 type Outcome<T = ()> = Result<T, BoxError>;
@@ -38,735 +39,655 @@ async fn waiting(pool: &Pool, alive: &Alive) -> TaskHandle<i32> {
 
 // ===== what a handle gives =====
 
-#[test]
-fn a_handle_gives_the_value() {
-    on_both(|| async {
-        let sum = Pool::open(async |pool: Pool| {
-            let (first, second) = (pool.spawn_with_handle(async { Ok(42) }), pool.spawn_with_handle(async { Ok(11) }));
-            Ok(first.await? + second.await?)
-        });
-        assert_eq!(sum.await.unwrap(), 53);
+#[apply(both)]
+async fn a_handle_gives_the_value() {
+    let sum = Pool::open(async |pool: Pool| {
+        let (first, second) = (pool.spawn_with_handle(async { Ok(42) }), pool.spawn_with_handle(async { Ok(11) }));
+        Ok(first.await? + second.await?)
     });
+    assert_eq!(sum.await.unwrap(), 53);
 }
 
-#[test]
-fn a_handle_gives_its_value_after_the_pool_has_ended() {
-    on_both(|| async {
-        let handles = Pool::open(async |pool: Pool| {
-            Ok([1, 2].map(|value| {
-                pool.spawn_with_handle(async move {
-                    yield_now().await;
-                    Ok(value)
-                })
-            }))
-        });
-        let [first, second] = handles.await.unwrap();
-        assert!(first.is_finished() && second.is_finished());
-        assert_eq!((first.await, second.await), (Ok(1), Ok(2)));
+#[apply(both)]
+async fn a_handle_gives_its_value_after_the_pool_has_ended() {
+    let handles = Pool::open(async |pool: Pool| {
+        Ok([1, 2].map(|value| {
+            pool.spawn_with_handle(async move {
+                yield_now().await;
+                Ok(value)
+            })
+        }))
     });
+    let [first, second] = handles.await.unwrap();
+    assert!(first.is_finished() && second.is_finished());
+    assert_eq!((first.await, second.await), (Ok(1), Ok(2)));
 }
 
-#[test]
-fn the_handle_of_a_failed_task_says_so_and_the_pool_has_the_error() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let handle = pool.spawn_with_handle(async { Err::<i32, _>("broken".into()) });
-        let error = pool.run().await.unwrap_err();
-        assert_eq!(handle.await, Err(TaskStopped::Failed));
-        assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
-    });
+#[apply(both)]
+async fn the_handle_of_a_failed_task_says_so_and_the_pool_has_the_error() {
+    let pool = Pool::<BoxError>::new();
+    let handle = pool.spawn_with_handle(async { Err::<i32, _>("broken".into()) });
+    let error = pool.run().await.unwrap_err();
+    assert_eq!(handle.await, Err(TaskStopped::Failed));
+    assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
 }
 
-#[test]
-fn the_handle_of_a_task_that_panicked_says_so_and_the_pool_has_the_panic() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let handle = pool.spawn_with_handle(async { panic!("broken") as Outcome });
-        let error = pool.run().await.unwrap_err();
-        assert_eq!(handle.await, Err(TaskStopped::Panicked));
-        assert!(error.is_panic());
-    });
+#[apply(both)]
+async fn the_handle_of_a_task_that_panicked_says_so_and_the_pool_has_the_panic() {
+    let pool = Pool::<BoxError>::new();
+    let handle = pool.spawn_with_handle(async { panic!("broken") as Outcome });
+    let error = pool.run().await.unwrap_err();
+    assert_eq!(handle.await, Err(TaskStopped::Panicked));
+    assert!(error.is_panic());
 }
 
-#[test]
-fn the_handle_of_an_aborted_sibling_says_cancelled() {
-    on_both(|| async {
-        let (alive, mut kept) = (Alive::default(), None);
-        let error = Pool::open(async |pool: Pool| {
-            kept = Some(waiting(&pool, &alive).await);
-            Err::<(), _>("enough".into())
-        });
-        error.await.unwrap_err();
-        assert_eq!(kept.unwrap().await, Err(TaskStopped::Cancelled));
+#[apply(both)]
+async fn the_handle_of_an_aborted_sibling_says_cancelled() {
+    let (alive, mut kept) = (Alive::default(), None);
+    let error = Pool::open(async |pool: Pool| {
+        kept = Some(waiting(&pool, &alive).await);
+        Err::<(), _>("enough".into())
     });
+    error.await.unwrap_err();
+    assert_eq!(kept.unwrap().await, Err(TaskStopped::Cancelled));
 }
 
-#[test]
-fn a_value_whose_task_panics_in_its_destructor_is_lost() {
-    on_both(|| async {
-        struct Panics;
-        impl Drop for Panics {
-            fn drop(&mut self) {
-                panic!("captured");
-            }
+#[apply(both)]
+async fn a_value_whose_task_panics_in_its_destructor_is_lost() {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("captured");
         }
-        let pool = Pool::<BoxError>::new();
-        // A future by hand: what an async block holds is dropped before its output is there.
-        let panics = Panics;
-        let handle = pool.spawn_with_handle(std::future::poll_fn(move |_| {
-            let _ = &panics;
-            Poll::Ready(Ok(1))
-        }));
-        let error = pool.run().await.unwrap_err();
-        assert!(error.is_panic());
-        assert_eq!(handle.await, Err(TaskStopped::Panicked));
-    });
+    }
+    let pool = Pool::<BoxError>::new();
+    // A future by hand: what an async block holds is dropped before its output is there.
+    let panics = Panics;
+    let handle = pool.spawn_with_handle(std::future::poll_fn(move |_| {
+        let _ = &panics;
+        Poll::Ready(Ok(1))
+    }));
+    let error = pool.run().await.unwrap_err();
+    assert!(error.is_panic());
+    assert_eq!(handle.await, Err(TaskStopped::Panicked));
 }
 
-#[test]
-fn a_handle_tells_nobody_before_the_failure_is_known_to_the_pool() {
-    on_both(|| async {
-        let (open, gate) = oneshot::channel();
-        let pool = Pool::<BoxError>::new();
-        let handle = pool.spawn_with_handle(fails_after(gate));
-        let mut run = task::spawn(pool.clone().run());
-        assert_pending!(run.poll());
-        assert!(!pool.is_closed());
-        open.send(()).unwrap();
-        assert_eq!(handle.await, Err(TaskStopped::Failed));
-        assert!(pool.is_closed());
-        run.await.unwrap_err();
-    });
+#[apply(both)]
+async fn a_handle_tells_nobody_before_the_failure_is_known_to_the_pool() {
+    let (open, gate) = oneshot::channel();
+    let pool = Pool::<BoxError>::new();
+    let handle = pool.spawn_with_handle(fails_after(gate));
+    let mut run = task::spawn(pool.clone().run());
+    assert_pending!(run.poll());
+    assert!(!pool.is_closed());
+    open.send(()).unwrap();
+    assert_eq!(handle.await, Err(TaskStopped::Failed));
+    assert!(pool.is_closed());
+    run.await.unwrap_err();
 }
 
-#[test]
-fn a_handle_is_ready_once_its_task_has_been_dropped() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            for _ in 0..50 {
-                let alive = Alive::default();
-                let one = alive.one();
-                // A future by hand: what an async block holds is dropped in its last poll.
-                let held = std::future::poll_fn(move |_| {
-                    let _one = &one;
-                    Poll::Ready(Ok(()))
-                });
-                pool.spawn_with_handle(held).await?;
-                assert_eq!(alive.count(), 0);
-                let cancelled = waiting(&pool, &alive).await;
-                cancelled.cancel();
-                assert_eq!((cancelled.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
-            }
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
+#[apply(both)]
+async fn a_handle_is_ready_once_its_task_has_been_dropped() {
+    Pool::open(async |pool: Pool| {
+        for _ in 0..50 {
+            let alive = Alive::default();
+            let one = alive.one();
+            // A future by hand: what an async block holds is dropped in its last poll.
+            let held = std::future::poll_fn(move |_| {
+                let _one = &one;
+                Poll::Ready(Ok(()))
+            });
+            pool.spawn_with_handle(held).await?;
+            assert_eq!(alive.count(), 0);
+            let cancelled = waiting(&pool, &alive).await;
+            cancelled.cancel();
+            assert_eq!((cancelled.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
-#[test]
-fn an_async_block_that_is_not_run_gives_no_value() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let planned = pool.spawn_with_handle(async { Ok(1) });
-        drop(pool);
-        assert!(planned.is_finished() && planned.id().is_none());
-        assert_eq!(planned.await, Err(TaskStopped::Cancelled));
+#[apply(both)]
+async fn an_async_block_that_is_not_run_gives_no_value() {
+    let pool = Pool::<BoxError>::new();
+    let planned = pool.spawn_with_handle(async { Ok(1) });
+    drop(pool);
+    assert!(planned.is_finished() && planned.id().is_none());
+    assert_eq!(planned.await, Err(TaskStopped::Cancelled));
 
-        let pool = Pool::<BoxError>::new();
-        pool.cancel();
-        let refused = pool.spawn_with_handle(async { Ok(1) });
-        assert!(refused.is_finished() && refused.id().is_none());
-        assert_eq!(refused.await, Err(TaskStopped::Cancelled));
-    });
+    let pool = Pool::<BoxError>::new();
+    pool.cancel();
+    let refused = pool.spawn_with_handle(async { Ok(1) });
+    assert!(refused.is_finished() && refused.id().is_none());
+    assert_eq!(refused.await, Err(TaskStopped::Cancelled));
 }
 
 // ===== awaiting by reference =====
 
-#[test]
-fn a_handle_that_loses_a_select_keeps_its_value() {
-    on_both(|| async {
-        let value = Pool::open(async |pool: Pool| {
-            let (open, gate) = oneshot::channel::<i32>();
-            let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
-            for _ in 0..10 {
-                tokio::select! {
-                    biased;
-                    _ = &mut handle => unreachable!("its task waits"),
-                    () = yield_now() => {}
-                }
+#[apply(both)]
+async fn a_handle_that_loses_a_select_keeps_its_value() {
+    let value = Pool::open(async |pool: Pool| {
+        let (open, gate) = oneshot::channel::<i32>();
+        let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+        for _ in 0..10 {
+            tokio::select! {
+                biased;
+                _ = &mut handle => unreachable!("its task waits"),
+                () = yield_now() => {}
             }
-            open.send(6).unwrap();
-            Ok(handle.await?)
-        });
-        assert_eq!(value.await.unwrap(), 6);
+        }
+        open.send(6).unwrap();
+        Ok(handle.await?)
     });
+    assert_eq!(value.await.unwrap(), 6);
 }
 
-#[test]
-fn a_handle_by_hand_is_pending_then_wakes_then_is_ready() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let (open, gate) = oneshot::channel::<i32>();
-            let mut handle = task::spawn(pool.spawn_with_handle(async { Ok(gate.await?) }));
-            assert_pending!(handle.poll());
-            open.send(8).unwrap();
-            while !handle.is_woken() {
-                yield_now().await;
-            }
-            assert_ready_eq!(handle.poll(), Ok(8));
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
+#[apply(both)]
+async fn a_handle_by_hand_is_pending_then_wakes_then_is_ready() {
+    Pool::open(async |pool: Pool| {
+        let (open, gate) = oneshot::channel::<i32>();
+        let mut handle = task::spawn(pool.spawn_with_handle(async { Ok(gate.await?) }));
+        assert_pending!(handle.poll());
+        open.send(8).unwrap();
+        while !handle.is_woken() {
+            yield_now().await;
+        }
+        assert_ready_eq!(handle.poll(), Ok(8));
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
 /// Without the budget of the task that looks, which says `Pending` once it is spent.
-#[test]
-fn a_handle_that_is_finished_is_ready() {
-    on_multi_thread(|| async {
-        Pool::open(async |pool: Pool| {
-            for nth in 0..1_000 {
-                let handle = pool.spawn_with_handle(async move { Ok(nth) });
-                while !handle.is_finished() {
-                    std::hint::spin_loop();
-                }
-                assert_ready_eq!(task::spawn(coop::unconstrained(handle)).poll(), Ok(nth));
+#[apply(multi_thread)]
+async fn a_handle_that_is_finished_is_ready() {
+    Pool::open(async |pool: Pool| {
+        for nth in 0..1_000 {
+            let handle = pool.spawn_with_handle(async move { Ok(nth) });
+            while !handle.is_finished() {
+                std::hint::spin_loop();
             }
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
+            assert_ready_eq!(task::spawn(coop::unconstrained(handle)).poll(), Ok(nth));
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
 // ===== dropping a handle =====
 
-#[test]
-fn a_task_goes_on_without_its_handle_and_the_pool_waits_for_it() {
-    on_both(|| async {
-        let ended = Arc::new(AtomicBool::new(false));
-        let (open, gate) = oneshot::channel::<()>();
-        let mut opened = task::spawn(Pool::open(async |pool: Pool| {
-            let ended = Arc::clone(&ended);
-            drop(pool.spawn_with_handle(async move {
-                gate.await?;
-                ended.store(true, Ordering::SeqCst);
-                Ok(())
-            }));
+#[apply(both)]
+async fn a_task_goes_on_without_its_handle_and_the_pool_waits_for_it() {
+    let ended = Arc::new(AtomicBool::new(false));
+    let (open, gate) = oneshot::channel::<()>();
+    let mut opened = task::spawn(Pool::open(async |pool: Pool| {
+        let ended = Arc::clone(&ended);
+        drop(pool.spawn_with_handle(async move {
+            gate.await?;
+            ended.store(true, Ordering::SeqCst);
             Ok(())
         }));
-        assert_pending!(opened.poll());
-        open.send(()).unwrap();
-        opened.await.unwrap();
-        assert!(ended.load(Ordering::SeqCst));
-    });
+        Ok(())
+    }));
+    assert_pending!(opened.poll());
+    open.send(()).unwrap();
+    opened.await.unwrap();
+    assert!(ended.load(Ordering::SeqCst));
 }
 
-#[test]
-fn a_failure_without_a_handle_is_reported() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        drop(pool.spawn_with_handle(async { Err::<i32, _>("unheard".into()) }));
-        assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "unheard");
-    });
+#[apply(both)]
+async fn a_failure_without_a_handle_is_reported() {
+    let pool = Pool::<BoxError>::new();
+    drop(pool.spawn_with_handle(async { Err::<i32, _>("unheard".into()) }));
+    assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "unheard");
 }
 
-#[test]
-fn a_value_that_nobody_takes_is_dropped() {
-    on_both(|| async {
-        let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
-        let (one, two) = (alive.one(), alive.one());
-        drop(pool.spawn_with_handle(async { Ok(one) }));
-        let kept = pool.spawn_with_handle(async { Ok(two) });
-        pool.run().await.unwrap();
-        assert_eq!(alive.count(), 1);
-        drop(kept);
-        assert_eq!(alive.count(), 0);
-    });
+#[apply(both)]
+async fn a_value_that_nobody_takes_is_dropped() {
+    let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
+    let (one, two) = (alive.one(), alive.one());
+    drop(pool.spawn_with_handle(async { Ok(one) }));
+    let kept = pool.spawn_with_handle(async { Ok(two) });
+    pool.run().await.unwrap();
+    assert_eq!(alive.count(), 1);
+    drop(kept);
+    assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn the_panic_of_a_value_that_nobody_takes_is_a_failure() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let value = OnDrop::new(|| panic!("value"));
-        drop(pool.build_task().name("unheard").spawn_with_handle(async { Ok(value) }));
-        let error = pool.run().await.unwrap_err();
-        let failed = error.first().unwrap();
-        assert_eq!(failed.task().name(), Some("unheard"));
-        let Failure::Panic(payload) = failed.failure() else { panic!("{error:?}") };
-        assert_eq!((payload.message(), error.failures().len()), (Some("value"), 1));
-    });
+#[apply(both)]
+async fn the_panic_of_a_value_that_nobody_takes_is_a_failure() {
+    let pool = Pool::<BoxError>::new();
+    let value = OnDrop::new(|| panic!("value"));
+    drop(pool.build_task().name("unheard").spawn_with_handle(async { Ok(value) }));
+    let error = pool.run().await.unwrap_err();
+    let failed = error.first().unwrap();
+    assert_eq!(failed.task().name(), Some("unheard"));
+    let Failure::Panic(payload) = failed.failure() else { panic!("{error:?}") };
+    assert_eq!((payload.message(), error.failures().len()), (Some("value"), 1));
 }
 
 // ===== cancelling =====
 
-#[test]
-fn cancelling_a_task_is_no_failure_and_leaves_its_siblings_alone() {
-    on_both(|| async {
-        let sum = Pool::open(async |pool: Pool| {
-            let (alive, all) = (Alive::default(), Arc::new(Barrier::new(9)));
-            let mut siblings = Vec::new();
-            for nth in 0..16 {
-                if nth % 2 == 0 {
-                    let all = Arc::clone(&all);
-                    siblings.push(pool.spawn_with_handle(async move {
-                        all.wait().await;
-                        Ok(nth)
-                    }));
-                } else {
-                    let odd = waiting(&pool, &alive).await;
-                    odd.cancel();
-                    assert_eq!(odd.await, Err(TaskStopped::Cancelled));
-                }
+#[apply(both)]
+async fn cancelling_a_task_is_no_failure_and_leaves_its_siblings_alone() {
+    let sum = Pool::open(async |pool: Pool| {
+        let (alive, all) = (Alive::default(), Arc::new(Barrier::new(9)));
+        let mut siblings = Vec::new();
+        for nth in 0..16 {
+            if nth % 2 == 0 {
+                let all = Arc::clone(&all);
+                siblings.push(pool.spawn_with_handle(async move {
+                    all.wait().await;
+                    Ok(nth)
+                }));
+            } else {
+                let odd = waiting(&pool, &alive).await;
+                odd.cancel();
+                assert_eq!(odd.await, Err(TaskStopped::Cancelled));
             }
-            assert!(alive.count() == 0 && !pool.is_closed());
-            all.wait().await;
-            let mut sum = 0;
-            for sibling in siblings {
-                sum += sibling.await?;
-            }
-            Ok(sum)
-        });
-        assert_eq!(sum.await.unwrap(), (0..16).step_by(2).sum());
+        }
+        assert!(alive.count() == 0 && !pool.is_closed());
+        all.wait().await;
+        let mut sum = 0;
+        for sibling in siblings {
+            sum += sibling.await?;
+        }
+        Ok(sum)
     });
+    assert_eq!(sum.await.unwrap(), (0..16).step_by(2).sum());
 }
 
-#[test]
-fn cancelling_again_changes_nothing() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let handle = waiting(&pool, &Alive::default()).await;
-            (0..3).for_each(|_| handle.cancel());
-            let mut handle = handle;
-            assert_eq!((&mut handle).await, Err(TaskStopped::Cancelled));
-            handle.cancel();
-            assert!(handle.is_finished());
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
-}
-
-#[test]
-fn cancelling_a_task_that_has_ended_keeps_its_value() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let handle = pool.spawn_with_handle(async { Ok(3) });
-        pool.run().await.unwrap();
+#[apply(both)]
+async fn cancelling_again_changes_nothing() {
+    Pool::open(async |pool: Pool| {
+        let handle = waiting(&pool, &Alive::default()).await;
+        (0..3).for_each(|_| handle.cancel());
+        let mut handle = handle;
+        assert_eq!((&mut handle).await, Err(TaskStopped::Cancelled));
         handle.cancel();
-        assert_eq!(handle.await, Ok(3));
-    });
+        assert!(handle.is_finished());
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
-#[test]
-fn a_task_that_is_cancelled_before_its_first_poll_is_never_polled() {
-    on_current_thread(|| async {
-        Pool::open(async |pool: Pool| {
-            let alive = Alive::default();
-            let one = alive.one();
-            let handle = pool.spawn_with_handle(async move {
-                let _one = one;
-                unreachable!("it was cancelled before") as Outcome
-            });
-            handle.cancel();
-            assert_eq!((handle.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
+#[apply(both)]
+async fn cancelling_a_task_that_has_ended_keeps_its_value() {
+    let pool = Pool::<BoxError>::new();
+    let handle = pool.spawn_with_handle(async { Ok(3) });
+    pool.run().await.unwrap();
+    handle.cancel();
+    assert_eq!(handle.await, Ok(3));
 }
 
-#[test]
-fn a_planned_task_that_is_cancelled_is_never_polled() {
-    on_current_thread(|| async {
-        let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
+#[apply(current_thread)]
+async fn a_task_that_is_cancelled_before_its_first_poll_is_never_polled() {
+    Pool::open(async |pool: Pool| {
+        let alive = Alive::default();
         let one = alive.one();
         let handle = pool.spawn_with_handle(async move {
             let _one = one;
-            unreachable!("it was cancelled before the pool ran") as Outcome
+            unreachable!("it was cancelled before") as Outcome
         });
         handle.cancel();
-        let other = pool.spawn_with_handle(async { Ok(1) });
-        pool.run().await.unwrap();
-        assert_eq!((handle.await, other.await), (Err(TaskStopped::Cancelled), Ok(1)));
-        assert_eq!(alive.count(), 0);
-    });
+        assert_eq!((handle.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
-#[test]
-fn a_planned_task_can_be_cancelled_once_it_runs() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let handle = pool.spawn_with_handle(async {
-            busy().await;
-            Ok(())
-        });
-        let mut run = task::spawn(pool.run());
-        assert_pending!(run.poll());
-        assert!(!handle.is_finished());
-        handle.cancel();
-        assert_eq!(handle.await, Err(TaskStopped::Cancelled));
-        run.await.unwrap();
+#[apply(current_thread)]
+async fn a_planned_task_that_is_cancelled_is_never_polled() {
+    let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
+    let one = alive.one();
+    let handle = pool.spawn_with_handle(async move {
+        let _one = one;
+        unreachable!("it was cancelled before the pool ran") as Outcome
     });
+    handle.cancel();
+    let other = pool.spawn_with_handle(async { Ok(1) });
+    pool.run().await.unwrap();
+    assert_eq!((handle.await, other.await), (Err(TaskStopped::Cancelled), Ok(1)));
+    assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn a_busy_task_is_cancelled_at_its_next_await() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let alive = Alive::default();
-            let one = alive.one();
-            let handle = pool.spawn_with_handle(async move {
-                let _one = one;
-                busy().await;
-                Ok(())
-            });
-            yield_now().await;
-            handle.cancel();
-            assert_eq!((handle.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
-            Ok(())
-        })
-        .await
-        .unwrap();
+#[apply(both)]
+async fn a_planned_task_can_be_cancelled_once_it_runs() {
+    let pool = Pool::<BoxError>::new();
+    let handle = pool.spawn_with_handle(async {
+        busy().await;
+        Ok(())
     });
+    let mut run = task::spawn(pool.run());
+    assert_pending!(run.poll());
+    assert!(!handle.is_finished());
+    handle.cancel();
+    assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+    run.await.unwrap();
 }
 
-#[test]
-fn a_task_can_cancel_itself() {
-    on_both(|| async {
-        let (alive, (give, take)) = (Alive::default(), oneshot::channel::<TaskHandle<()>>());
-        let pool = Pool::<BoxError>::new();
+#[apply(both)]
+async fn a_busy_task_is_cancelled_at_its_next_await() {
+    Pool::open(async |pool: Pool| {
+        let alive = Alive::default();
         let one = alive.one();
         let handle = pool.spawn_with_handle(async move {
             let _one = one;
-            take.await?.cancel();
             busy().await;
             Ok(())
         });
-        give.send(handle).unwrap();
-        pool.run().await.unwrap();
-        assert_eq!(alive.count(), 0);
-    });
+        yield_now().await;
+        handle.cancel();
+        assert_eq!((handle.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
-#[test]
-fn a_task_that_ends_in_the_poll_in_which_it_is_cancelled_has_ended_well() {
-    on_both(|| async {
-        let ((give, take), pool) = (oneshot::channel::<Arc<TaskHandle<i32>>>(), Pool::<BoxError>::new());
-        let handle = Arc::new(pool.spawn_with_handle(async move {
-            take.await?.cancel();
-            Ok(5)
-        }));
-        give.send(Arc::clone(&handle)).unwrap();
-        pool.run().await.unwrap();
-        assert_eq!(Arc::into_inner(handle).unwrap().await, Ok(5));
+#[apply(both)]
+async fn a_task_can_cancel_itself() {
+    let (alive, (give, take)) = (Alive::default(), oneshot::channel::<TaskHandle<()>>());
+    let pool = Pool::<BoxError>::new();
+    let one = alive.one();
+    let handle = pool.spawn_with_handle(async move {
+        let _one = one;
+        take.await?.cancel();
+        busy().await;
+        Ok(())
     });
+    give.send(handle).unwrap();
+    pool.run().await.unwrap();
+    assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn an_error_in_the_poll_in_which_a_task_is_cancelled_is_a_failure() {
-    on_both(|| async {
-        let ((give, take), pool) = (oneshot::channel::<TaskHandle<i32>>(), Pool::<BoxError>::new());
-        let handle = pool.spawn_with_handle(async move {
-            take.await?.cancel();
-            Err("too late".into())
-        });
-        give.send(handle).unwrap();
-        assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "too late");
-    });
+#[apply(both)]
+async fn a_task_that_ends_in_the_poll_in_which_it_is_cancelled_has_ended_well() {
+    let ((give, take), pool) = (oneshot::channel::<Arc<TaskHandle<i32>>>(), Pool::<BoxError>::new());
+    let handle = Arc::new(pool.spawn_with_handle(async move {
+        take.await?.cancel();
+        Ok(5)
+    }));
+    give.send(Arc::clone(&handle)).unwrap();
+    pool.run().await.unwrap();
+    assert_eq!(Arc::into_inner(handle).unwrap().await, Ok(5));
 }
 
-#[test]
-fn a_destructor_that_panics_in_a_cancelled_task_is_a_failure() {
-    on_both(|| async {
-        let (started, wait) = oneshot::channel();
-        let mut ended = None;
-        let error = Pool::open(async |pool: Pool| {
-            let handle = ended.insert(pool.spawn_with_handle(async move {
-                let _panics = OnDrop::new(|| panic!("destructor"));
-                started.send(()).unwrap();
-                pending::<Outcome>().await
-            }));
-            wait.await?;
-            handle.cancel();
+#[apply(both)]
+async fn an_error_in_the_poll_in_which_a_task_is_cancelled_is_a_failure() {
+    let ((give, take), pool) = (oneshot::channel::<TaskHandle<i32>>(), Pool::<BoxError>::new());
+    let handle = pool.spawn_with_handle(async move {
+        take.await?.cancel();
+        Err("too late".into())
+    });
+    give.send(handle).unwrap();
+    assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "too late");
+}
+
+#[apply(both)]
+async fn a_destructor_that_panics_in_a_cancelled_task_is_a_failure() {
+    let (started, wait) = oneshot::channel();
+    let mut ended = None;
+    let error = Pool::open(async |pool: Pool| {
+        let handle = ended.insert(pool.spawn_with_handle(async move {
+            let _panics = OnDrop::new(|| panic!("destructor"));
+            started.send(()).unwrap();
             pending::<Outcome>().await
-        });
-        let error = error.await.unwrap_err();
-        let Some(Failure::Panic(payload)) = error.first().map(|failed| failed.failure()) else { panic!("{error:?}") };
-        assert_eq!((payload.message(), error.failures().len()), (Some("destructor"), 1));
-        assert_eq!(ended.unwrap().await, Err(TaskStopped::Panicked));
-    });
-}
-
-#[test]
-fn cancelling_every_task_by_hand_leaves_the_pool_open() {
-    on_both(|| async {
-        let value = Pool::open(async |pool: Pool| {
-            let (alive, mut handles) = (Alive::default(), Vec::new());
-            for _ in 0..5 {
-                handles.push(waiting(&pool, &alive).await);
-            }
-            handles.iter().for_each(TaskHandle::cancel);
-            for handle in handles {
-                assert_eq!(handle.await, Err(TaskStopped::Cancelled));
-            }
-            assert!(alive.count() == 0 && !pool.is_closed());
-            Ok(pool.spawn_with_handle(async { Ok(7) }).await?)
-        });
-        assert_eq!(value.await.unwrap(), 7);
-    });
-}
-
-#[test]
-fn cancelling_the_last_task_ends_a_pool_without_a_body() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let handle = pool.spawn_with_handle(pending::<Outcome>());
-        let mut run = task::spawn(pool.run());
-        assert_pending!(run.poll());
+        }));
+        wait.await?;
         handle.cancel();
-        run.await.unwrap();
-        assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+        pending::<Outcome>().await
     });
+    let error = error.await.unwrap_err();
+    let Some(Failure::Panic(payload)) = error.first().map(|failed| failed.failure()) else { panic!("{error:?}") };
+    assert_eq!((payload.message(), error.failures().len()), (Some("destructor"), 1));
+    assert_eq!(ended.unwrap().await, Err(TaskStopped::Panicked));
 }
 
-#[test]
-fn the_pool_waits_for_what_a_cancelled_task_leaves_behind() {
-    on_both(|| async {
-        let (alive, log) = (Alive::default(), Log::default());
-        Pool::open(async |pool: Pool| {
-            let ((started, wait), one, left) = (oneshot::channel(), alive.one(), log.on_drop("leaf"));
-            let owner = pool.spawn_with_handle(async move {
-                Pool::open(async |inner: Pool| {
-                    inner.spawn(async move {
-                        let _held = (one, left);
-                        started.send(()).unwrap();
-                        busy().await;
-                    });
-                    Ok(())
-                })
-                .await?;
-                Ok(())
-            });
-            wait.await?;
-            owner.cancel();
-            assert_eq!(owner.await, Err(TaskStopped::Cancelled));
-            Ok(())
-        })
-        .await
-        .unwrap();
-        assert_eq!((alive.count(), log.events().as_slice()), (0, &[String::from("leaf")][..]));
+#[apply(both)]
+async fn cancelling_every_task_by_hand_leaves_the_pool_open() {
+    let value = Pool::open(async |pool: Pool| {
+        let (alive, mut handles) = (Alive::default(), Vec::new());
+        for _ in 0..5 {
+            handles.push(waiting(&pool, &alive).await);
+        }
+        handles.iter().for_each(TaskHandle::cancel);
+        for handle in handles {
+            assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+        }
+        assert!(alive.count() == 0 && !pool.is_closed());
+        Ok(pool.spawn_with_handle(async { Ok(7) }).await?)
     });
+    assert_eq!(value.await.unwrap(), 7);
+}
+
+#[apply(both)]
+async fn cancelling_the_last_task_ends_a_pool_without_a_body() {
+    let pool = Pool::<BoxError>::new();
+    let handle = pool.spawn_with_handle(pending::<Outcome>());
+    let mut run = task::spawn(pool.run());
+    assert_pending!(run.poll());
+    handle.cancel();
+    run.await.unwrap();
+    assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+}
+
+#[apply(both)]
+async fn the_pool_waits_for_what_a_cancelled_task_leaves_behind() {
+    let (alive, log) = (Alive::default(), Log::default());
+    Pool::open(async |pool: Pool| {
+        let ((started, wait), one, left) = (oneshot::channel(), alive.one(), log.on_drop("leaf"));
+        let owner = pool.spawn_with_handle(async move {
+            Pool::open(async |inner: Pool| {
+                inner.spawn(async move {
+                    let _held = (one, left);
+                    started.send(()).unwrap();
+                    busy().await;
+                });
+                Ok(())
+            })
+            .await?;
+            Ok(())
+        });
+        wait.await?;
+        owner.cancel();
+        assert_eq!(owner.await, Err(TaskStopped::Cancelled));
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!((alive.count(), log.events().as_slice()), (0, &[String::from("leaf")][..]));
 }
 
 /// The handle tells of its task, and not of what that leaves behind.
-#[test]
-fn a_handle_is_ready_before_what_its_task_leaves_behind_has_ended() {
-    on_both(|| async {
-        let (alive, told) = (Alive::default(), Cell::new(None));
-        let (release, blocked) = std::sync::mpsc::channel::<()>();
-        let mut opened = Box::pin(Pool::open(async |pool: Pool| {
-            let ((started, wait), one) = (oneshot::channel(), alive.one());
-            let owner = pool.spawn_with_handle(async {
-                Pool::open(async |inner: Pool| {
-                    inner.spawn_blocking(move || {
-                        let _one = one;
-                        started.send(()).unwrap();
-                        let _ = blocked.recv();
-                    });
-                    Ok(())
-                })
-                .await?;
+#[apply(both)]
+async fn a_handle_is_ready_before_what_its_task_leaves_behind_has_ended() {
+    let (alive, told) = (Alive::default(), Cell::new(None));
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let mut opened = Box::pin(Pool::open(async |pool: Pool| {
+        let ((started, wait), one) = (oneshot::channel(), alive.one());
+        let owner = pool.spawn_with_handle(async {
+            Pool::open(async |inner: Pool| {
+                inner.spawn_blocking(move || {
+                    let _one = one;
+                    started.send(()).unwrap();
+                    let _ = blocked.recv();
+                });
                 Ok(())
-            });
-            wait.await?;
-            owner.cancel();
-            told.set(Some((owner.await, alive.count())));
+            })
+            .await?;
             Ok(())
-        }));
-        poll_until(opened.as_mut(), || told.get().is_some()).await;
-        stays_pending(opened.as_mut()).await;
-        assert_eq!(alive.count(), 1);
-        drop(release);
-        // Not before: nobody is waited for any more if this fails.
-        assert_eq!(told.get(), Some((Err(TaskStopped::Cancelled), 1)));
-        opened.await.unwrap();
-        assert_eq!(alive.count(), 0);
-    });
+        });
+        wait.await?;
+        owner.cancel();
+        told.set(Some((owner.await, alive.count())));
+        Ok(())
+    }));
+    poll_until(opened.as_mut(), || told.get().is_some()).await;
+    stays_pending(opened.as_mut()).await;
+    assert_eq!(alive.count(), 1);
+    drop(release);
+    // Not before: nobody is waited for any more if this fails.
+    assert_eq!(told.get(), Some((Err(TaskStopped::Cancelled), 1)));
+    opened.await.unwrap();
+    assert_eq!(alive.count(), 0);
 }
 
 // ===== ids, ends, and how a handle reads =====
 
-#[test]
-fn the_id_is_the_one_that_the_task_sees() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let mut handle = pool.spawn_with_handle(async { Ok(tokio::task::id()) });
-            let id = handle.id();
-            assert!(id.is_some());
-            assert_eq!(Some((&mut handle).await?), id);
-            assert_eq!(handle.id(), id);
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
+#[apply(both)]
+async fn the_id_is_the_one_that_the_task_sees() {
+    Pool::open(async |pool: Pool| {
+        let mut handle = pool.spawn_with_handle(async { Ok(tokio::task::id()) });
+        let id = handle.id();
+        assert!(id.is_some());
+        assert_eq!(Some((&mut handle).await?), id);
+        assert_eq!(handle.id(), id);
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
-#[test]
-fn ids_differ() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let (first, second) = (pool.spawn_with_handle(async { Ok(()) }), pool.spawn_with_handle(async { Ok(()) }));
-            assert_ne!(first.id(), second.id());
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
+#[apply(both)]
+async fn ids_differ() {
+    Pool::open(async |pool: Pool| {
+        let (first, second) = (pool.spawn_with_handle(async { Ok(()) }), pool.spawn_with_handle(async { Ok(()) }));
+        assert_ne!(first.id(), second.id());
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
-#[test]
-fn a_running_task_is_not_finished() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let (open, gate) = oneshot::channel::<()>();
-            let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
-            yield_now().await;
-            assert!(!handle.is_finished());
-            open.send(()).unwrap();
-            (&mut handle).await?;
-            assert!(handle.is_finished());
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
+#[apply(both)]
+async fn a_running_task_is_not_finished() {
+    Pool::open(async |pool: Pool| {
+        let (open, gate) = oneshot::channel::<()>();
+        let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+        yield_now().await;
+        assert!(!handle.is_finished());
+        open.send(()).unwrap();
+        (&mut handle).await?;
+        assert!(handle.is_finished());
+        Ok(())
+    })
+    .await
+    .unwrap();
 }
 
-#[test]
-fn a_task_that_is_cancelled_is_finished_only_when_its_future_is_dropped() {
-    on_multi_thread(|| async {
-        Pool::open(async |pool: Pool| {
-            let ((dropping, drops), (release, released)) = (oneshot::channel(), std::sync::mpsc::channel::<()>());
-            let (began, has_begun) = oneshot::channel();
-            let mut handle = pool.spawn_with_handle(async move {
-                let _slow = OnDrop::new(move || {
-                    dropping.send(()).unwrap();
-                    let _ = released.recv();
-                });
-                began.send(()).unwrap();
-                pending::<Outcome>().await
+#[apply(multi_thread)]
+async fn a_task_that_is_cancelled_is_finished_only_when_its_future_is_dropped() {
+    Pool::open(async |pool: Pool| {
+        let ((dropping, drops), (release, released)) = (oneshot::channel(), std::sync::mpsc::channel::<()>());
+        let (began, has_begun) = oneshot::channel();
+        let mut handle = pool.spawn_with_handle(async move {
+            let _slow = OnDrop::new(move || {
+                dropping.send(()).unwrap();
+                let _ = released.recv();
             });
-            has_begun.await?;
-            handle.cancel();
-            assert!(!handle.is_finished());
-            drops.await?;
-            assert!(!handle.is_finished());
-            assert!(poll_once(Pin::new(&mut handle)).await.is_pending());
-            drop(release);
-            assert_eq!((&mut handle).await, Err(TaskStopped::Cancelled));
-            assert!(handle.is_finished());
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
-}
-
-#[test]
-fn a_task_is_finished_in_whatever_way_it_has_ended() {
-    on_current_thread(|| async {
-        let pool = Pool::<BoxError>::new();
-        let handles = [
-            pool.spawn_with_handle(async { Ok(()) }),
-            pool.spawn_with_handle(async { Err("broken".into()) }),
-            pool.spawn_with_handle(async { panic!("broken") }),
-            pool.spawn_with_handle(pending()),
-        ];
-        pool.run().await.unwrap_err();
-        assert!(handles.iter().all(TaskHandle::is_finished));
-        let mut ends = Vec::new();
-        for handle in handles {
-            ends.push(handle.await);
-        }
-        use TaskStopped::{Cancelled, Failed, Panicked};
-        assert_eq!(ends, [Ok(()), Err(Failed), Err(Panicked), Err(Cancelled)]);
-    });
-}
-
-#[test]
-fn debug_shows_the_id_and_whether_the_task_has_ended() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let handle = pool.spawn_with_handle(async { Ok(()) });
-        assert_eq!(format!("{handle:?}"), "TaskHandle { id: None, is_finished: false }");
-        pool.run().await.unwrap();
-        assert_eq!(format!("{handle:?}"), format!("TaskHandle {{ id: {:?}, is_finished: true }}", handle.id()));
-        assert!(handle.id().is_some());
-    });
-}
-
-#[test]
-fn debug_of_a_handle_needs_no_debug_of_its_value() {
-    struct Opaque;
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let (open, gate) = oneshot::channel::<Opaque>();
-            let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
-            yield_now().await;
-            let running = format!("TaskHandle {{ id: {:?}, is_finished: false }}", handle.id());
-            assert!(handle.id().is_some());
-            assert_eq!(format!("{handle:?}"), running);
-            assert!(open.send(Opaque).is_ok());
-            let Opaque = (&mut handle).await?;
-            assert_eq!(format!("{handle:?}"), running.replace("false", "true"));
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
-}
-
-#[test]
-fn a_handle_that_is_moved_wakes_only_the_last_who_polled_it() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let (open, gate) = oneshot::channel::<i32>();
-            let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
-            let mut first = task::spawn(());
-            first.enter(|cx, _| assert_pending!(Pin::new(&mut handle).poll(cx)));
-            let mut second = task::spawn(handle);
-            assert_pending!(second.poll());
-            open.send(9).unwrap();
-            until(|| second.is_woken()).await;
-            assert!(!first.is_woken());
-            assert_ready_eq!(second.poll(), Ok(9));
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
-}
-
-#[test]
-fn a_handle_can_be_moved_to_and_awaited_by_another_task() {
-    on_both(|| async {
-        let value = Pool::open(async |pool: Pool| {
-            let first = pool.spawn_with_handle(async {
-                yield_now().await;
-                Ok(20)
-            });
-            let second = pool.spawn_with_handle(async { Ok(first.await? + 1) });
-            Ok(tokio::spawn(second).await??)
+            began.send(()).unwrap();
+            pending::<Outcome>().await
         });
-        assert_eq!(value.await.unwrap(), 21);
+        has_begun.await?;
+        handle.cancel();
+        assert!(!handle.is_finished());
+        drops.await?;
+        assert!(!handle.is_finished());
+        assert!(poll_once(Pin::new(&mut handle)).await.is_pending());
+        drop(release);
+        assert_eq!((&mut handle).await, Err(TaskStopped::Cancelled));
+        assert!(handle.is_finished());
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[apply(current_thread)]
+async fn a_task_is_finished_in_whatever_way_it_has_ended() {
+    let pool = Pool::<BoxError>::new();
+    let handles = [
+        pool.spawn_with_handle(async { Ok(()) }),
+        pool.spawn_with_handle(async { Err("broken".into()) }),
+        pool.spawn_with_handle(async { panic!("broken") }),
+        pool.spawn_with_handle(pending()),
+    ];
+    pool.run().await.unwrap_err();
+    assert!(handles.iter().all(TaskHandle::is_finished));
+    let mut ends = Vec::new();
+    for handle in handles {
+        ends.push(handle.await);
+    }
+    use TaskStopped::{Cancelled, Failed, Panicked};
+    assert_eq!(ends, [Ok(()), Err(Failed), Err(Panicked), Err(Cancelled)]);
+}
+
+#[apply(both)]
+async fn debug_shows_the_id_and_whether_the_task_has_ended() {
+    let pool = Pool::<BoxError>::new();
+    let handle = pool.spawn_with_handle(async { Ok(()) });
+    assert_eq!(format!("{handle:?}"), "TaskHandle { id: None, is_finished: false }");
+    pool.run().await.unwrap();
+    assert_eq!(format!("{handle:?}"), format!("TaskHandle {{ id: {:?}, is_finished: true }}", handle.id()));
+    assert!(handle.id().is_some());
+}
+
+#[apply(both)]
+async fn debug_of_a_handle_needs_no_debug_of_its_value() {
+    struct Opaque;
+    Pool::open(async |pool: Pool| {
+        let (open, gate) = oneshot::channel::<Opaque>();
+        let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+        yield_now().await;
+        let running = format!("TaskHandle {{ id: {:?}, is_finished: false }}", handle.id());
+        assert!(handle.id().is_some());
+        assert_eq!(format!("{handle:?}"), running);
+        assert!(open.send(Opaque).is_ok());
+        let Opaque = (&mut handle).await?;
+        assert_eq!(format!("{handle:?}"), running.replace("false", "true"));
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[apply(both)]
+async fn a_handle_that_is_moved_wakes_only_the_last_who_polled_it() {
+    Pool::open(async |pool: Pool| {
+        let (open, gate) = oneshot::channel::<i32>();
+        let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+        let mut first = task::spawn(());
+        first.enter(|cx, _| assert_pending!(Pin::new(&mut handle).poll(cx)));
+        let mut second = task::spawn(handle);
+        assert_pending!(second.poll());
+        open.send(9).unwrap();
+        until(|| second.is_woken()).await;
+        assert!(!first.is_woken());
+        assert_ready_eq!(second.poll(), Ok(9));
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[apply(both)]
+async fn a_handle_can_be_moved_to_and_awaited_by_another_task() {
+    let value = Pool::open(async |pool: Pool| {
+        let first = pool.spawn_with_handle(async {
+            yield_now().await;
+            Ok(20)
+        });
+        let second = pool.spawn_with_handle(async { Ok(first.await? + 1) });
+        Ok(tokio::spawn(second).await??)
     });
+    assert_eq!(value.await.unwrap(), 21);
 }
 
 // ===== blocking tasks =====
@@ -775,17 +696,15 @@ fn one_blocking_thread() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap()
 }
 
-#[test]
-fn a_blocking_task_that_fails_or_panics_fails_the_pool() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        pool.spawn_blocking(|| Err("broken".into()));
-        assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "broken");
+#[apply(both)]
+async fn a_blocking_task_that_fails_or_panics_fails_the_pool() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn_blocking(|| Err("broken".into()));
+    assert_eq!(pool.run().await.unwrap_err().into_first_error().unwrap().to_string(), "broken");
 
-        let pool = Pool::<BoxError>::new();
-        pool.spawn_blocking(|| panic!("broken"));
-        assert!(pool.run().await.unwrap_err().is_panic());
-    });
+    let pool = Pool::<BoxError>::new();
+    pool.spawn_blocking(|| panic!("broken"));
+    assert!(pool.run().await.unwrap_err().is_panic());
 }
 
 #[test]
@@ -846,23 +765,21 @@ impl Wake for Counts {
 }
 
 /// A value that is lost to a panic in the destructor of its future.
-#[test]
-fn a_lost_value_is_gone_when_its_handle_wakes_somebody() {
-    on_both(|| async {
-        let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
-        let (counts, value) = (Arc::new(Counts(alive.clone(), Mutex::default())), alive.one());
-        let panics = OnDrop::new(|| panic!("captured"));
-        let mut value = Some(value);
-        let mut handle = pool.spawn_with_handle(std::future::poll_fn(move |_| {
-            let _captured = &panics;
-            Poll::Ready(Ok(value.take().unwrap()))
-        }));
-        let waker = Waker::from(Arc::clone(&counts));
-        assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
-        assert!(pool.run().await.unwrap_err().is_panic());
-        assert_eq!(*counts.1.lock().unwrap(), [0]);
-        assert_eq!(handle.await.err(), Some(TaskStopped::Panicked));
-    });
+#[apply(both)]
+async fn a_lost_value_is_gone_when_its_handle_wakes_somebody() {
+    let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
+    let (counts, value) = (Arc::new(Counts(alive.clone(), Mutex::default())), alive.one());
+    let panics = OnDrop::new(|| panic!("captured"));
+    let mut value = Some(value);
+    let mut handle = pool.spawn_with_handle(std::future::poll_fn(move |_| {
+        let _captured = &panics;
+        Poll::Ready(Ok(value.take().unwrap()))
+    }));
+    let waker = Waker::from(Arc::clone(&counts));
+    assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(pool.run().await.unwrap_err().is_panic());
+    assert_eq!(*counts.1.lock().unwrap(), [0]);
+    assert_eq!(handle.await.err(), Some(TaskStopped::Panicked));
 }
 
 /// Looks at a handle when that wakes it.
@@ -880,20 +797,18 @@ impl Wake for Looks {
 }
 
 /// The value is there a moment before the task has ended.
-#[test]
-fn a_handle_that_wakes_somebody_is_finished() {
-    on_both(|| async {
-        let (open, gate) = oneshot::channel::<i32>();
-        let (pool, looks) = (Pool::<BoxError>::new(), Arc::new(Looks::default()));
-        let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
-        let waker = Waker::from(Arc::clone(&looks));
-        assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
-        *looks.at.lock().unwrap() = Some(handle);
-        open.send(8).unwrap();
-        pool.run().await.unwrap();
-        assert_eq!(*looks.finished.lock().unwrap(), [true]);
-        // It has the waker, which is what has it.
-        let handle = looks.at.lock().unwrap().take();
-        drop(handle);
-    });
+#[apply(both)]
+async fn a_handle_that_wakes_somebody_is_finished() {
+    let (open, gate) = oneshot::channel::<i32>();
+    let (pool, looks) = (Pool::<BoxError>::new(), Arc::new(Looks::default()));
+    let mut handle = pool.spawn_with_handle(async { Ok(gate.await?) });
+    let waker = Waker::from(Arc::clone(&looks));
+    assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(&waker)).is_pending());
+    *looks.at.lock().unwrap() = Some(handle);
+    open.send(8).unwrap();
+    pool.run().await.unwrap();
+    assert_eq!(*looks.finished.lock().unwrap(), [true]);
+    // It has the waker, which is what has it.
+    let handle = looks.at.lock().unwrap().take();
+    drop(handle);
 }

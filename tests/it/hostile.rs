@@ -15,11 +15,11 @@ use aiodrive::{
     BoxError, Exit, LatchEvent, OnFailure, Pool, PoolError, Started, TaskError, TaskGroup, cancel_task,
     cancellation_token, map, race, shield, timeout, try_all, wait_all, with_exit,
 };
+use macro_rules_attribute::apply;
 use tokio::task::yield_now;
 
-use crate::faults::meddle;
 use crate::support::{
-    Alive, Counted, OnDrop, failures, on_both, panic_text, poll_once, poll_until, quiet_panic, until, watched,
+    Alive, Counted, OnDrop, bomb, both, failures, meddle, panic_text, poll_once, poll_until, quiet_panic, turns, until,
 };
 
 /// A waker that panics.
@@ -34,17 +34,6 @@ impl Wake for Bomb {
 /// Polls once, with a waker that panics.
 fn poll_with_bomb<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(&Waker::from(Arc::new(Bomb))))
-}
-
-/// Something whose destructor panics.
-fn bomb(message: &'static str) -> OnDrop<impl FnOnce() + Send> {
-    OnDrop::new(move || quiet_panic(message))
-}
-
-async fn turns(count: usize) {
-    for _ in 0..count {
-        yield_now().await;
-    }
 }
 
 /// What failed, the failures before the cleanup failures.
@@ -90,113 +79,109 @@ async fn armed<F: Future>(name: &str, wait: impl FnOnce(&Pool, Job, Job) -> F) {
     assert_eq!(alive.count(), 0, "{name}");
 }
 
-#[test]
-fn a_waker_that_panics_keeps_nobody_who_waits_from_it() {
-    watched(|| {
-        on_both(|| async {
-            armed("handle", |pool, one, _| pool.spawn_with_handle(one.run())).await;
-            let task = |one: Job| {
-                async move |started: Started<()>| {
-                    one.run().await?;
-                    started.ready(());
-                    Ok(())
-                }
-            };
-            armed("start", |pool, one, _| pool.start(task(one))).await;
-            armed("ready", |pool, one, _| {
-                pool.spawn(one.run());
-                let pool = pool.clone();
-                async move { pool.ready().await }
-            })
-            .await;
-            armed("idle", |pool, one, other| {
-                pool.spawn(one.run());
-                pool.spawn(other.run());
-                let pool = pool.clone();
-                async move { pool.idle().await }
-            })
-            .await;
-            let cancels = |pool: &Pool, one: Job| {
-                let own = pool.clone();
-                pool.spawn(async move {
-                    one.run().await?;
-                    own.cancel();
-                    Ok(())
-                });
-            };
-            armed("cancelled", |pool, one, _| {
-                cancels(pool, one);
-                let pool = pool.clone();
-                async move { pool.cancelled().await }
-            })
-            .await;
-            armed("token", |pool, one, _| {
-                cancels(pool, one);
-                async { cancellation_token().cancelled().await }
-            })
-            .await;
-            armed("open", |_, one, _| {
-                Pool::open(async |pool: Pool| {
-                    pool.spawn(one.run());
-                    Ok(())
-                })
-            })
-            .await;
-            armed("run", |_, one, other| {
-                let nested: Pool = Pool::new();
-                nested.spawn(one.run());
-                nested.spawn(other.run());
-                nested.run()
-            })
-            .await;
-            armed("race", |_, one, other| race([one.run(), other.run()])).await;
-            armed("try_all", |_, one, other| try_all([one.run(), other.run()])).await;
-            armed("wait_all", |_, one, other| wait_all([one.run(), other.run()])).await;
-            armed("shield", |_, one, _| shield(one.run())).await;
-            armed("timeout", |_, one, other| {
-                timeout(Duration::MAX, async {
-                    drop(shield(one.run()));
-                    drop(shield(other.run()));
-                })
-            })
-            .await;
-            armed("with_exit", |_, one, other| {
-                let body = async move |_: &mut ()| {
-                    drop(shield(one.run()));
-                    Ok(())
-                };
-                with_exit((), body, |(), _| other.run())
-            })
-            .await;
-            armed("group", |_, one, other| async {
-                let mut group = TaskGroup::<()>::new();
-                group.spawn(one.run());
-                group.spawn(other.run());
-                while group.next().await.is_some() {}
-            })
-            .await;
-            armed("shutdown", |_, one, _| async {
-                let mut group = TaskGroup::<()>::new();
-                group.spawn(shield(one.run()));
-                group.shutdown().await
-            })
-            .await;
-            armed("map", |_, one, other| async {
-                let mut items = map(2, [one, other], Job::run);
-                while items.next().await.is_some() {}
-            })
-            .await;
-            armed("collect", |_, one, other| map(2, [one, other], Job::run).collect()).await;
-            armed("cancel_task", |_, one, _| {
-                let held = OnDrop::new(|| drop(one));
-                cancel_task(tokio::spawn(async {
-                    let _held = held;
-                    pending::<()>().await;
-                }))
-            })
-            .await;
+#[apply(both)]
+async fn a_waker_that_panics_keeps_nobody_who_waits_from_it() {
+    armed("handle", |pool, one, _| pool.spawn_with_handle(one.run())).await;
+    let task = |one: Job| {
+        async move |started: Started<()>| {
+            one.run().await?;
+            started.ready(());
+            Ok(())
+        }
+    };
+    armed("start", |pool, one, _| pool.start(task(one))).await;
+    armed("ready", |pool, one, _| {
+        pool.spawn(one.run());
+        let pool = pool.clone();
+        async move { pool.ready().await }
+    })
+    .await;
+    armed("idle", |pool, one, other| {
+        pool.spawn(one.run());
+        pool.spawn(other.run());
+        let pool = pool.clone();
+        async move { pool.idle().await }
+    })
+    .await;
+    let cancels = |pool: &Pool, one: Job| {
+        let own = pool.clone();
+        pool.spawn(async move {
+            one.run().await?;
+            own.cancel();
+            Ok(())
         });
-    });
+    };
+    armed("cancelled", |pool, one, _| {
+        cancels(pool, one);
+        let pool = pool.clone();
+        async move { pool.cancelled().await }
+    })
+    .await;
+    armed("token", |pool, one, _| {
+        cancels(pool, one);
+        async { cancellation_token().cancelled().await }
+    })
+    .await;
+    armed("open", |_, one, _| {
+        Pool::open(async |pool: Pool| {
+            pool.spawn(one.run());
+            Ok(())
+        })
+    })
+    .await;
+    armed("run", |_, one, other| {
+        let nested: Pool = Pool::new();
+        nested.spawn(one.run());
+        nested.spawn(other.run());
+        nested.run()
+    })
+    .await;
+    armed("race", |_, one, other| race([one.run(), other.run()])).await;
+    armed("try_all", |_, one, other| try_all([one.run(), other.run()])).await;
+    armed("wait_all", |_, one, other| wait_all([one.run(), other.run()])).await;
+    armed("shield", |_, one, _| shield(one.run())).await;
+    armed("timeout", |_, one, other| {
+        timeout(Duration::MAX, async {
+            drop(shield(one.run()));
+            drop(shield(other.run()));
+        })
+    })
+    .await;
+    armed("with_exit", |_, one, other| {
+        let body = async move |_: &mut ()| {
+            drop(shield(one.run()));
+            Ok(())
+        };
+        with_exit((), body, |(), _| other.run())
+    })
+    .await;
+    armed("group", |_, one, other| async {
+        let mut group = TaskGroup::<()>::new();
+        group.spawn(one.run());
+        group.spawn(other.run());
+        while group.next().await.is_some() {}
+    })
+    .await;
+    armed("shutdown", |_, one, _| async {
+        let mut group = TaskGroup::<()>::new();
+        group.spawn(shield(one.run()));
+        group.shutdown().await
+    })
+    .await;
+    armed("map", |_, one, other| async {
+        let mut items = map(2, [one, other], Job::run);
+        while items.next().await.is_some() {}
+    })
+    .await;
+    armed("collect", |_, one, other| map(2, [one, other], Job::run).collect()).await;
+    armed("cancel_task", |_, one, _| {
+        let held = OnDrop::new(|| drop(one));
+        cancel_task(tokio::spawn(async {
+            let _held = held;
+            pending::<()>().await;
+        }))
+    })
+    .await;
 }
 
 /// Listens to its token with a waker that panics, and is counted twice as soon as it does.
@@ -209,49 +194,45 @@ async fn listening(counted: (Counted, Alive)) {
 }
 
 /// A token, which libraries wait for as well.
-#[test]
-fn a_waker_of_a_token_that_panics_keeps_the_pool_from_no_step() {
-    on_both(|| async {
-        for is_dropped in [false, true] {
-            let alive = Alive::default();
-            let opened = Pool::open(async |_: Pool| {
-                let nested: Pool = Pool::builder().grace(Duration::from_millis(5)).build();
-                nested.spawn(listening((alive.one(), alive.clone())));
-                let mut run = Box::pin(nested.clone().run());
-                poll_until(run.as_mut(), || alive.count() == 2).await;
-                if is_dropped {
-                    drop(run);
-                    return Ok(());
-                }
-                nested.cancel();
-                Ok(run.await?)
-            });
-            let told = opened.await.unwrap_err().to_string();
-            assert!(told.contains("panicked: in a waker"), "{told}");
-            assert_eq!(alive.count(), 0);
-        }
-    });
+#[apply(both)]
+async fn a_waker_of_a_token_that_panics_keeps_the_pool_from_no_step() {
+    for is_dropped in [false, true] {
+        let alive = Alive::default();
+        let opened = Pool::open(async |_: Pool| {
+            let nested: Pool = Pool::builder().grace(Duration::from_millis(5)).build();
+            nested.spawn(listening((alive.one(), alive.clone())));
+            let mut run = Box::pin(nested.clone().run());
+            poll_until(run.as_mut(), || alive.count() == 2).await;
+            if is_dropped {
+                drop(run);
+                return Ok(());
+            }
+            nested.cancel();
+            Ok(run.await?)
+        });
+        let told = opened.await.unwrap_err().to_string();
+        assert!(told.contains("panicked: in a waker"), "{told}");
+        assert_eq!(alive.count(), 0);
+    }
 }
 
-#[test]
-fn a_waker_of_a_token_that_panics_while_a_body_unwinds_does_not_end_the_process() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let opened = Pool::open(async |pool: Pool| {
-            let counted = alive.clone();
-            pool.spawn(async move {
-                let nested: Pool = Pool::builder().grace(Duration::from_millis(5)).build();
-                nested.spawn(listening((counted.one(), counted.clone())));
-                let mut run = Box::pin(nested.run());
-                poll_until(run.as_mut(), || counted.count() == 2).await;
-                quiet_panic("the task");
-            });
-            pending::<Result<(), _>>().await
+#[apply(both)]
+async fn a_waker_of_a_token_that_panics_while_a_body_unwinds_does_not_end_the_process() {
+    let alive = Alive::default();
+    let opened = Pool::open(async |pool: Pool| {
+        let counted = alive.clone();
+        pool.spawn(async move {
+            let nested: Pool = Pool::builder().grace(Duration::from_millis(5)).build();
+            nested.spawn(listening((counted.one(), counted.clone())));
+            let mut run = Box::pin(nested.run());
+            poll_until(run.as_mut(), || counted.count() == 2).await;
+            quiet_panic("the task");
         });
-        let told = all_failures(opened.await);
-        assert_eq!(told, ["panic: the task", "panic: in a waker"]);
-        assert_eq!(alive.count(), 0);
+        pending::<Result<(), _>>().await
     });
+    let told = all_failures(opened.await);
+    assert_eq!(told, ["panic: the task", "panic: in a waker"]);
+    assert_eq!(alive.count(), 0);
 }
 
 // ===== wakers that call back =====
@@ -266,40 +247,36 @@ impl<F: Fn() + Send + Sync> Wake for Calls<F> {
 }
 
 /// The waker of one who waits for a thing asks for the same thing.
-#[test]
-fn a_waker_may_wait_for_the_same_again() {
-    watched(|| {
-        on_both(|| async {
-            let opened = Pool::builder().limit(1).open(async |pool: Pool| {
-                let (gate, woken) = (LatchEvent::new(), Arc::new(AtomicUsize::new(0)));
-                let open = gate.wait_set();
-                pool.spawn(open);
-                let (own, count) = (pool.clone(), Arc::clone(&woken));
-                let waker = Waker::from(Arc::new(Calls(move || {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    let waits: [Pin<Box<dyn Future<Output = ()>>>; 3] =
-                        [Box::pin(own.ready()), Box::pin(own.idle()), Box::pin(own.cancelled())];
-                    for mut wait in waits {
-                        let _ = wait.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-                    }
-                })));
-                let mut waits: [Pin<Box<dyn Future<Output = ()>>>; 3] =
-                    [Box::pin(pool.ready()), Box::pin(pool.idle()), Box::pin(pool.cancelled())];
-                for wait in &mut waits {
-                    assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-                }
-                gate.set();
-                until(|| woken.load(Ordering::SeqCst) >= 2).await;
-                pool.cancel();
-                assert!(woken.load(Ordering::SeqCst) >= 3);
-                for wait in waits {
-                    wait.await;
-                }
-                Ok(())
-            });
-            opened.await.unwrap();
-        });
+#[apply(both)]
+async fn a_waker_may_wait_for_the_same_again() {
+    let opened = Pool::builder().limit(1).open(async |pool: Pool| {
+        let (gate, woken) = (LatchEvent::new(), Arc::new(AtomicUsize::new(0)));
+        let open = gate.wait_set();
+        pool.spawn(open);
+        let (own, count) = (pool.clone(), Arc::clone(&woken));
+        let waker = Waker::from(Arc::new(Calls(move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            let waits: [Pin<Box<dyn Future<Output = ()>>>; 3] =
+                [Box::pin(own.ready()), Box::pin(own.idle()), Box::pin(own.cancelled())];
+            for mut wait in waits {
+                let _ = wait.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            }
+        })));
+        let mut waits: [Pin<Box<dyn Future<Output = ()>>>; 3] =
+            [Box::pin(pool.ready()), Box::pin(pool.idle()), Box::pin(pool.cancelled())];
+        for wait in &mut waits {
+            assert!(wait.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        gate.set();
+        until(|| woken.load(Ordering::SeqCst) >= 2).await;
+        pool.cancel();
+        assert!(woken.load(Ordering::SeqCst) >= 3);
+        for wait in waits {
+            wait.await;
+        }
+        Ok(())
     });
+    opened.await.unwrap();
 }
 
 // ===== destructors that call back =====
@@ -315,48 +292,44 @@ async fn holding<T>(held: T) -> Result<(), BoxError> {
     pending().await
 }
 
-#[test]
-fn a_destructor_in_a_function_that_is_dropped_may_use_the_pool() {
-    watched(|| {
-        on_both(|| async {
-            for which in 0..9 {
-                let opened = Pool::open(async |pool: Pool| {
-                    let branch = || holding(meddler(&pool));
-                    let mut waiting: Pin<Box<dyn Future<Output = ()>>> = match which {
-                        0 => Box::pin(async { drop(race([branch(), branch()]).await) }),
-                        1 => Box::pin(async { drop(try_all([branch(), branch()]).await) }),
-                        2 => Box::pin(async { drop(wait_all([branch(), branch()]).await) }),
-                        3 => Box::pin(async { drop(timeout(Duration::MAX, branch()).await) }),
-                        4 => Box::pin(async {
-                            let mut group = TaskGroup::<()>::new();
-                            group.spawn(branch());
-                            drop(group.next().await);
-                        }),
-                        5 => Box::pin(async { drop(map(2, 0..4, |_| branch()).collect().await) }),
-                        6 => Box::pin(async { drop(pool.track_future(branch()).await) }),
-                        7 => Box::pin(async {
-                            let body = async |_: &mut OnDrop<_>| pending::<Result<(), BoxError>>().await;
-                            drop(with_exit(meddler(&pool), body, |_, _| ready(Ok(()))).await);
-                        }),
-                        _ => Box::pin(async {
-                            let nested: Pool = Pool::new();
-                            nested.spawn(branch());
-                            drop(nested.run().await);
-                        }),
-                    };
-                    for _ in 0..5 {
-                        assert!(poll_once(waiting.as_mut()).await.is_pending());
-                        yield_now().await;
-                    }
-                    drop(waiting);
-                    // Cancelled by what was dropped, if that had a moment.
-                    pool.cancel();
-                    Ok(())
-                });
-                drop(opened.await);
+#[apply(both)]
+async fn a_destructor_in_a_function_that_is_dropped_may_use_the_pool() {
+    for which in 0..9 {
+        let opened = Pool::open(async |pool: Pool| {
+            let branch = || holding(meddler(&pool));
+            let mut waiting: Pin<Box<dyn Future<Output = ()>>> = match which {
+                0 => Box::pin(async { drop(race([branch(), branch()]).await) }),
+                1 => Box::pin(async { drop(try_all([branch(), branch()]).await) }),
+                2 => Box::pin(async { drop(wait_all([branch(), branch()]).await) }),
+                3 => Box::pin(async { drop(timeout(Duration::MAX, branch()).await) }),
+                4 => Box::pin(async {
+                    let mut group = TaskGroup::<()>::new();
+                    group.spawn(branch());
+                    drop(group.next().await);
+                }),
+                5 => Box::pin(async { drop(map(2, 0..4, |_| branch()).collect().await) }),
+                6 => Box::pin(async { drop(pool.track_future(branch()).await) }),
+                7 => Box::pin(async {
+                    let body = async |_: &mut OnDrop<_>| pending::<Result<(), BoxError>>().await;
+                    drop(with_exit(meddler(&pool), body, |_, _| ready(Ok(()))).await);
+                }),
+                _ => Box::pin(async {
+                    let nested: Pool = Pool::new();
+                    nested.spawn(branch());
+                    drop(nested.run().await);
+                }),
+            };
+            for _ in 0..5 {
+                assert!(poll_once(waiting.as_mut()).await.is_pending());
+                yield_now().await;
             }
+            drop(waiting);
+            // Cancelled by what was dropped, if that had a moment.
+            pool.cancel();
+            Ok(())
         });
-    });
+        drop(opened.await);
+    }
 }
 
 // ===== policies =====
@@ -368,43 +341,37 @@ async fn orphan(message: &'static str) {
     assert!(poll_once(visit.as_mut()).await.is_pending());
 }
 
-#[test]
-fn a_policy_of_cleanup_failures_that_panics_keeps_them() {
-    on_both(|| async {
-        let policy = |_: &TaskError| -> OnFailure { quiet_panic("the policy") };
-        let opened = Pool::builder().on_cleanup_failure(policy).open(async |_: Pool| {
-            orphan("one").await;
-            orphan("two").await;
-            Ok(())
-        });
-        let error = opened.await.unwrap_err();
-        let mut told = failures(error.cleanup_failures());
-        told.sort();
-        assert!(error.failures().is_empty() && told == ["error: one", "error: two"], "{error}");
+#[apply(both)]
+async fn a_policy_of_cleanup_failures_that_panics_keeps_them() {
+    let policy = |_: &TaskError| -> OnFailure { quiet_panic("the policy") };
+    let opened = Pool::builder().on_cleanup_failure(policy).open(async |_: Pool| {
+        orphan("one").await;
+        orphan("two").await;
+        Ok(())
     });
+    let error = opened.await.unwrap_err();
+    let mut told = failures(error.cleanup_failures());
+    told.sort();
+    assert!(error.failures().is_empty() && told == ["error: one", "error: two"], "{error}");
 }
 
-#[test]
-fn a_policy_of_cleanup_failures_may_use_its_pool() {
-    watched(|| {
-        on_both(|| async {
-            let (asked, own) = (Arc::new(AtomicUsize::new(0)), Arc::new(OnceLock::<Pool>::new()));
-            let (count, known) = (Arc::clone(&asked), Arc::clone(&own));
-            let policy = move |_: &TaskError| {
-                count.fetch_add(1, Ordering::SeqCst);
-                meddle(known.get().unwrap());
-                OnFailure::Discard
-            };
-            let opened = Pool::builder().on_cleanup_failure(policy).open(async |pool: Pool| {
-                assert!(own.set(pool).is_ok());
-                orphan("one").await;
-                until(|| asked.load(Ordering::SeqCst) > 0).await;
-                Ok(())
-            });
-            assert_eq!(all_failures(opened.await), [""; 0]);
-            assert_eq!(asked.load(Ordering::SeqCst), 1);
-        });
+#[apply(both)]
+async fn a_policy_of_cleanup_failures_may_use_its_pool() {
+    let (asked, own) = (Arc::new(AtomicUsize::new(0)), Arc::new(OnceLock::<Pool>::new()));
+    let (count, known) = (Arc::clone(&asked), Arc::clone(&own));
+    let policy = move |_: &TaskError| {
+        count.fetch_add(1, Ordering::SeqCst);
+        meddle(known.get().unwrap());
+        OnFailure::Discard
+    };
+    let opened = Pool::builder().on_cleanup_failure(policy).open(async |pool: Pool| {
+        assert!(own.set(pool).is_ok());
+        orphan("one").await;
+        until(|| asked.load(Ordering::SeqCst) > 0).await;
+        Ok(())
     });
+    assert_eq!(all_failures(opened.await), [""; 0]);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 /// An error of which the pool knows nothing.
@@ -420,38 +387,32 @@ impl fmt::Display for Opaque {
 impl std::error::Error for Opaque {}
 
 /// Of a task, of the body, and of one that the error of a pool is asked for.
-#[test]
-fn a_hook_for_cancellations_that_panics_makes_its_error_a_failure() {
-    on_both(|| async {
-        let hook = |_: &Opaque| -> bool { quiet_panic("the hook") };
-        let opened = Pool::builder().is_cancellation(hook).open(async |pool: Pool<Opaque>| {
-            pool.spawn(async { Err(Opaque("of the task")) });
-            pool.cancelled().await;
-            Err::<(), _>(Opaque("of the body"))
-        });
-        let error = opened.await.unwrap_err();
-        assert!(!error.is_cancelled());
-        assert_eq!(failures(error.failures())[0], "error: of the task");
+#[apply(both)]
+async fn a_hook_for_cancellations_that_panics_makes_its_error_a_failure() {
+    let hook = |_: &Opaque| -> bool { quiet_panic("the hook") };
+    let opened = Pool::builder().is_cancellation(hook).open(async |pool: Pool<Opaque>| {
+        pool.spawn(async { Err(Opaque("of the task")) });
+        pool.cancelled().await;
+        Err::<(), _>(Opaque("of the body"))
     });
+    let error = opened.await.unwrap_err();
+    assert!(!error.is_cancelled());
+    assert_eq!(failures(error.failures())[0], "error: of the task");
 }
 
-#[test]
-fn a_hook_for_cancellations_may_use_its_pool() {
-    watched(|| {
-        on_both(|| async {
-            let hook = |_: &Opaque| {
-                meddle(&Pool::<Opaque>::current());
-                true
-            };
-            let opened = Pool::builder().is_cancellation(hook).open(async |pool: Pool<Opaque>| {
-                pool.spawn(async { Err(Opaque("of the task")) });
-                pending::<Result<(), _>>().await
-            });
-            // It was open still when it asked, or was closed by the hook.
-            let error = opened.await.unwrap_err();
-            assert!(error.is_cancelled() || error.failures().len() == 1, "{error}");
-        });
+#[apply(both)]
+async fn a_hook_for_cancellations_may_use_its_pool() {
+    let hook = |_: &Opaque| {
+        meddle(&Pool::<Opaque>::current());
+        true
+    };
+    let opened = Pool::builder().is_cancellation(hook).open(async |pool: Pool<Opaque>| {
+        pool.spawn(async { Err(Opaque("of the task")) });
+        pending::<Result<(), _>>().await
     });
+    // It was open still when it asked, or was closed by the hook.
+    let error = opened.await.unwrap_err();
+    assert!(error.is_cancelled() || error.failures().len() == 1, "{error}");
 }
 
 /// A pool with three policies, whose destructors panic.
@@ -471,56 +432,47 @@ fn with_bombs(pool: aiodrive::PoolBuilder) -> aiodrive::PoolBuilder {
     })
 }
 
-#[test]
-fn policies_may_panic_as_they_are_dropped_and_hide_no_failure() {
-    on_both(|| async {
-        let enclosing = Pool::open(async |_: Pool| {
-            let pool = with_bombs(Pool::builder()).build();
-            pool.spawn(async { Err("a failure".into()) });
-            let error = pool.run().await.unwrap_err();
-            assert_eq!(
-                failures(error.failures()),
-                ["error: a failure", "panic: on_failure", "panic: on_cleanup_failure"]
-            );
-            Ok(())
-        });
-        // That of the hook comes when the error has been made with it.
-        assert_eq!(all_failures(enclosing.await), ["panic: is_cancellation"]);
+#[apply(both)]
+async fn policies_may_panic_as_they_are_dropped_and_hide_no_failure() {
+    let enclosing = Pool::open(async |_: Pool| {
+        let pool = with_bombs(Pool::builder()).build();
+        pool.spawn(async { Err("a failure".into()) });
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: a failure", "panic: on_failure", "panic: on_cleanup_failure"]);
+        Ok(())
     });
+    // That of the hook comes when the error has been made with it.
+    assert_eq!(all_failures(enclosing.await), ["panic: is_cancellation"]);
 }
 
-#[test]
-fn policies_of_a_pool_that_is_dropped_may_panic_as_they_are_dropped() {
-    on_both(|| async {
-        let enclosing = Pool::open(async |_: Pool| {
-            let pool = with_bombs(Pool::builder()).build();
-            pool.spawn(pending::<()>());
-            let mut run = Box::pin(pool.run());
-            assert!(poll_once(run.as_mut()).await.is_pending());
-            drop(run);
-            Ok(())
-        });
-        let mut told = all_failures(enclosing.await);
-        told.sort();
-        assert!(told.contains(&"panic: on_failure".to_owned()), "{told:?}");
-        assert!(told.contains(&"panic: on_cleanup_failure".to_owned()), "{told:?}");
+#[apply(both)]
+async fn policies_of_a_pool_that_is_dropped_may_panic_as_they_are_dropped() {
+    let enclosing = Pool::open(async |_: Pool| {
+        let pool = with_bombs(Pool::builder()).build();
+        pool.spawn(pending::<()>());
+        let mut run = Box::pin(pool.run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        drop(run);
+        Ok(())
     });
+    let mut told = all_failures(enclosing.await);
+    told.sort();
+    assert!(told.contains(&"panic: on_failure".to_owned()), "{told:?}");
+    assert!(told.contains(&"panic: on_cleanup_failure".to_owned()), "{told:?}");
 }
 
-#[test]
-fn policies_of_a_pool_whose_body_panics_may_panic_as_they_are_dropped() {
-    on_both(|| async {
-        let enclosing = Pool::open(async |pool: Pool| {
-            let body = |_: Pool| async { quiet_panic("the body") };
-            let nested = async move { Ok(with_bombs(Pool::builder()).open::<(), _, _>(body).await?) };
-            pool.spawn_with_handle(nested).await.unwrap_err();
-            Ok(())
-        });
-        let told = all_failures(enclosing.await);
-        assert!(told.contains(&"panic: the body".to_owned()), "{told:?}");
-        assert!(told.contains(&"panic: on_failure".to_owned()), "{told:?}");
-        assert!(told.contains(&"panic: on_cleanup_failure".to_owned()), "{told:?}");
+#[apply(both)]
+async fn policies_of_a_pool_whose_body_panics_may_panic_as_they_are_dropped() {
+    let enclosing = Pool::open(async |pool: Pool| {
+        let body = |_: Pool| async { quiet_panic("the body") };
+        let nested = async move { Ok(with_bombs(Pool::builder()).open::<(), _, _>(body).await?) };
+        pool.spawn_with_handle(nested).await.unwrap_err();
+        Ok(())
     });
+    let told = all_failures(enclosing.await);
+    assert!(told.contains(&"panic: the body".to_owned()), "{told:?}");
+    assert!(told.contains(&"panic: on_failure".to_owned()), "{told:?}");
+    assert!(told.contains(&"panic: on_cleanup_failure".to_owned()), "{told:?}");
 }
 
 // ===== displays and sources =====
@@ -542,127 +494,117 @@ impl std::error::Error for Unspeakable {
 }
 
 /// It is told on stderr, which takes its text.
-#[test]
-fn an_error_without_a_text_can_be_told_to_nobody() {
-    on_both(|| async {
-        let dropped = Alive::default();
-        let held = dropped.one();
-        let body = async |_: &mut ()| pending::<Result<(), BoxError>>().await;
-        let handler = async move |(), _: Exit| {
-            let _held = held;
-            Err(Unspeakable.into())
-        };
-        let mut visit = Box::pin(with_exit((), body, handler));
-        assert!(poll_once(visit.as_mut()).await.is_pending());
-        drop(visit);
-        until(|| dropped.count() == 0).await;
-        turns(5).await;
-    });
+#[apply(both)]
+async fn an_error_without_a_text_can_be_told_to_nobody() {
+    let dropped = Alive::default();
+    let held = dropped.one();
+    let body = async |_: &mut ()| pending::<Result<(), BoxError>>().await;
+    let handler = async move |(), _: Exit| {
+        let _held = held;
+        Err(Unspeakable.into())
+    };
+    let mut visit = Box::pin(with_exit((), body, handler));
+    assert!(poll_once(visit.as_mut()).await.is_pending());
+    drop(visit);
+    until(|| dropped.count() == 0).await;
+    turns(5).await;
 }
 
-#[test]
-fn an_error_without_a_text_goes_wherever_failures_go() {
-    on_both(|| async {
-        let opened = Pool::builder().on_failure(|_| OnFailure::Collect).open(async |pool: Pool| {
-            pool.spawn(async { Err(Unspeakable.into()) });
-            pool.spawn(async { Ok(try_all([async { Err::<(), BoxError>(Unspeakable.into()) }]).await.map(drop)?) });
-            pool.spawn(async {
-                let [ended] = wait_all([async { Err::<(), BoxError>(Unspeakable.into()) }]).await;
-                Ok(ended?)
-            });
-            pool.spawn(async {
-                let mut group = TaskGroup::<()>::new();
-                group.spawn(async { Err(Unspeakable.into()) });
-                Ok(group.next().await.unwrap()?)
-            });
-            pool.spawn(async {
-                let body = async |_: &mut ()| Err::<(), BoxError>(Unspeakable.into());
-                Ok(with_exit((), body, |(), _| ready(Err(Unspeakable.into()))).await?)
-            });
-            pool.idle().await;
-            Err::<(), _>(Unspeakable.into())
+#[apply(both)]
+async fn an_error_without_a_text_goes_wherever_failures_go() {
+    let opened = Pool::builder().on_failure(|_| OnFailure::Collect).open(async |pool: Pool| {
+        pool.spawn(async { Err(Unspeakable.into()) });
+        pool.spawn(async { Ok(try_all([async { Err::<(), BoxError>(Unspeakable.into()) }]).await.map(drop)?) });
+        pool.spawn(async {
+            let [ended] = wait_all([async { Err::<(), BoxError>(Unspeakable.into()) }]).await;
+            Ok(ended?)
         });
-        assert_eq!(opened.await.unwrap_err().into_failures().len(), 6);
+        pool.spawn(async {
+            let mut group = TaskGroup::<()>::new();
+            group.spawn(async { Err(Unspeakable.into()) });
+            Ok(group.next().await.unwrap()?)
+        });
+        pool.spawn(async {
+            let body = async |_: &mut ()| Err::<(), BoxError>(Unspeakable.into());
+            Ok(with_exit((), body, |(), _| ready(Err(Unspeakable.into()))).await?)
+        });
+        pool.idle().await;
+        Err::<(), _>(Unspeakable.into())
     });
+    assert_eq!(opened.await.unwrap_err().into_failures().len(), 6);
 }
 
 // ===== the source and the function of `map` =====
 
-#[test]
-fn the_source_the_function_and_the_name_of_a_map_may_use_the_pool() {
-    watched(|| {
-        on_both(|| async {
-            for which in 0..3 {
-                let opened = Pool::open(async |pool: Pool| {
-                    let meddle_in = |here: i32| {
-                        if here == which {
-                            meddle(&pool);
-                        }
-                    };
-                    let own = pool.clone();
-                    let name = move |n: usize| {
-                        if which == 2 {
-                            meddle(&own);
-                        }
-                        n.to_string()
-                    };
-                    let source = (0..4).inspect(|_| meddle_in(0));
-                    let mapped = map(2, source, |n| {
-                        meddle_in(1);
-                        ready(Ok::<_, BoxError>(n))
-                    });
-                    assert_eq!(mapped.name(name).collect().await.unwrap(), [0, 1, 2, 3]);
-                    Ok(())
-                });
-                // The pool is cancelled, which the body notices only where it waits.
-                if let Err(error) = opened.await {
-                    assert!(error.is_cancelled(), "{error}");
+#[apply(both)]
+async fn the_source_the_function_and_the_name_of_a_map_may_use_the_pool() {
+    for which in 0..3 {
+        let opened = Pool::open(async |pool: Pool| {
+            let meddle_in = |here: i32| {
+                if here == which {
+                    meddle(&pool);
                 }
-            }
+            };
+            let own = pool.clone();
+            let name = move |n: usize| {
+                if which == 2 {
+                    meddle(&own);
+                }
+                n.to_string()
+            };
+            let source = (0..4).inspect(|_| meddle_in(0));
+            let mapped = map(2, source, |n| {
+                meddle_in(1);
+                ready(Ok::<_, BoxError>(n))
+            });
+            assert_eq!(mapped.name(name).collect().await.unwrap(), [0, 1, 2, 3]);
+            Ok(())
         });
-    });
+        // The pool is cancelled, which the body notices only where it waits.
+        if let Err(error) = opened.await {
+            assert!(error.is_cancelled(), "{error}");
+        }
+    }
 }
 
-#[test]
-fn the_source_and_the_function_of_a_map_may_panic_as_they_are_dropped() {
-    on_both(|| async {
-        for which in 0..3 {
-            for ends in [false, true] {
-                let alive = Alive::default();
-                let opened = Pool::open(async |_: Pool| {
-                    let armed = |here: usize| (here == which).then(|| bomb("dropped"));
-                    let [source, function, name] = [0, 1, 2].map(armed);
-                    let items = (0..3).inspect(move |_| {
-                        let _held = &source;
-                    });
-                    let count = alive.clone();
-                    let mut mapped = map(2, items, move |_| {
-                        let _held = &function;
-                        let counted = count.one();
-                        async move {
-                            let _counted = counted;
-                            if !ends {
-                                pending::<()>().await;
-                            }
-                            Ok::<_, BoxError>(())
-                        }
-                    })
-                    .name(move |n| {
-                        let _held = &name;
-                        n.to_string()
-                    });
-                    if ends {
-                        while mapped.next().await.is_some() {}
-                    } else {
-                        assert!(poll_once(pin!(mapped.next())).await.is_pending());
-                    }
-                    let text = panic_text(|| drop(mapped));
-                    assert_eq!(text, "dropped");
-                    Ok(())
+#[apply(both)]
+async fn the_source_and_the_function_of_a_map_may_panic_as_they_are_dropped() {
+    for which in 0..3 {
+        for ends in [false, true] {
+            let alive = Alive::default();
+            let opened = Pool::open(async |_: Pool| {
+                let armed = |here: usize| (here == which).then(|| bomb("dropped"));
+                let [source, function, name] = [0, 1, 2].map(armed);
+                let items = (0..3).inspect(move |_| {
+                    let _held = &source;
                 });
-                assert_eq!(all_failures(opened.await), [""; 0]);
-                assert_eq!(alive.count(), 0);
-            }
+                let count = alive.clone();
+                let mut mapped = map(2, items, move |_| {
+                    let _held = &function;
+                    let counted = count.one();
+                    async move {
+                        let _counted = counted;
+                        if !ends {
+                            pending::<()>().await;
+                        }
+                        Ok::<_, BoxError>(())
+                    }
+                })
+                .name(move |n| {
+                    let _held = &name;
+                    n.to_string()
+                });
+                if ends {
+                    while mapped.next().await.is_some() {}
+                } else {
+                    assert!(poll_once(pin!(mapped.next())).await.is_pending());
+                }
+                let text = panic_text(|| drop(mapped));
+                assert_eq!(text, "dropped");
+                Ok(())
+            });
+            assert_eq!(all_failures(opened.await), [""; 0]);
+            assert_eq!(alive.count(), 0);
         }
-    });
+    }
 }

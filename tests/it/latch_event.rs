@@ -8,9 +8,10 @@ use std::task::{Context, Wake, Waker};
 use std::thread;
 
 use aiodrive::{LatchEvent, Pool};
+use macro_rules_attribute::apply;
 use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
 
-use crate::support::{Alive, Log, OnDrop, on_both, on_current_thread, poll_once, watched};
+use crate::support::{Alive, Log, OnDrop, both, current_thread, poll_once, watched};
 
 /// A change of a latch.
 type Step = fn(&LatchEvent);
@@ -443,121 +444,109 @@ fn a_pulse_from_another_thread_completes_every_waiter_there_is() {
 
 // In a runtime.
 
-#[test]
-fn tasks_hand_a_token_to_and_fro() {
-    on_both(|| async {
-        let (ping, pong) = (LatchEvent::new(), LatchEvent::new());
-        let answering = {
-            let (ping, pong) = (ping.clone(), pong.clone());
-            tokio::spawn(async move {
-                for _ in 0..1000 {
-                    ping.wait_set().await;
-                    ping.unset();
-                    pong.set();
-                }
-            })
-        };
-        for _ in 0..1000 {
-            let answered = pong.wait_set();
-            ping.set();
-            answered.await;
-            pong.unset();
-        }
-        answering.await.unwrap();
-    });
-}
-
-#[test]
-fn a_loop_that_never_has_to_wait_lets_others_run() {
-    watched(|| {
-        on_current_thread(|| async {
-            for state in [false, true] {
-                let latch = LatchEvent::from(state);
-                tokio::select! {
-                    biased;
-                    () = async {
-                        loop {
-                            latch.set_to(state);
-                            if state { latch.wait_set().await } else { latch.wait_unset().await }
-                        }
-                    } => {}
-                    () = tokio::task::yield_now() => {}
-                }
-                // And one that sees a change each time.
-                tokio::select! {
-                    biased;
-                    () = async {
-                        loop {
-                            let change = latch.wait_change();
-                            latch.set_to(!latch.is_set());
-                            change.await;
-                        }
-                    } => {}
-                    () = tokio::task::yield_now() => {}
-                }
+#[apply(both)]
+async fn tasks_hand_a_token_to_and_fro() {
+    let (ping, pong) = (LatchEvent::new(), LatchEvent::new());
+    let answering = {
+        let (ping, pong) = (ping.clone(), pong.clone());
+        tokio::spawn(async move {
+            for _ in 0..1000 {
+                ping.wait_set().await;
+                ping.unset();
+                pong.set();
             }
-        });
-    });
+        })
+    };
+    for _ in 0..1000 {
+        let answered = pong.wait_set();
+        ping.set();
+        answered.await;
+        pong.unset();
+    }
+    answering.await.unwrap();
 }
 
-#[test]
-fn a_wait_that_is_ready_is_pending_once_the_budget_is_spent_and_then_ready() {
-    on_both(|| async {
-        let task = tokio::spawn(async {
-            let latch = LatchEvent::from(true);
-            let mut ready = 0;
-            loop {
-                let mut wait = Box::pin(latch.wait_set());
-                if poll_once(wait.as_mut()).await.is_pending() {
-                    latch.unset();
-                    wait.await;
-                    return ready;
-                }
-                ready += 1;
-                assert!(ready < 10_000, "it is not cooperative");
-            }
-        });
-        assert!(task.await.unwrap() > 0);
-    });
-}
-
-#[test]
-fn a_wait_in_a_select_forgets_only_itself() {
-    on_both(|| async {
-        let latch = LatchEvent::new();
-        let mut other = waiter(&latch, true);
-        assert_pending!(other.poll());
+#[apply(current_thread)]
+async fn a_loop_that_never_has_to_wait_lets_others_run() {
+    for state in [false, true] {
+        let latch = LatchEvent::from(state);
         tokio::select! {
             biased;
-            () = latch.wait_set() => unreachable!("it is unset"),
+            () = async {
+                loop {
+                    latch.set_to(state);
+                    if state { latch.wait_set().await } else { latch.wait_unset().await }
+                }
+            } => {}
             () = tokio::task::yield_now() => {}
         }
-        assert!(!other.is_woken());
-        latch.set();
-        assert!(other.is_woken());
-        assert_ready!(other.poll());
-    });
+        // And one that sees a change each time.
+        tokio::select! {
+            biased;
+            () = async {
+                loop {
+                    let change = latch.wait_change();
+                    latch.set_to(!latch.is_set());
+                    change.await;
+                }
+            } => {}
+            () = tokio::task::yield_now() => {}
+        }
+    }
 }
 
-#[test]
-fn a_latch_that_is_set_as_the_pool_is_cancelled_drops_the_waiting_body_once() {
-    on_both(|| async {
-        let (latch, alive) = (LatchEvent::new(), Alive::default());
-        let outcome = Pool::open(async |pool: Pool| {
-            let _counted = alive.one();
-            let waiting = latch.wait_set();
-            let (handle, set) = (pool.clone(), latch.clone());
-            pool.spawn(async move {
-                set.set();
-                handle.cancel();
-            });
-            waiting.await;
-            Ok(())
-        })
-        .await;
-        // Either came first; nothing hangs, and nothing is left.
-        assert!(outcome.is_ok() || outcome.unwrap_err().is_cancelled());
-        assert_eq!(alive.count(), 0);
-        assert!(latch.is_set());
+#[apply(both)]
+async fn a_wait_that_is_ready_is_pending_once_the_budget_is_spent_and_then_ready() {
+    let task = tokio::spawn(async {
+        let latch = LatchEvent::from(true);
+        let mut ready = 0;
+        loop {
+            let mut wait = Box::pin(latch.wait_set());
+            if poll_once(wait.as_mut()).await.is_pending() {
+                latch.unset();
+                wait.await;
+                return ready;
+            }
+            ready += 1;
+            assert!(ready < 10_000, "it is not cooperative");
+        }
     });
+    assert!(task.await.unwrap() > 0);
+}
+
+#[apply(both)]
+async fn a_wait_in_a_select_forgets_only_itself() {
+    let latch = LatchEvent::new();
+    let mut other = waiter(&latch, true);
+    assert_pending!(other.poll());
+    tokio::select! {
+        biased;
+        () = latch.wait_set() => unreachable!("it is unset"),
+        () = tokio::task::yield_now() => {}
+    }
+    assert!(!other.is_woken());
+    latch.set();
+    assert!(other.is_woken());
+    assert_ready!(other.poll());
+}
+
+#[apply(both)]
+async fn a_latch_that_is_set_as_the_pool_is_cancelled_drops_the_waiting_body_once() {
+    let (latch, alive) = (LatchEvent::new(), Alive::default());
+    let outcome = Pool::open(async |pool: Pool| {
+        let _counted = alive.one();
+        let waiting = latch.wait_set();
+        let (handle, set) = (pool.clone(), latch.clone());
+        pool.spawn(async move {
+            set.set();
+            handle.cancel();
+        });
+        waiting.await;
+        Ok(())
+    })
+    .await;
+    // Either came first; nothing hangs, and nothing is left.
+    assert!(outcome.is_ok() || outcome.unwrap_err().is_cancelled());
+    assert_eq!(alive.count(), 0);
+    assert!(latch.is_set());
 }

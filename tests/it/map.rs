@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
 use aiodrive::{BoxError, LatchEvent, Pool, PoolError, TaskError, map, shield};
+use macro_rules_attribute::apply;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::yield_now;
 
-use crate::support::*;
+use crate::support::{
+    Alive, OnDrop, both, current_thread, failures, multi_thread, on_both, panic_of, panic_text, poll_once, quiet_panic,
+    stays_pending, until,
+};
 
 async fn same(n: usize) -> Result<usize, BoxError> {
     Ok(n)
@@ -42,73 +46,65 @@ macro_rules! rest {
 
 // ===== order and limit =====
 
-#[test]
-fn results_come_in_the_order_of_the_items() {
-    on_both(|| async {
-        for limit in [1, 2, 3, 100, usize::MAX] {
-            let mut mapped = map(limit, 0..50, after_a_while);
-            assert_eq!(all(rest!(mapped)), (0..50).collect::<Vec<_>>());
-            for _ in 0..3 {
-                assert!(mapped.next().await.is_none());
-            }
+#[apply(both)]
+async fn results_come_in_the_order_of_the_items() {
+    for limit in [1, 2, 3, 100, usize::MAX] {
+        let mut mapped = map(limit, 0..50, after_a_while);
+        assert_eq!(all(rest!(mapped)), (0..50).collect::<Vec<_>>());
+        for _ in 0..3 {
+            assert!(mapped.next().await.is_none());
         }
-    });
+    }
 }
 
 /// The first defect of the Python original: it hung after `limit` items. The second: items of a burst were lost.
-#[test]
-fn without_an_order_every_item_comes_once() {
-    on_both(|| async {
-        for limit in [1, 2, 3, 100, usize::MAX] {
-            let mut results = all(rest!(map(limit, 0..50, after_a_while).unordered()));
-            results.sort();
-            assert_eq!(results, (0..50).collect::<Vec<_>>());
-        }
-    });
-}
-
-#[test]
-fn a_burst_that_ends_at_once_loses_nothing() {
-    on_both(|| async {
-        let gate = Arc::new(Semaphore::new(0));
-        let mut mapped = map(20, 0..20, |n| {
-            let gate = Arc::clone(&gate);
-            async move {
-                drop(gate.acquire().await?);
-                Ok::<_, BoxError>(n)
-            }
-        })
-        .unordered();
-        assert!(poll_once(pin!(mapped.next())).await.is_pending());
-        gate.add_permits(20);
-        let mut results = all(rest!(mapped));
+#[apply(both)]
+async fn without_an_order_every_item_comes_once() {
+    for limit in [1, 2, 3, 100, usize::MAX] {
+        let mut results = all(rest!(map(limit, 0..50, after_a_while).unordered()));
         results.sort();
-        assert_eq!(results, (0..20).collect::<Vec<_>>());
-    });
+        assert_eq!(results, (0..50).collect::<Vec<_>>());
+    }
 }
 
-#[test]
-fn without_an_order_the_first_to_complete_comes_first() {
-    on_both(|| async {
-        let mut gates = Vec::new();
-        let waits = (0..3).map(|n| {
-            let (gate, opened) = oneshot::channel::<()>();
-            gates.push(Some(gate));
-            (n, opened)
-        });
-        let waits: Vec<_> = waits.collect();
-        let mut mapped = map(3, waits, |(n, opened)| async move {
-            opened.await?;
+#[apply(both)]
+async fn a_burst_that_ends_at_once_loses_nothing() {
+    let gate = Arc::new(Semaphore::new(0));
+    let mut mapped = map(20, 0..20, |n| {
+        let gate = Arc::clone(&gate);
+        async move {
+            drop(gate.acquire().await?);
             Ok::<_, BoxError>(n)
-        })
-        .unordered();
-        for n in [2, 0, 1] {
-            stays_pending(pin!(mapped.next())).await;
-            gates[n].take().unwrap().send(()).unwrap();
-            assert_eq!(mapped.next().await.unwrap().unwrap(), n);
         }
-        assert!(mapped.next().await.is_none());
+    })
+    .unordered();
+    assert!(poll_once(pin!(mapped.next())).await.is_pending());
+    gate.add_permits(20);
+    let mut results = all(rest!(mapped));
+    results.sort();
+    assert_eq!(results, (0..20).collect::<Vec<_>>());
+}
+
+#[apply(both)]
+async fn without_an_order_the_first_to_complete_comes_first() {
+    let mut gates = Vec::new();
+    let waits = (0..3).map(|n| {
+        let (gate, opened) = oneshot::channel::<()>();
+        gates.push(Some(gate));
+        (n, opened)
     });
+    let waits: Vec<_> = waits.collect();
+    let mut mapped = map(3, waits, |(n, opened)| async move {
+        opened.await?;
+        Ok::<_, BoxError>(n)
+    })
+    .unordered();
+    for n in [2, 0, 1] {
+        stays_pending(pin!(mapped.next())).await;
+        gates[n].take().unwrap().send(()).unwrap();
+        assert_eq!(mapped.next().await.unwrap().unwrap(), n);
+    }
+    assert!(mapped.next().await.is_none());
 }
 
 /// Counts what is running, and the most that there were.
@@ -132,100 +128,88 @@ impl Running {
     }
 }
 
-#[test]
-fn no_more_run_at_a_time_than_the_limit() {
-    on_both(|| async {
-        for limit in [1, 2, 7] {
-            let running = Running::default();
-            let results = map(limit, 0..100, |n| running.clone().run(n)).collect().await.unwrap();
-            assert_eq!(results.len(), 100);
-            assert!(running.most() <= limit);
-            assert!(limit == 1 || running.most() > 1, "{} of {limit}", running.most());
-        }
-    });
+#[apply(both)]
+async fn no_more_run_at_a_time_than_the_limit() {
+    for limit in [1, 2, 7] {
+        let running = Running::default();
+        let results = map(limit, 0..100, |n| running.clone().run(n)).collect().await.unwrap();
+        assert_eq!(results.len(), 100);
+        assert!(running.most() <= limit);
+        assert!(limit == 1 || running.most() > 1, "{} of {limit}", running.most());
+    }
 }
 
 /// Results piled up before a slow consumer in the Python original.
-#[test]
-fn an_endless_source_is_pulled_no_faster_than_results_are_taken() {
-    on_both(|| async {
-        for ordered in [true, false] {
-            let pulled = AtomicUsize::new(0);
-            let items = std::iter::repeat_with(|| pulled.fetch_add(1, Ordering::Relaxed));
-            let mapped = map(5, items, same);
-            let mut mapped = if ordered { mapped } else { mapped.unordered() };
-            assert_eq!(pulled.load(Ordering::Relaxed), 0);
-            for taken in 1..100 {
-                mapped.next().await.unwrap().unwrap();
-                for _ in 0..20 {
-                    yield_now().await;
-                }
-                let pulled = pulled.load(Ordering::Relaxed);
-                assert!(pulled <= taken + 5, "{pulled} pulled, {taken} taken");
+#[apply(both)]
+async fn an_endless_source_is_pulled_no_faster_than_results_are_taken() {
+    for ordered in [true, false] {
+        let pulled = AtomicUsize::new(0);
+        let items = std::iter::repeat_with(|| pulled.fetch_add(1, Ordering::Relaxed));
+        let mapped = map(5, items, same);
+        let mut mapped = if ordered { mapped } else { mapped.unordered() };
+        assert_eq!(pulled.load(Ordering::Relaxed), 0);
+        for taken in 1..100 {
+            mapped.next().await.unwrap().unwrap();
+            for _ in 0..20 {
+                yield_now().await;
             }
+            let pulled = pulled.load(Ordering::Relaxed);
+            assert!(pulled <= taken + 5, "{pulled} pulled, {taken} taken");
+        }
+    }
+}
+
+#[apply(both)]
+async fn a_slow_first_item_holds_back_no_more_than_the_limit() {
+    let (gate, opened) = oneshot::channel::<()>();
+    let (mut opened, pulled) = (Some(opened), AtomicUsize::new(0));
+    let items = (0..100).inspect(|_| {
+        pulled.fetch_add(1, Ordering::Relaxed);
+    });
+    let mut mapped = map(4, items, |n| {
+        let opened = opened.take();
+        async move {
+            if let Some(opened) = opened {
+                opened.await?;
+            }
+            Ok::<_, BoxError>(n)
         }
     });
+    stays_pending(pin!(mapped.next())).await;
+    assert_eq!(pulled.load(Ordering::Relaxed), 4);
+    gate.send(()).unwrap();
+    assert_eq!(all(rest!(mapped)), (0..100).collect::<Vec<_>>());
 }
 
-#[test]
-fn a_slow_first_item_holds_back_no_more_than_the_limit() {
-    on_both(|| async {
-        let (gate, opened) = oneshot::channel::<()>();
-        let (mut opened, pulled) = (Some(opened), AtomicUsize::new(0));
-        let items = (0..100).inspect(|_| {
-            pulled.fetch_add(1, Ordering::Relaxed);
-        });
-        let mut mapped = map(4, items, |n| {
-            let opened = opened.take();
-            async move {
-                if let Some(opened) = opened {
-                    opened.await?;
-                }
-                Ok::<_, BoxError>(n)
-            }
-        });
-        stays_pending(pin!(mapped.next())).await;
-        assert_eq!(pulled.load(Ordering::Relaxed), 4);
-        gate.send(()).unwrap();
-        assert_eq!(all(rest!(mapped)), (0..100).collect::<Vec<_>>());
-    });
+#[apply(both)]
+async fn nothing_is_pulled_before_the_first_next() {
+    let mapped = map(3, std::iter::from_fn(|| -> Option<usize> { panic!("it is pulled") }), same);
+    yield_now().await;
+    assert_eq!(format!("{mapped:?}"), "Map { limit: 3, pulled: 0, given: 0, .. }");
+    drop(mapped);
 }
 
-#[test]
-fn nothing_is_pulled_before_the_first_next() {
-    on_both(|| async {
-        let mapped = map(3, std::iter::from_fn(|| -> Option<usize> { panic!("it is pulled") }), same);
-        yield_now().await;
-        assert_eq!(format!("{mapped:?}"), "Map { limit: 3, pulled: 0, given: 0, .. }");
-        drop(mapped);
-    });
-}
-
-#[test]
-fn an_empty_source_gives_nothing() {
-    on_both(|| async {
-        let mut mapped = map(3, Vec::new(), same);
-        assert!(mapped.next().await.is_none() && mapped.next().await.is_none());
-        assert_eq!(map(3, [], same).collect().await.unwrap(), []);
-        assert_eq!(map(3, [], same).unordered().collect().await.unwrap(), []);
-    });
+#[apply(both)]
+async fn an_empty_source_gives_nothing() {
+    let mut mapped = map(3, Vec::new(), same);
+    assert!(mapped.next().await.is_none() && mapped.next().await.is_none());
+    assert_eq!(map(3, [], same).collect().await.unwrap(), []);
+    assert_eq!(map(3, [], same).unordered().collect().await.unwrap(), []);
 }
 
 /// Some iterators begin anew after their end.
-#[test]
-fn the_source_is_not_asked_after_its_end() {
-    on_both(|| async {
-        let mut calls = 0;
-        let items = std::iter::from_fn(|| {
-            calls += 1;
-            (calls != 3).then_some(calls)
-        });
-        let mut mapped = map(1, items, same);
-        assert_eq!(all(rest!(mapped)), [1, 2]);
-        assert!(mapped.next().await.is_none());
-        drop(mapped);
-        assert_eq!(calls, 3);
+#[apply(both)]
+async fn the_source_is_not_asked_after_its_end() {
+    let mut calls = 0;
+    let items = std::iter::from_fn(|| {
+        calls += 1;
+        (calls != 3).then_some(calls)
     });
+    let mut mapped = map(1, items, same);
+    assert_eq!(all(rest!(mapped)), [1, 2]);
+    assert!(mapped.next().await.is_none());
+    drop(mapped);
+    assert_eq!(calls, 3);
 }
 
 // ===== failures =====
@@ -242,32 +226,28 @@ fn text(result: Result<usize, TaskError>) -> String {
     result.map_or_else(|failed| failures(&[failed]).remove(0), |value| value.to_string())
 }
 
-#[test]
-fn a_failure_is_an_item_and_stops_nothing() {
-    on_both(|| async {
-        for limit in [1, 3, 100] {
-            let texts: Vec<_> = rest!(map(limit, 0..6, odd_fails)).into_iter().map(text).collect();
-            assert_eq!(texts, ["0", "error: item 1", "2", "panic: a bug", "4", "error: item 5"]);
-        }
-    });
+#[apply(both)]
+async fn a_failure_is_an_item_and_stops_nothing() {
+    for limit in [1, 3, 100] {
+        let texts: Vec<_> = rest!(map(limit, 0..6, odd_fails)).into_iter().map(text).collect();
+        assert_eq!(texts, ["0", "error: item 1", "2", "panic: a bug", "4", "error: item 5"]);
+    }
 }
 
-#[test]
-fn a_failure_knows_its_item_and_the_line_of_the_call() {
-    on_both(|| async {
-        let here = Location::caller().line() + 1;
-        let mut mapped = map(2, [0, 1], async |n: usize| if n == 1 { Err("broken") } else { Ok(n) });
-        mapped.next().await;
-        let failed = mapped.next().await.unwrap().unwrap_err();
-        let at = failed.task().spawned_at();
-        assert_eq!((at.file(), at.line()), (file!(), here));
-        assert_eq!(failed.to_string(), format!("branch 1 of map at {at} failed: broken"));
+#[apply(both)]
+async fn a_failure_knows_its_item_and_the_line_of_the_call() {
+    let here = Location::caller().line() + 1;
+    let mut mapped = map(2, [0, 1], async |n: usize| if n == 1 { Err("broken") } else { Ok(n) });
+    mapped.next().await;
+    let failed = mapped.next().await.unwrap().unwrap_err();
+    let at = failed.task().spawned_at();
+    assert_eq!((at.file(), at.line()), (file!(), here));
+    assert_eq!(failed.to_string(), format!("branch 1 of map at {at} failed: broken"));
 
-        let mut mapped = map(2, [0, 1], async |_| Err::<(), _>("broken")).name(|index| format!("page {index}"));
-        for name in ["page 0", "page 1"] {
-            assert_eq!(mapped.next().await.unwrap().unwrap_err().task().name(), Some(name));
-        }
-    });
+    let mut mapped = map(2, [0, 1], async |_| Err::<(), _>("broken")).name(|index| format!("page {index}"));
+    for name in ["page 0", "page 1"] {
+        assert_eq!(mapped.next().await.unwrap().unwrap_err().task().name(), Some(name));
+    }
 }
 
 #[test]
@@ -279,68 +259,64 @@ fn a_limit_of_0_panics_with_the_callers_line() {
 }
 
 /// The panic goes through `next`; what the tasks come to is kept for the pool around.
-#[test]
-fn a_panic_of_the_source_or_the_function_ends_it() {
-    on_both(|| async {
-        for (in_source, ordered) in [(true, true), (true, false), (false, true), (false, false)] {
-            let alive = Alive::default();
-            let opened = Pool::open(async |_: Pool| {
-                let items = (0..10).inspect(|n| {
-                    if in_source && *n == 3 {
-                        quiet_panic("in the source")
-                    }
-                });
-                let failed = Alive::default();
-                let mapped = map(3, items, |n| {
-                    if n == 3 {
-                        quiet_panic("in the function")
-                    }
-                    let (counted, failing) = (alive.slow(), failed.one());
-                    async move {
-                        let _counted = counted;
-                        match n {
-                            0 => Ok(n),
-                            1 => {
-                                drop(failing);
-                                Err::<_, BoxError>("lost?".into())
-                            }
-                            _ => pending().await,
-                        }
-                    }
-                });
-                let mut mapped = if ordered { mapped } else { mapped.unordered() };
-                if ordered {
-                    assert_eq!(mapped.next().await.unwrap().unwrap(), 0);
-                } else {
-                    // Whichever of the two comes first.
-                    drop(mapped.next().await.unwrap());
+#[apply(both)]
+async fn a_panic_of_the_source_or_the_function_ends_it() {
+    for (in_source, ordered) in [(true, true), (true, false), (false, true), (false, false)] {
+        let alive = Alive::default();
+        let opened = Pool::open(async |_: Pool| {
+            let items = (0..10).inspect(|n| {
+                if in_source && *n == 3 {
+                    quiet_panic("in the source")
                 }
-                let text = panic_of(async { while mapped.next().await.is_some() {} }).await;
-                assert_eq!(text, if in_source { "in the source" } else { "in the function" });
-                for _ in 0..3 {
-                    assert!(mapped.next().await.is_none());
-                }
-                assert_eq!(alive.count(), 0, "`None` comes when nothing is left below");
-                Ok(())
             });
-            let ended = opened.await;
-            if ordered {
-                // Unless it was aborted before it had begun.
-                if let Err(error) = ended {
-                    assert_eq!(failures(error.cleanup_failures()), ["error: lost?"]);
+            let failed = Alive::default();
+            let mapped = map(3, items, |n| {
+                if n == 3 {
+                    quiet_panic("in the function")
                 }
+                let (counted, failing) = (alive.slow(), failed.one());
+                async move {
+                    let _counted = counted;
+                    match n {
+                        0 => Ok(n),
+                        1 => {
+                            drop(failing);
+                            Err::<_, BoxError>("lost?".into())
+                        }
+                        _ => pending().await,
+                    }
+                }
+            });
+            let mut mapped = if ordered { mapped } else { mapped.unordered() };
+            if ordered {
+                assert_eq!(mapped.next().await.unwrap().unwrap(), 0);
+            } else {
+                // Whichever of the two comes first.
+                drop(mapped.next().await.unwrap());
+            }
+            let text = panic_of(async { while mapped.next().await.is_some() {} }).await;
+            assert_eq!(text, if in_source { "in the source" } else { "in the function" });
+            for _ in 0..3 {
+                assert!(mapped.next().await.is_none());
+            }
+            assert_eq!(alive.count(), 0, "`None` comes when nothing is left below");
+            Ok(())
+        });
+        let ended = opened.await;
+        if ordered {
+            // Unless it was aborted before it had begun.
+            if let Err(error) = ended {
+                assert_eq!(failures(error.cleanup_failures()), ["error: lost?"]);
             }
         }
-    });
+    }
 }
 
-#[test]
-fn a_panic_of_the_name_ends_it() {
-    on_both(|| async {
-        let mut mapped = map(3, 0..10, same).name(|index| if index == 1 { quiet_panic("no name") } else { "named" });
-        assert_eq!(panic_of(mapped.next()).await, "no name");
-        assert!(mapped.next().await.is_none());
-    });
+#[apply(both)]
+async fn a_panic_of_the_name_ends_it() {
+    let mut mapped = map(3, 0..10, same).name(|index| if index == 1 { quiet_panic("no name") } else { "named" });
+    assert_eq!(panic_of(mapped.next()).await, "no name");
+    assert!(mapped.next().await.is_none());
 }
 
 #[test]
@@ -354,307 +330,285 @@ fn outside_of_a_runtime_it_panics() {
 
 // ===== collect =====
 
-#[test]
-fn collect_gives_all_values_in_order() {
-    on_both(|| async {
-        for limit in [1, 3, usize::MAX] {
-            assert_eq!(map(limit, 0..50, after_a_while).collect().await.unwrap(), (0..50).collect::<Vec<_>>());
-            let mut unordered = map(limit, 0..50, after_a_while).unordered().collect().await.unwrap();
-            unordered.sort();
-            assert_eq!(unordered, (0..50).collect::<Vec<_>>());
-        }
-        let mut mapped = map(3, 0..10, after_a_while);
-        assert_eq!(mapped.next().await.unwrap().unwrap(), 0);
-        assert_eq!(mapped.collect().await.unwrap(), (1..10).collect::<Vec<_>>());
-    });
+#[apply(both)]
+async fn collect_gives_all_values_in_order() {
+    for limit in [1, 3, usize::MAX] {
+        assert_eq!(map(limit, 0..50, after_a_while).collect().await.unwrap(), (0..50).collect::<Vec<_>>());
+        let mut unordered = map(limit, 0..50, after_a_while).unordered().collect().await.unwrap();
+        unordered.sort();
+        assert_eq!(unordered, (0..50).collect::<Vec<_>>());
+    }
+    let mut mapped = map(3, 0..10, after_a_while);
+    assert_eq!(mapped.next().await.unwrap().unwrap(), 0);
+    assert_eq!(mapped.collect().await.unwrap(), (1..10).collect::<Vec<_>>());
 }
 
-#[test]
-fn the_first_failure_aborts_the_rest_and_all_failures_are_inside() {
-    on_both(|| async {
-        let (alive, pulled, gate) = (Alive::default(), AtomicUsize::new(0), LatchEvent::new());
-        let items = (0..).inspect(|_| {
-            pulled.fetch_add(1, Ordering::Relaxed);
-        });
-        let collected = map(4, items, |n: usize| {
-            let (counted, gate) = (alive.slow(), gate.clone());
-            let bomb = (n == 3).then(|| OnDrop::new(|| quiet_panic("in a destructor")));
-            async move {
-                let (_counted, _bomb) = (counted, bomb);
-                match n {
-                    1 => Err::<usize, BoxError>("broken".into()),
-                    _ => {
-                        gate.wait_set().await;
-                        Ok(n)
-                    }
-                }
-            }
-        });
-        let error: PoolError = collected.name(|index| format!("item {index}")).collect().await.unwrap_err();
-        assert_eq!(failures(error.failures()), ["error: broken", "panic: in a destructor"]);
-        assert_eq!(error.first().unwrap().task().name(), Some("item 1"));
-        assert_eq!((alive.count(), pulled.load(Ordering::Relaxed)), (0, 4));
-        assert!(error.cleanup_failures().is_empty());
+#[apply(both)]
+async fn the_first_failure_aborts_the_rest_and_all_failures_are_inside() {
+    let (alive, pulled, gate) = (Alive::default(), AtomicUsize::new(0), LatchEvent::new());
+    let items = (0..).inspect(|_| {
+        pulled.fetch_add(1, Ordering::Relaxed);
     });
-}
-
-#[test]
-fn what_fails_below_a_collect_without_an_owner_is_in_its_error() {
-    on_both(|| async {
-        let opened = Pool::open(async |_: Pool| {
-            let collected = map(2, 0..4, async |n: usize| {
-                drop(shield(async { quiet_panic("shielded") }));
-                Ok::<_, BoxError>(n)
-            });
-            let error = collected.collect().await.unwrap_err();
-            assert!(error.failures().is_empty());
-            assert_eq!(failures(error.cleanup_failures()), ["panic: shielded"; 4]);
-            Ok(())
-        });
-        opened.await.unwrap();
-    });
-}
-
-#[test]
-fn values_that_nobody_gets_may_panic_as_they_are_dropped() {
-    on_both(|| async {
-        let collected = map(1, 0..3, async |n: usize| match n {
-            2 => Err::<_, BoxError>("broken".into()),
-            _ => Ok(OnDrop::new(|| quiet_panic("in a value"))),
-        });
-        let Err(error) = collected.collect().await else { panic!("it has failed") };
-        assert_eq!(failures(error.failures()), ["error: broken"]);
-        assert_eq!(failures(error.cleanup_failures()), ["panic: in a value", "panic: in a value"]);
-    });
-}
-
-#[test]
-fn a_collect_that_is_dropped_leaves_its_failures_to_the_pool() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let opened = Pool::open(async |_: Pool| {
-            let (gate, opened) = std::sync::mpsc::channel::<()>();
-            let opened = std::sync::Mutex::new(Some(opened));
-            let collected = map(3, 0..3, |n| {
-                let opened = if n == 2 { opened.lock().unwrap().take() } else { None };
-                let counted = alive.slow();
-                async move {
-                    let _counted = counted;
-                    match opened {
-                        // Cannot be aborted.
-                        Some(opened) => tokio::task::spawn_blocking(move || opened.recv()).await??,
-                        None if n == 1 => return Err::<usize, BoxError>("broken".into()),
-                        None => return pending().await,
-                    }
+    let collected = map(4, items, |n: usize| {
+        let (counted, gate) = (alive.slow(), gate.clone());
+        let bomb = (n == 3).then(|| OnDrop::new(|| quiet_panic("in a destructor")));
+        async move {
+            let (_counted, _bomb) = (counted, bomb);
+            match n {
+                1 => Err::<usize, BoxError>("broken".into()),
+                _ => {
+                    gate.wait_set().await;
                     Ok(n)
                 }
-            });
-            {
-                let mut collected = pin!(collected.collect());
-                for _ in 0..100 {
-                    assert!(poll_once(collected.as_mut()).await.is_pending() || alive.count() == 0);
-                    yield_now().await;
-                    if alive.count() == 0 {
-                        return Ok(());
-                    }
+            }
+        }
+    });
+    let error: PoolError = collected.name(|index| format!("item {index}")).collect().await.unwrap_err();
+    assert_eq!(failures(error.failures()), ["error: broken", "panic: in a destructor"]);
+    assert_eq!(error.first().unwrap().task().name(), Some("item 1"));
+    assert_eq!((alive.count(), pulled.load(Ordering::Relaxed)), (0, 4));
+    assert!(error.cleanup_failures().is_empty());
+}
+
+#[apply(both)]
+async fn what_fails_below_a_collect_without_an_owner_is_in_its_error() {
+    let opened = Pool::open(async |_: Pool| {
+        let collected = map(2, 0..4, async |n: usize| {
+            drop(shield(async { quiet_panic("shielded") }));
+            Ok::<_, BoxError>(n)
+        });
+        let error = collected.collect().await.unwrap_err();
+        assert!(error.failures().is_empty());
+        assert_eq!(failures(error.cleanup_failures()), ["panic: shielded"; 4]);
+        Ok(())
+    });
+    opened.await.unwrap();
+}
+
+#[apply(both)]
+async fn values_that_nobody_gets_may_panic_as_they_are_dropped() {
+    let collected = map(1, 0..3, async |n: usize| match n {
+        2 => Err::<_, BoxError>("broken".into()),
+        _ => Ok(OnDrop::new(|| quiet_panic("in a value"))),
+    });
+    let Err(error) = collected.collect().await else { panic!("it has failed") };
+    assert_eq!(failures(error.failures()), ["error: broken"]);
+    assert_eq!(failures(error.cleanup_failures()), ["panic: in a value", "panic: in a value"]);
+}
+
+#[apply(both)]
+async fn a_collect_that_is_dropped_leaves_its_failures_to_the_pool() {
+    let alive = Alive::default();
+    let opened = Pool::open(async |_: Pool| {
+        let (gate, opened) = std::sync::mpsc::channel::<()>();
+        let opened = std::sync::Mutex::new(Some(opened));
+        let collected = map(3, 0..3, |n| {
+            let opened = if n == 2 { opened.lock().unwrap().take() } else { None };
+            let counted = alive.slow();
+            async move {
+                let _counted = counted;
+                match opened {
+                    // Cannot be aborted.
+                    Some(opened) => tokio::task::spawn_blocking(move || opened.recv()).await??,
+                    None if n == 1 => return Err::<usize, BoxError>("broken".into()),
+                    None => return pending().await,
+                }
+                Ok(n)
+            }
+        });
+        {
+            let mut collected = pin!(collected.collect());
+            for _ in 0..100 {
+                assert!(poll_once(collected.as_mut()).await.is_pending() || alive.count() == 0);
+                yield_now().await;
+                if alive.count() == 0 {
+                    return Ok(());
                 }
             }
-            drop(gate);
-            Ok(())
-        });
-        drop(opened.await);
-        assert_eq!(alive.count(), 0);
+        }
+        drop(gate);
+        Ok(())
     });
+    drop(opened.await);
+    assert_eq!(alive.count(), 0);
 }
 
 // ===== early ends =====
 
 /// In the Python original, a consumer that stopped early left tasks behind, at some positions.
-#[test]
-fn a_consumer_may_stop_at_each_position() {
-    on_both(|| async {
-        for ordered in [true, false] {
-            for position in 0..=12 {
-                let alive = Alive::default();
-                let opened = Pool::open(async |_: Pool| {
-                    let mapped = map(3, 0..10, |n| {
-                        let counted = alive.slow();
-                        async move {
-                            let _counted = counted;
-                            after_a_while(n).await
-                        }
-                    });
-                    let mut mapped = if ordered { mapped } else { mapped.unordered() };
-                    for _ in 0..position {
-                        drop(mapped.next().await);
-                    }
-                    Ok(())
-                });
-                opened.await.unwrap();
-                assert_eq!(alive.count(), 0);
-            }
-        }
-    });
-}
-
-#[test]
-fn next_is_cancel_safe() {
-    on_both(|| async {
-        for ordered in [true, false] {
-            let mapped = map(4, 0..100, after_a_while);
-            let mut mapped = if ordered { mapped } else { mapped.unordered() };
-            let mut results = Vec::new();
-            loop {
-                match poll_once(pin!(mapped.next())).await {
-                    Poll::Ready(Some(result)) => results.push(result.unwrap()),
-                    Poll::Ready(None) => break,
-                    Poll::Pending => yield_now().await,
-                }
-            }
-            results.sort_by_key(|n| if ordered { 0 } else { *n });
-            assert_eq!(results, (0..100).collect::<Vec<_>>());
-        }
-    });
-}
-
-/// A cancel was swallowed in the Python original while a task ignored it.
-#[test]
-fn a_task_that_ignores_its_abort_is_waited_for() {
-    on_multi_thread(|| async {
-        let alive = Alive::default();
-        let opened = Pool::open(async |pool: Pool| {
-            let counted = alive.one();
-            pool.spawn(async move {
-                let (sender, began) = oneshot::channel();
-                let mut parts = Some((sender, counted));
-                let mut mapped = map(1, [0], |n: usize| {
-                    let parts = parts.take();
-                    async move {
-                        let (sender, counted) = parts.unwrap();
-                        sender.send(()).unwrap();
-                        (0..100_000).for_each(|_| std::thread::yield_now());
-                        drop(counted);
-                        Ok::<_, BoxError>(n)
-                    }
-                });
-                let next = mapped.next();
-                let cancel = async {
-                    began.await.unwrap();
-                    Pool::<BoxError>::current().cancel();
-                };
-                drop(tokio::join!(next, cancel));
-            });
-            Ok(())
-        });
-        opened.await.unwrap();
-        assert_eq!(alive.count(), 0);
-    });
-}
-
-#[test]
-fn failures_that_nobody_took_go_to_the_pool() {
-    on_both(|| async {
-        for ordered in [true, false] {
-            let taken_by_test = std::sync::Mutex::new(Vec::new());
+#[apply(both)]
+async fn a_consumer_may_stop_at_each_position() {
+    for ordered in [true, false] {
+        for position in 0..=12 {
+            let alive = Alive::default();
             let opened = Pool::open(async |_: Pool| {
-                let ended = Alive::default();
-                let (gate, opened) = oneshot::channel::<()>();
-                let mut opened = Some(opened);
-                let mapped = map(3, 0..3, |n| {
-                    let (counted, opened) = (ended.one(), opened.take());
+                let mapped = map(3, 0..10, |n| {
+                    let counted = alive.slow();
                     async move {
                         let _counted = counted;
-                        if let Some(opened) = opened {
-                            drop(opened.await);
-                        }
-                        if n == 0 { Ok(n) } else { Err::<usize, BoxError>(format!("item {n}").into()) }
+                        after_a_while(n).await
                     }
                 });
                 let mut mapped = if ordered { mapped } else { mapped.unordered() };
-                let mut taken = Vec::new();
-                if ordered {
-                    // Both wait in their slots.
-                    stays_pending(pin!(mapped.next())).await;
-                } else {
-                    taken.push(mapped.next().await.unwrap().unwrap_err());
+                for _ in 0..position {
+                    drop(mapped.next().await);
                 }
-                until(|| ended.count() == 1).await;
-                for _ in 0..100 {
-                    yield_now().await;
-                }
-                drop((mapped, gate));
-                taken_by_test.lock().unwrap().extend(failures(&taken));
                 Ok(())
             });
-            let error = opened.await.unwrap_err();
-            let mut texts = failures(error.cleanup_failures());
-            texts.append(&mut taken_by_test.lock().unwrap());
-            texts.sort();
-            assert_eq!(texts, ["error: item 1", "error: item 2"]);
+            opened.await.unwrap();
+            assert_eq!(alive.count(), 0);
         }
-    });
+    }
 }
 
-#[test]
-fn it_is_part_of_the_tree() {
-    on_both(|| async {
-        Pool::open(async |pool: Pool| {
-            let mut mapped = map(2, 0..10, async |_| pending::<Result<(), BoxError>>().await);
-            assert!(poll_once(pin!(mapped.next())).await.is_pending());
-            let tree = pool.tree().to_string();
-            assert!(tree.contains("<map> (running, 2 tasks)"), "{tree}");
-            Ok(())
-        })
-        .await
-        .unwrap();
-    });
-}
-
-#[test]
-fn what_is_ready_at_once_starves_nobody() {
-    on_current_thread(|| async {
-        let (gate, opened) = oneshot::channel::<()>();
-        let (mut opened, ended) = (Some(opened), Alive::default());
-        let mut mapped = map(usize::MAX, 0..10_000, |n| {
-            let (counted, opened) = (ended.one(), opened.take());
-            async move {
-                let _counted = counted;
-                if let Some(opened) = opened {
-                    opened.await?;
-                }
-                Ok::<_, BoxError>(n)
+#[apply(both)]
+async fn next_is_cancel_safe() {
+    for ordered in [true, false] {
+        let mapped = map(4, 0..100, after_a_while);
+        let mut mapped = if ordered { mapped } else { mapped.unordered() };
+        let mut results = Vec::new();
+        loop {
+            match poll_once(pin!(mapped.next())).await {
+                Poll::Ready(Some(result)) => results.push(result.unwrap()),
+                Poll::Ready(None) => break,
+                Poll::Pending => yield_now().await,
             }
-        });
-        // One poll after the other, in turns of this task: each spends no more than its budget.
-        let mut polls = 0;
-        while format!("{mapped:?}") != "Map { limit: 18446744073709551615, pulled: 10000, given: 0, .. }" {
-            assert!(poll_once(pin!(mapped.next())).await.is_pending());
-            yield_now().await;
-            polls += 1;
         }
-        assert!(polls > 70, "{polls} while pulling");
-        for _ in 0..1_000 {
-            assert!(poll_once(pin!(mapped.next())).await.is_pending());
-            yield_now().await;
-        }
-        // All wait in their slots.
-        gate.send(()).unwrap();
-        until(|| ended.count() == 0).await;
-        let mut pauses = 0;
-        for n in 0..10_000 {
-            let result = loop {
-                match poll_once(pin!(mapped.next())).await {
-                    Poll::Ready(result) => break result,
-                    Poll::Pending => {
-                        pauses += 1;
-                        yield_now().await;
-                    }
+        results.sort_by_key(|n| if ordered { 0 } else { *n });
+        assert_eq!(results, (0..100).collect::<Vec<_>>());
+    }
+}
+
+/// A cancel was swallowed in the Python original while a task ignored it.
+#[apply(multi_thread)]
+async fn a_task_that_ignores_its_abort_is_waited_for() {
+    let alive = Alive::default();
+    let opened = Pool::open(async |pool: Pool| {
+        let counted = alive.one();
+        pool.spawn(async move {
+            let (sender, began) = oneshot::channel();
+            let mut parts = Some((sender, counted));
+            let mut mapped = map(1, [0], |n: usize| {
+                let parts = parts.take();
+                async move {
+                    let (sender, counted) = parts.unwrap();
+                    sender.send(()).unwrap();
+                    (0..100_000).for_each(|_| std::thread::yield_now());
+                    drop(counted);
+                    Ok::<_, BoxError>(n)
                 }
+            });
+            let next = mapped.next();
+            let cancel = async {
+                began.await.unwrap();
+                Pool::<BoxError>::current().cancel();
             };
-            assert_eq!(result.unwrap().unwrap(), n);
-        }
-        assert!(pauses > 70, "{pauses} while giving");
+            drop(tokio::join!(next, cancel));
+        });
+        Ok(())
     });
+    opened.await.unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn failures_that_nobody_took_go_to_the_pool() {
+    for ordered in [true, false] {
+        let taken_by_test = std::sync::Mutex::new(Vec::new());
+        let opened = Pool::open(async |_: Pool| {
+            let ended = Alive::default();
+            let (gate, opened) = oneshot::channel::<()>();
+            let mut opened = Some(opened);
+            let mapped = map(3, 0..3, |n| {
+                let (counted, opened) = (ended.one(), opened.take());
+                async move {
+                    let _counted = counted;
+                    if let Some(opened) = opened {
+                        drop(opened.await);
+                    }
+                    if n == 0 { Ok(n) } else { Err::<usize, BoxError>(format!("item {n}").into()) }
+                }
+            });
+            let mut mapped = if ordered { mapped } else { mapped.unordered() };
+            let mut taken = Vec::new();
+            if ordered {
+                // Both wait in their slots.
+                stays_pending(pin!(mapped.next())).await;
+            } else {
+                taken.push(mapped.next().await.unwrap().unwrap_err());
+            }
+            until(|| ended.count() == 1).await;
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            drop((mapped, gate));
+            taken_by_test.lock().unwrap().extend(failures(&taken));
+            Ok(())
+        });
+        let error = opened.await.unwrap_err();
+        let mut texts = failures(error.cleanup_failures());
+        texts.append(&mut taken_by_test.lock().unwrap());
+        texts.sort();
+        assert_eq!(texts, ["error: item 1", "error: item 2"]);
+    }
+}
+
+#[apply(both)]
+async fn it_is_part_of_the_tree() {
+    Pool::open(async |pool: Pool| {
+        let mut mapped = map(2, 0..10, async |_| pending::<Result<(), BoxError>>().await);
+        assert!(poll_once(pin!(mapped.next())).await.is_pending());
+        let tree = pool.tree().to_string();
+        assert!(tree.contains("<map> (running, 2 tasks)"), "{tree}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[apply(current_thread)]
+async fn what_is_ready_at_once_starves_nobody() {
+    let (gate, opened) = oneshot::channel::<()>();
+    let (mut opened, ended) = (Some(opened), Alive::default());
+    let mut mapped = map(usize::MAX, 0..10_000, |n| {
+        let (counted, opened) = (ended.one(), opened.take());
+        async move {
+            let _counted = counted;
+            if let Some(opened) = opened {
+                opened.await?;
+            }
+            Ok::<_, BoxError>(n)
+        }
+    });
+    // One poll after the other, in turns of this task: each spends no more than its budget.
+    let mut polls = 0;
+    while format!("{mapped:?}") != "Map { limit: 18446744073709551615, pulled: 10000, given: 0, .. }" {
+        assert!(poll_once(pin!(mapped.next())).await.is_pending());
+        yield_now().await;
+        polls += 1;
+    }
+    assert!(polls > 70, "{polls} while pulling");
+    for _ in 0..1_000 {
+        assert!(poll_once(pin!(mapped.next())).await.is_pending());
+        yield_now().await;
+    }
+    // All wait in their slots.
+    gate.send(()).unwrap();
+    until(|| ended.count() == 0).await;
+    let mut pauses = 0;
+    for n in 0..10_000 {
+        let result = loop {
+            match poll_once(pin!(mapped.next())).await {
+                Poll::Ready(result) => break result,
+                Poll::Pending => {
+                    pauses += 1;
+                    yield_now().await;
+                }
+            }
+        };
+        assert_eq!(result.unwrap().unwrap(), n);
+    }
+    assert!(pauses > 70, "{pauses} while giving");
 }
 
 // ===== types =====

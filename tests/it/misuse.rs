@@ -9,15 +9,14 @@ use std::thread;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, LatchEvent, Pool, PoolError, Started, TaskStopped, cancel_task, prime, race, shield, timeout, timeout_at,
-    try_all, wait_all, with_exit,
+    BoxError, LatchEvent, Pool, Started, TaskStopped, cancel_task, prime, race, shield, timeout, timeout_at, try_all,
+    wait_all, with_exit,
 };
+use macro_rules_attribute::apply;
 use tokio::time::Instant;
 use tokio_test::{assert_ready, assert_ready_eq};
 
-use crate::support::{Alive, on_both, panic_of, panic_text, poll_once, quiet_panic, watched};
-
-type Outcome<T = ()> = Result<T, PoolError>;
+use crate::support::{Alive, Outcome, both, panic_of, panic_text, poll_once, quiet_panic};
 
 /// The place that a message names: this file, at the line of `site`.
 fn place(site: &Location<'_>) -> String {
@@ -115,70 +114,58 @@ fn with_panic_line<R>(line: &mut u32, code: impl FnOnce() -> R) -> R {
     result
 }
 
-#[test]
-fn running_twice_in_sequence_panics() {
-    on_both(|| async {
-        let pool = Pool::new();
-        pool.clone().run().await.unwrap();
-        run_again(pool);
-    });
+#[apply(both)]
+async fn running_twice_in_sequence_panics() {
+    let pool = Pool::new();
+    pool.clone().run().await.unwrap();
+    run_again(pool);
 }
 
-#[test]
-fn running_twice_in_parallel_panics() {
-    on_both(|| async {
-        let pool = Pool::new();
-        pool.spawn(pending::<()>());
-        let mut run = pin!(pool.clone().run());
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        run_again(pool.clone());
-        // The first run is none the worse for it.
-        pool.cancel();
-        run.await.unwrap();
-    });
+#[apply(both)]
+async fn running_twice_in_parallel_panics() {
+    let pool = Pool::new();
+    pool.spawn(pending::<()>());
+    let mut run = pin!(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    run_again(pool.clone());
+    // The first run is none the worse for it.
+    pool.cancel();
+    run.await.unwrap();
 }
 
-#[test]
-fn running_twice_panics_although_the_first_was_not_polled() {
-    on_both(|| async {
-        let pool = Pool::new();
-        let first = pool.clone().run();
-        run_again(pool);
-        first.await.unwrap();
-    });
+#[apply(both)]
+async fn running_twice_panics_although_the_first_was_not_polled() {
+    let pool = Pool::new();
+    let first = pool.clone().run();
+    run_again(pool);
+    first.await.unwrap();
 }
 
-#[test]
-fn running_again_after_the_first_was_dropped_panics() {
-    on_both(|| async {
-        let pool = Pool::new();
-        drop(pool.clone().run());
-        run_again(pool);
-    });
+#[apply(both)]
+async fn running_again_after_the_first_was_dropped_panics() {
+    let pool = Pool::new();
+    drop(pool.clone().run());
+    run_again(pool);
 }
 
-#[test]
-fn running_a_pool_from_its_own_task_is_a_panic_of_that_task() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        let own = pool.clone();
-        pool.spawn(async move { drop(own.run()) });
-        let error = pool.run().await.unwrap_err();
-        assert!(error.is_panic() && error.to_string().contains("already ran"), "{error}");
-    });
+#[apply(both)]
+async fn running_a_pool_from_its_own_task_is_a_panic_of_that_task() {
+    let pool = Pool::<BoxError>::new();
+    let own = pool.clone();
+    pool.spawn(async move { drop(own.run()) });
+    let error = pool.run().await.unwrap_err();
+    assert!(error.is_panic() && error.to_string().contains("already ran"), "{error}");
 }
 
-#[test]
-fn running_a_pool_from_its_body_is_a_panic_of_the_caller() {
-    on_both(|| async {
-        // `open` is the run of its pool: nobody else can be its owner.
-        let open = Pool::<BoxError>::open(async |pool| {
-            let mut second = tokio_test::task::spawn(pool.run());
-            let _ = second.poll();
-            Ok(())
-        });
-        assert!(panic_of(open).await.contains("already ran"));
+#[apply(both)]
+async fn running_a_pool_from_its_body_is_a_panic_of_the_caller() {
+    // `open` is the run of its pool: nobody else can be its owner.
+    let open = Pool::<BoxError>::open(async |pool| {
+        let mut second = tokio_test::task::spawn(pool.run());
+        let _ = second.poll();
+        Ok(())
     });
+    assert!(panic_of(open).await.contains("already ran"));
 }
 
 // ===== a pool that is closed =====
@@ -187,62 +174,54 @@ async fn finished() -> Pool {
     Pool::open(async |pool| Ok(pool)).await.unwrap()
 }
 
-#[test]
-fn spawn_on_a_closed_pool_drops_the_future_unpolled() {
-    on_both(|| async {
-        let (pool, alive, polled) = (finished().await, Alive::default(), Arc::new(AtomicBool::new(false)));
-        let (one, flag) = (alive.one(), Arc::clone(&polled));
-        pool.spawn(async move {
-            let _one = one;
-            flag.store(true, Ordering::SeqCst);
-        });
-        assert_eq!((alive.count(), polled.load(Ordering::SeqCst), pool.len()), (0, false, 0));
+#[apply(both)]
+async fn spawn_on_a_closed_pool_drops_the_future_unpolled() {
+    let (pool, alive, polled) = (finished().await, Alive::default(), Arc::new(AtomicBool::new(false)));
+    let (one, flag) = (alive.one(), Arc::clone(&polled));
+    pool.spawn(async move {
+        let _one = one;
+        flag.store(true, Ordering::SeqCst);
     });
+    assert_eq!((alive.count(), polled.load(Ordering::SeqCst), pool.len()), (0, false, 0));
 }
 
-#[test]
-fn try_spawn_on_a_closed_pool_gives_the_future_back() {
-    on_both(|| async {
-        let pool = finished().await;
-        let polled = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&polled);
-        let refused = pool.try_spawn(async move { flag.store(true, Ordering::SeqCst) }).unwrap_err();
-        assert_eq!(refused.to_string(), "the pool is closed");
-        assert!(!polled.load(Ordering::SeqCst));
-        refused.into_inner().await;
-        assert!(polled.load(Ordering::SeqCst));
-        let named = pool.build_task().name("late").try_spawn(async {}).unwrap_err();
-        named.into_inner().await;
-    });
+#[apply(both)]
+async fn try_spawn_on_a_closed_pool_gives_the_future_back() {
+    let pool = finished().await;
+    let polled = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&polled);
+    let refused = pool.try_spawn(async move { flag.store(true, Ordering::SeqCst) }).unwrap_err();
+    assert_eq!(refused.to_string(), "the pool is closed");
+    assert!(!polled.load(Ordering::SeqCst));
+    refused.into_inner().await;
+    assert!(polled.load(Ordering::SeqCst));
+    let named = pool.build_task().name("late").try_spawn(async {}).unwrap_err();
+    named.into_inner().await;
 }
 
-#[test]
-fn the_handle_of_a_refused_task_says_cancelled() {
-    on_both(|| async {
-        let (pool, alive) = (finished().await, Alive::default());
-        let one = alive.one();
-        let refused = pool.spawn_with_handle(async move {
-            drop(one);
-            Ok(1)
-        });
-        assert_eq!(alive.count(), 0);
-        assert!(refused.is_finished() && refused.id().is_none());
-        refused.cancel();
-        assert_eq!(refused.await, Err(TaskStopped::Cancelled));
+#[apply(both)]
+async fn the_handle_of_a_refused_task_says_cancelled() {
+    let (pool, alive) = (finished().await, Alive::default());
+    let one = alive.one();
+    let refused = pool.spawn_with_handle(async move {
+        drop(one);
+        Ok(1)
     });
+    assert_eq!(alive.count(), 0);
+    assert!(refused.is_finished() && refused.id().is_none());
+    refused.cancel();
+    assert_eq!(refused.await, Err(TaskStopped::Cancelled));
 }
 
-#[test]
-fn a_blocking_task_on_a_closed_pool_is_dropped_uncalled() {
-    on_both(|| async {
-        let (pool, alive, called) = (finished().await, Alive::default(), Arc::new(AtomicBool::new(false)));
-        let (one, flag) = (alive.one(), Arc::clone(&called));
-        pool.spawn_blocking(move || {
-            let _one = one;
-            flag.store(true, Ordering::SeqCst);
-        });
-        assert_eq!((alive.count(), called.load(Ordering::SeqCst)), (0, false));
+#[apply(both)]
+async fn a_blocking_task_on_a_closed_pool_is_dropped_uncalled() {
+    let (pool, alive, called) = (finished().await, Alive::default(), Arc::new(AtomicBool::new(false)));
+    let (one, flag) = (alive.one(), Arc::clone(&called));
+    pool.spawn_blocking(move || {
+        let _one = one;
+        flag.store(true, Ordering::SeqCst);
     });
+    assert_eq!((alive.count(), called.load(Ordering::SeqCst)), (0, false));
 }
 
 /// Spawns in every way into a pool that is closed, and finds that each is refused, unpolled.
@@ -304,8 +283,8 @@ fn a_closed_pool_refuses_tasks_without_a_runtime_as_well() {
     thread::spawn(move || every_spawn_is_refused(&pool)).join().unwrap();
 }
 
-#[test]
-fn a_closed_pool_refuses_tasks_in_the_destructor_of_a_thread_local() {
+#[apply(both)]
+async fn a_closed_pool_refuses_tasks_in_the_destructor_of_a_thread_local() {
     struct Late(Pool, mpsc::Sender<()>);
     impl Drop for Late {
         fn drop(&mut self) {
@@ -316,61 +295,47 @@ fn a_closed_pool_refuses_tasks_in_the_destructor_of_a_thread_local() {
     thread_local! {
         static LATE: std::cell::OnceCell<Late> = const { std::cell::OnceCell::new() };
     }
-    on_both(|| async {
-        let (pool, (sender, refused)) = (finished().await, mpsc::channel());
-        thread::spawn(move || LATE.with(|late| drop(late.set(Late(pool, sender))))).join().unwrap();
-        refused.recv().expect("the destructor did not run");
-    });
+    let (pool, (sender, refused)) = (finished().await, mpsc::channel());
+    thread::spawn(move || LATE.with(|late| drop(late.set(Late(pool, sender))))).join().unwrap();
+    refused.recv().expect("the destructor did not run");
 }
 
-#[test]
-fn a_destructor_of_a_refused_future_may_use_the_pool() {
-    watched(|| {
-        on_both(|| async {
-            let (pool, alive) = (finished().await, Alive::default());
-            let (own, one) = (pool.clone(), alive.one());
-            let on_drop = crate::support::OnDrop::new(move || {
-                own.spawn(async move { drop(one) });
-                assert_eq!(own.len(), 0);
-            });
-            pool.spawn(async move { drop(on_drop) });
-            assert_eq!(alive.count(), 0);
-        });
+#[apply(both)]
+async fn a_destructor_of_a_refused_future_may_use_the_pool() {
+    let (pool, alive) = (finished().await, Alive::default());
+    let (own, one) = (pool.clone(), alive.one());
+    let on_drop = crate::support::OnDrop::new(move || {
+        own.spawn(async move { drop(one) });
+        assert_eq!(own.len(), 0);
     });
+    pool.spawn(async move { drop(on_drop) });
+    assert_eq!(alive.count(), 0);
 }
 
 // ===== no thread for a local task =====
 
-#[test]
-fn spawn_local_outside_of_a_local_set_panics_at_the_callers_line_and_says_what_to_do() {
-    on_both(|| async {
-        let ways: [(&str, fn(&Pool), u32); 4] = [
-            ("spawn_local", |pool| pool.spawn_local(pending::<()>()), line!()),
-            (
-                "spawn_local_with_handle",
-                |pool| drop(pool.spawn_local_with_handle(pending::<Result<(), BoxError>>())),
-                line!(),
-            ),
-            ("built", |pool| pool.build_task().spawn_local(pending::<()>()), line!()),
-            (
-                "built, handle",
-                |pool| drop(pool.build_task().spawn_local_with_handle(pending::<Result<(), BoxError>>())),
-                line!(),
-            ),
-        ];
-        let opened = Pool::open(async |pool: Pool| {
-            for (way, spawn, expected) in ways {
-                let mut line = 0;
-                let message = with_panic_line(&mut line, || panic_text(|| spawn(&pool)));
-                assert_eq!(line, expected, "{way}");
-                assert!(message.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{way}: {message}");
-                assert!(message.contains("run the pool within `LocalSet::run_until`"), "{way}: {message}");
-                assert_eq!((pool.len(), pool.is_closed()), (0, false), "{way}");
-            }
-            Ok(())
-        });
-        opened.await.unwrap();
+#[apply(both)]
+async fn spawn_local_outside_of_a_local_set_panics_at_the_callers_line_and_says_what_to_do() {
+    type Never = Result<(), BoxError>;
+    type Spawn = fn(&Pool);
+    let ways: [(_, Spawn, _); 4] = [
+        ("plain", |pool| pool.spawn_local(pending::<()>()), line!()),
+        ("with a handle", |pool| drop(pool.spawn_local_with_handle(pending::<Never>())), line!()),
+        ("built", |pool| pool.build_task().spawn_local(pending::<()>()), line!()),
+        ("both", |pool| drop(pool.build_task().spawn_local_with_handle(pending::<Never>())), line!()),
+    ];
+    let opened = Pool::open(async |pool: Pool| {
+        for (way, spawn, expected) in ways {
+            let mut line = 0;
+            let message = with_panic_line(&mut line, || panic_text(|| spawn(&pool)));
+            assert_eq!(line, expected, "{way}");
+            assert!(message.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{way}: {message}");
+            assert!(message.contains("run the pool within `LocalSet::run_until`"), "{way}: {message}");
+            assert_eq!((pool.len(), pool.is_closed()), (0, false), "{way}");
+        }
+        Ok(())
     });
+    opened.await.unwrap();
 }
 
 // ===== no current pool =====
@@ -384,13 +349,11 @@ fn current_outside_of_a_pool_panics() {
     assert!(Pool::<BoxError>::try_current().is_none());
 }
 
-#[test]
-fn current_in_pools_of_other_error_types_panics() {
-    on_both(|| async {
-        let outcome: Outcome<_> = Pool::open(async |_| Ok(panic_text(Pool::<String>::current))).await;
-        let text = outcome.unwrap();
-        assert!(text.contains("alloc::string::String") && text.contains("dyn core::error::Error"), "{text}");
-    });
+#[apply(both)]
+async fn current_in_pools_of_other_error_types_panics() {
+    let outcome: Outcome<_> = Pool::open(async |_| Ok(panic_text(Pool::<String>::current))).await;
+    let text = outcome.unwrap();
+    assert!(text.contains("alloc::string::String") && text.contains("dyn core::error::Error"), "{text}");
 }
 
 // ===== polling after the end =====
@@ -404,75 +367,65 @@ async fn poll_again(name: &str, future: impl Future) {
     assert!(again.unwrap_or(true), "{name} was ready twice");
 }
 
-#[test]
-fn polling_after_the_end_panics_or_stays_pending() {
-    watched(|| {
-        on_both(|| async {
-            let pool = Pool::<BoxError>::builder().limit(1).keep_open(true).build();
-            let mut run = pin!(pool.clone().run());
-            assert!(poll_once(run.as_mut()).await.is_pending());
-            poll_again("a handle", pool.spawn_with_handle(async { Ok(1) })).await;
-            poll_again("start", pool.start(async |started: Started<u8>| started.ready(1))).await;
-            poll_again("ready", pool.ready()).await;
-            pool.cancel();
-            poll_again("cancelled", pool.cancelled()).await;
-            poll_again("run", run).await;
-            poll_again("open", Pool::<BoxError>::open(async |_| Ok(()))).await;
+#[apply(both)]
+async fn polling_after_the_end_panics_or_stays_pending() {
+    let pool = Pool::<BoxError>::builder().limit(1).keep_open(true).build();
+    let mut run = pin!(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    poll_again("a handle", pool.spawn_with_handle(async { Ok(1) })).await;
+    poll_again("start", pool.start(async |started: Started<u8>| started.ready(1))).await;
+    poll_again("ready", pool.ready()).await;
+    pool.cancel();
+    poll_again("cancelled", pool.cancelled()).await;
+    poll_again("run", run).await;
+    poll_again("open", Pool::<BoxError>::open(async |_| Ok(()))).await;
 
-            let value = async || Ok::<_, BoxError>(1);
-            poll_again("race", race([value()])).await;
-            poll_again("try_all", try_all([value()])).await;
-            poll_again("try_all of a tuple", try_all((value(), value()))).await;
-            poll_again("try_all of none", try_all(Vec::<Ready<Result<(), BoxError>>>::new())).await;
-            poll_again("wait_all", wait_all([value()])).await;
-            poll_again("wait_all of a tuple", wait_all((value(), value()))).await;
-            poll_again("wait_all of none", wait_all(Vec::<Ready<Result<(), BoxError>>>::new())).await;
-            poll_again("shield", shield(value())).await;
-            poll_again("with_exit", with_exit((), async |_| value().await, async |_, _| Ok(()))).await;
-            poll_again("timeout", timeout(Duration::MAX, value())).await;
-            poll_again("timeout that elapsed", timeout(Duration::ZERO, pending::<()>())).await;
-            poll_again("timeout_at", timeout_at(Instant::now(), value())).await;
-            poll_again("prime", prime(value())).await;
-            poll_again("cancel_task", cancel_task(tokio::spawn(value()))).await;
+    let value = async || Ok::<_, BoxError>(1);
+    poll_again("race", race([value()])).await;
+    poll_again("try_all", try_all([value()])).await;
+    poll_again("try_all of a tuple", try_all((value(), value()))).await;
+    poll_again("try_all of none", try_all(Vec::<Ready<Result<(), BoxError>>>::new())).await;
+    poll_again("wait_all", wait_all([value()])).await;
+    poll_again("wait_all of a tuple", wait_all((value(), value()))).await;
+    poll_again("wait_all of none", wait_all(Vec::<Ready<Result<(), BoxError>>>::new())).await;
+    poll_again("shield", shield(value())).await;
+    poll_again("with_exit", with_exit((), async |_| value().await, async |_, _| Ok(()))).await;
+    poll_again("timeout", timeout(Duration::MAX, value())).await;
+    poll_again("timeout that elapsed", timeout(Duration::ZERO, pending::<()>())).await;
+    poll_again("timeout_at", timeout_at(Instant::now(), value())).await;
+    poll_again("prime", prime(value())).await;
+    poll_again("cancel_task", cancel_task(tokio::spawn(value()))).await;
 
-            let latch = LatchEvent::new();
-            poll_again("wait_unset", latch.wait_unset()).await;
-            latch.set();
-            poll_again("wait_set", latch.wait_set()).await;
-            let change = latch.wait_change();
-            latch.unset();
-            poll_again("wait_change", change).await;
-        });
-    });
+    let latch = LatchEvent::new();
+    poll_again("wait_unset", latch.wait_unset()).await;
+    latch.set();
+    poll_again("wait_set", latch.wait_set()).await;
+    let change = latch.wait_change();
+    latch.unset();
+    poll_again("wait_change", change).await;
 }
 
-#[test]
-fn polling_after_a_panic_of_the_body_panics_or_stays_pending() {
-    watched(|| {
-        on_both(|| async {
-            let mut open = tokio_test::task::spawn(Pool::<BoxError>::open(async |_| -> Result<(), _> {
-                crate::support::quiet_panic("body")
-            }));
-            assert_eq!(panic_text(|| open.poll().is_ready()), "body");
-            let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open.poll().is_pending()));
-            assert!(again.unwrap_or(true), "it was ready");
-            drop(open);
-        });
-    });
+#[apply(both)]
+async fn polling_after_a_panic_of_the_body_panics_or_stays_pending() {
+    let mut open = tokio_test::task::spawn(Pool::<BoxError>::open(async |_| -> Result<(), _> {
+        crate::support::quiet_panic("body")
+    }));
+    assert_eq!(panic_text(|| open.poll().is_ready()), "body");
+    let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open.poll().is_pending()));
+    assert!(again.unwrap_or(true), "it was ready");
+    drop(open);
 }
 
-#[test]
-fn spurious_polls_do_no_harm() {
-    on_both(|| async {
-        let pool = Pool::<BoxError>::new();
-        pool.spawn(pending::<()>());
-        let seen = pool.clone();
-        let mut run = tokio_test::task::spawn(Box::pin(pool.run()));
-        for _ in 0..1_000 {
-            assert!(run.poll().is_pending());
-        }
-        seen.cancel();
-        assert!(run.is_woken());
-        run.into_inner().await.unwrap();
-    });
+#[apply(both)]
+async fn spurious_polls_do_no_harm() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(pending::<()>());
+    let seen = pool.clone();
+    let mut run = tokio_test::task::spawn(Box::pin(pool.run()));
+    for _ in 0..1_000 {
+        assert!(run.poll().is_pending());
+    }
+    seen.cancel();
+    assert!(run.is_woken());
+    run.into_inner().await.unwrap();
 }

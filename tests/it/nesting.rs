@@ -9,11 +9,12 @@ use std::time::Duration;
 use aiodrive::{
     BoxError, ClosingReason, Failure, LatchEvent, Pool, PoolError, TaskStopped, cancellation_token, shield, timeout,
 };
+use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 
 use crate::support::{
-    Alive, Log, OnDrop, busy, on_both, on_current_thread, on_multi_thread, panic_of, poll_once, poll_until,
-    quiet_panic, stays_pending, until,
+    Alive, Log, OnDrop, both, busy, current_thread, multi_thread, on_both, on_current_thread, on_multi_thread,
+    panic_of, poll_once, poll_until, quiet_panic, stays_pending, until,
 };
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -271,47 +272,43 @@ fn busy_chain(alive: &Alive) -> (Job, oneshot::Receiver<()>) {
     (chain(3, Box::pin(leaf)), has_begun)
 }
 
-#[test]
-fn nothing_is_left_of_a_busy_leaf_in_a_thousand_rounds() {
-    on_multi_thread(|| async {
-        for _ in 0..1_000 {
-            let alive = Alive::default();
-            let (job, has_begun) = busy_chain(&alive);
-            let outcome: Outcome = Pool::open(async |pool| {
-                let owner = pool.spawn_with_handle(async {
-                    job.await;
-                    Ok(())
-                });
-                has_begun.await?;
-                owner.cancel();
+#[apply(multi_thread)]
+async fn nothing_is_left_of_a_busy_leaf_in_a_thousand_rounds() {
+    for _ in 0..1_000 {
+        let alive = Alive::default();
+        let (job, has_begun) = busy_chain(&alive);
+        let outcome: Outcome = Pool::open(async |pool| {
+            let owner = pool.spawn_with_handle(async {
+                job.await;
                 Ok(())
-            })
-            .await;
-            outcome.unwrap();
-            assert_eq!(alive.count(), 0);
-        }
-    });
+            });
+            has_begun.await?;
+            owner.cancel();
+            Ok(())
+        })
+        .await;
+        outcome.unwrap();
+        assert_eq!(alive.count(), 0);
+    }
 }
 
-#[test]
-fn nothing_is_left_of_a_chain_that_is_still_growing_in_a_thousand_rounds() {
-    on_multi_thread(|| async {
-        for round in 0..1_000 {
-            let alive = Alive::default();
-            let (job, _) = busy_chain(&alive);
-            let outcome: Outcome = Pool::open(async |pool| {
-                pool.spawn(job);
-                for _ in 0..round % 20 {
-                    tokio::task::yield_now().await;
-                }
-                pool.cancel();
-                Ok(())
-            })
-            .await;
-            outcome.unwrap();
-            assert_eq!(alive.count(), 0);
-        }
-    });
+#[apply(multi_thread)]
+async fn nothing_is_left_of_a_chain_that_is_still_growing_in_a_thousand_rounds() {
+    for round in 0..1_000 {
+        let alive = Alive::default();
+        let (job, _) = busy_chain(&alive);
+        let outcome: Outcome = Pool::open(async |pool| {
+            pool.spawn(job);
+            for _ in 0..round % 20 {
+                tokio::task::yield_now().await;
+            }
+            pool.cancel();
+            Ok(())
+        })
+        .await;
+        outcome.unwrap();
+        assert_eq!(alive.count(), 0);
+    }
 }
 
 // ===== who is waited for =====
@@ -327,137 +324,129 @@ fn blocking(alive: &Alive) -> (impl FnOnce() + Send + use<>, mpsc::Sender<()>) {
     (closure, release)
 }
 
-#[test]
-fn every_level_waits_for_what_an_ended_task_left_below() {
-    on_both(|| async {
-        let (alive, middle_ended) = (Alive::default(), Alive::default());
-        let (closure, release) = blocking(&alive);
-        let (outer_flag, middle_flag) = (middle_ended.one(), middle_ended.one());
-        let below = alive.clone();
-        let mut outermost = pin!(Pool::open(async |pool: Pool| {
-            pool.spawn(async move {
-                let _flag = outer_flag;
-                let outcome: Outcome = Pool::open(async |pool| {
-                    pool.spawn(async move {
-                        let _flag = middle_flag;
-                        let mut lowest = Box::pin(Pool::open(async |pool: Pool| {
-                            pool.spawn_blocking(closure);
-                            pending::<Result<(), BoxError>>().await
-                        }));
-                        assert!(poll_once(lowest.as_mut()).await.is_pending());
-                        until(|| below.count() == 1).await;
-                    });
-                    Ok(())
-                })
-                .await;
-                outcome.unwrap();
-            });
-            Ok::<_, BoxError>(())
-        }));
-        assert!(poll_once(outermost.as_mut()).await.is_pending());
-        // The task in the middle has ended, and its pool, which has no task left, has not.
-        until(|| middle_ended.count() == 1).await;
-        stays_pending(outermost.as_mut()).await;
-        assert_eq!((alive.count(), middle_ended.count()), (1, 1));
-        release.send(()).unwrap();
-        outermost.await.unwrap();
-        assert_eq!((alive.count(), middle_ended.count()), (0, 0));
-    });
-}
-
-#[test]
-fn blocking_work_below_an_aborted_owner_delays_the_outermost_pool() {
-    on_both(|| async {
-        let (alive, owners) = (Alive::default(), Alive::default());
-        let (closure, release) = blocking(&alive);
-        let (seen, flag) = (alive.clone(), owners.one());
-        let mut outermost = pin!(Pool::open(async |pool: Pool| {
-            let owner = pool.spawn_with_handle(async {
-                let _flag = flag;
-                let outcome: Outcome = Pool::open(async |pool| {
-                    pool.spawn_blocking(closure);
-                    Ok(())
-                })
-                .await;
-                outcome.unwrap();
+#[apply(both)]
+async fn every_level_waits_for_what_an_ended_task_left_below() {
+    let (alive, middle_ended) = (Alive::default(), Alive::default());
+    let (closure, release) = blocking(&alive);
+    let (outer_flag, middle_flag) = (middle_ended.one(), middle_ended.one());
+    let below = alive.clone();
+    let mut outermost = pin!(Pool::open(async |pool: Pool| {
+        pool.spawn(async move {
+            let _flag = outer_flag;
+            let outcome: Outcome = Pool::open(async |pool| {
+                pool.spawn(async move {
+                    let _flag = middle_flag;
+                    let mut lowest = Box::pin(Pool::open(async |pool: Pool| {
+                        pool.spawn_blocking(closure);
+                        pending::<Result<(), BoxError>>().await
+                    }));
+                    assert!(poll_once(lowest.as_mut()).await.is_pending());
+                    until(|| below.count() == 1).await;
+                });
                 Ok(())
-            });
-            until(|| seen.count() == 1).await;
-            owner.cancel();
-            assert_eq!(owner.await, Err(TaskStopped::Cancelled));
-            Ok::<_, BoxError>(())
-        }));
-        // The closure may have begun before its owner is out of its first poll: it is not aborted before.
-        tokio::select! {
-            biased;
-            _ = outermost.as_mut() => panic!("it is ready too early"),
-            () = until(|| owners.count() == 0) => {}
-        }
-        stays_pending(outermost.as_mut()).await;
-        assert_eq!(alive.count(), 1);
-        release.send(()).unwrap();
-        outermost.await.unwrap();
-        assert_eq!(alive.count(), 0);
-    });
+            })
+            .await;
+            outcome.unwrap();
+        });
+        Ok::<_, BoxError>(())
+    }));
+    assert!(poll_once(outermost.as_mut()).await.is_pending());
+    // The task in the middle has ended, and its pool, which has no task left, has not.
+    until(|| middle_ended.count() == 1).await;
+    stays_pending(outermost.as_mut()).await;
+    assert_eq!((alive.count(), middle_ended.count()), (1, 1));
+    release.send(()).unwrap();
+    outermost.await.unwrap();
+    assert_eq!((alive.count(), middle_ended.count()), (0, 0));
 }
 
-#[test]
-fn a_destructor_that_blocks_delays_the_outermost_pool() {
-    on_multi_thread(|| async {
-        let alive = Alive::default();
-        let (entered, in_drop) = mpsc::channel();
-        let (release, released) = mpsc::channel::<()>();
-        let blocks = (
-            OnDrop::new(move || {
-                let _ = (entered.send(()), released.recv());
-            }),
-            alive.one(),
-        );
-        let mut outermost = pin!(Pool::open(async |pool: Pool| {
-            pool.spawn(async {
-                let outcome: Outcome = Pool::open(async |pool| {
-                    pool.spawn(async move {
-                        let _blocks = blocks;
-                        pending::<()>().await;
-                    });
-                    Ok(())
-                })
-                .await;
-                outcome.unwrap();
-            });
-            tokio::task::yield_now().await;
-            pool.cancel();
-            Ok::<_, BoxError>(())
-        }));
-        while in_drop.try_recv().is_err() {
-            assert!(poll_once(outermost.as_mut()).await.is_pending());
-            tokio::task::yield_now().await;
-        }
-        stays_pending(outermost.as_mut()).await;
-        assert_eq!(alive.count(), 1);
-        drop(release);
-        outermost.await.unwrap();
-        assert_eq!(alive.count(), 0);
-    });
-}
-
-#[test]
-fn handles_of_a_pool_do_not_delay_it() {
-    on_both(|| async {
-        let mut kept = Vec::new();
-        let outcome: Outcome = Pool::open(async |pool: Pool| {
-            kept.push(pool.clone());
-            let own = pool.clone();
-            pool.spawn(async move { kept_by_a_task(own).await });
-            std::mem::forget(pool.clone());
-            let value = pool.spawn_with_handle(async { Ok(1) });
-            std::mem::forget(value);
+#[apply(both)]
+async fn blocking_work_below_an_aborted_owner_delays_the_outermost_pool() {
+    let (alive, owners) = (Alive::default(), Alive::default());
+    let (closure, release) = blocking(&alive);
+    let (seen, flag) = (alive.clone(), owners.one());
+    let mut outermost = pin!(Pool::open(async |pool: Pool| {
+        let owner = pool.spawn_with_handle(async {
+            let _flag = flag;
+            let outcome: Outcome = Pool::open(async |pool| {
+                pool.spawn_blocking(closure);
+                Ok(())
+            })
+            .await;
+            outcome.unwrap();
             Ok(())
-        })
-        .await;
-        outcome.unwrap();
-        assert!(kept[0].is_closed());
-    });
+        });
+        until(|| seen.count() == 1).await;
+        owner.cancel();
+        assert_eq!(owner.await, Err(TaskStopped::Cancelled));
+        Ok::<_, BoxError>(())
+    }));
+    // The closure may have begun before its owner is out of its first poll: it is not aborted before.
+    tokio::select! {
+        biased;
+        _ = outermost.as_mut() => panic!("it is ready too early"),
+        () = until(|| owners.count() == 0) => {}
+    }
+    stays_pending(outermost.as_mut()).await;
+    assert_eq!(alive.count(), 1);
+    release.send(()).unwrap();
+    outermost.await.unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(multi_thread)]
+async fn a_destructor_that_blocks_delays_the_outermost_pool() {
+    let alive = Alive::default();
+    let (entered, in_drop) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let blocks = (
+        OnDrop::new(move || {
+            let _ = (entered.send(()), released.recv());
+        }),
+        alive.one(),
+    );
+    let mut outermost = pin!(Pool::open(async |pool: Pool| {
+        pool.spawn(async {
+            let outcome: Outcome = Pool::open(async |pool| {
+                pool.spawn(async move {
+                    let _blocks = blocks;
+                    pending::<()>().await;
+                });
+                Ok(())
+            })
+            .await;
+            outcome.unwrap();
+        });
+        tokio::task::yield_now().await;
+        pool.cancel();
+        Ok::<_, BoxError>(())
+    }));
+    while in_drop.try_recv().is_err() {
+        assert!(poll_once(outermost.as_mut()).await.is_pending());
+        tokio::task::yield_now().await;
+    }
+    stays_pending(outermost.as_mut()).await;
+    assert_eq!(alive.count(), 1);
+    drop(release);
+    outermost.await.unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn handles_of_a_pool_do_not_delay_it() {
+    let mut kept = Vec::new();
+    let outcome: Outcome = Pool::open(async |pool: Pool| {
+        kept.push(pool.clone());
+        let own = pool.clone();
+        pool.spawn(async move { kept_by_a_task(own).await });
+        std::mem::forget(pool.clone());
+        let value = pool.spawn_with_handle(async { Ok(1) });
+        std::mem::forget(value);
+        Ok(())
+    })
+    .await;
+    outcome.unwrap();
+    assert!(kept[0].is_closed());
 
     async fn kept_by_a_task(pool: Pool) {
         tokio::task::yield_now().await;
@@ -465,117 +454,107 @@ fn handles_of_a_pool_do_not_delay_it() {
     }
 }
 
-#[test]
-fn a_handle_that_a_task_of_another_pool_keeps_does_not_delay_a_pool() {
-    on_both(|| async {
-        let outcome: Outcome = Pool::open(async |outer: Pool| {
-            let inner: Outcome = Pool::open(async |pool: Pool| {
-                outer.spawn(async move {
-                    let _pool = pool;
-                    pending::<()>().await;
+#[apply(both)]
+async fn a_handle_that_a_task_of_another_pool_keeps_does_not_delay_a_pool() {
+    let outcome: Outcome = Pool::open(async |outer: Pool| {
+        let inner: Outcome = Pool::open(async |pool: Pool| {
+            outer.spawn(async move {
+                let _pool = pool;
+                pending::<()>().await;
+            });
+            tokio::task::yield_now().await;
+            Ok(())
+        })
+        .await;
+        inner.unwrap();
+        outer.cancel();
+        Ok(())
+    })
+    .await;
+    outcome.unwrap();
+}
+
+#[apply(both)]
+async fn a_handle_that_outlives_its_pool_is_harmless() {
+    let pool: Pool = Pool::open(async |pool| Ok(pool)).await.unwrap();
+    let alive = Alive::default();
+    let one = alive.one();
+    pool.spawn(async move { drop(one) });
+    pool.cancel();
+    pool.cancelled().await;
+    assert!(pool.is_closed() && pool.is_empty());
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn a_bare_task_in_a_pool_is_not_owned() {
+    let alive = Alive::default();
+    let one = alive.one();
+    let outcome: Outcome<_> = Pool::open(async |_| {
+        Ok(tokio::spawn(async move {
+            let _one = one;
+            pending::<()>().await;
+        }))
+    })
+    .await;
+    let bare = outcome.unwrap();
+    assert_eq!(alive.count(), 1);
+    assert_eq!(aiodrive::cancel_task(bare).await.unwrap(), None);
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn a_pool_in_a_bare_task_is_waited_for_by_nobody() {
+    let alive = Alive::default();
+    let one = alive.one();
+    let outcome: Outcome<_> = Pool::open(async |_| {
+        Ok(tokio::spawn(Pool::open(async |pool: Pool| {
+            pool.spawn(async move {
+                let _one = one;
+                pending::<()>().await;
+            });
+            Ok::<_, BoxError>(())
+        })))
+    })
+    .await;
+    let bare = outcome.unwrap();
+    assert_eq!(alive.count(), 1);
+    bare.abort();
+    assert!(bare.await.unwrap_err().is_cancelled());
+    until(|| alive.count() == 0).await;
+}
+
+#[apply(both)]
+async fn shielded_work_far_below_a_cancelled_pool_is_waited_for() {
+    let alive = Alive::default();
+    let (release, released) = oneshot::channel::<()>();
+    let (below, log) = (alive.clone(), Log::default());
+    let ends = log.clone();
+    let outcome: Outcome = Pool::open(async |pool| {
+        let seen = below.clone();
+        pool.spawn(async {
+            let outcome: Outcome = Pool::open(async |pool| {
+                pool.spawn(async {
+                    shield(async move {
+                        let _alive = below.one();
+                        let _ = released.await;
+                        ends.push("finished");
+                    })
+                    .await;
                 });
-                tokio::task::yield_now().await;
                 Ok(())
             })
             .await;
-            inner.unwrap();
-            outer.cancel();
-            Ok(())
-        })
-        .await;
-        outcome.unwrap();
-    });
-}
-
-#[test]
-fn a_handle_that_outlives_its_pool_is_harmless() {
-    on_both(|| async {
-        let pool: Pool = Pool::open(async |pool| Ok(pool)).await.unwrap();
-        let alive = Alive::default();
-        let one = alive.one();
-        pool.spawn(async move { drop(one) });
+            outcome.unwrap();
+        });
+        until(|| seen.count() == 1).await;
         pool.cancel();
-        pool.cancelled().await;
-        assert!(pool.is_closed() && pool.is_empty());
-        assert_eq!(alive.count(), 0);
-    });
-}
-
-#[test]
-fn a_bare_task_in_a_pool_is_not_owned() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let one = alive.one();
-        let outcome: Outcome<_> = Pool::open(async |_| {
-            Ok(tokio::spawn(async move {
-                let _one = one;
-                pending::<()>().await;
-            }))
-        })
-        .await;
-        let bare = outcome.unwrap();
-        assert_eq!(alive.count(), 1);
-        assert_eq!(aiodrive::cancel_task(bare).await.unwrap(), None);
-        assert_eq!(alive.count(), 0);
-    });
-}
-
-#[test]
-fn a_pool_in_a_bare_task_is_waited_for_by_nobody() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let one = alive.one();
-        let outcome: Outcome<_> = Pool::open(async |_| {
-            Ok(tokio::spawn(Pool::open(async |pool: Pool| {
-                pool.spawn(async move {
-                    let _one = one;
-                    pending::<()>().await;
-                });
-                Ok::<_, BoxError>(())
-            })))
-        })
-        .await;
-        let bare = outcome.unwrap();
-        assert_eq!(alive.count(), 1);
-        bare.abort();
-        assert!(bare.await.unwrap_err().is_cancelled());
-        until(|| alive.count() == 0).await;
-    });
-}
-
-#[test]
-fn shielded_work_far_below_a_cancelled_pool_is_waited_for() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let (release, released) = oneshot::channel::<()>();
-        let (below, log) = (alive.clone(), Log::default());
-        let ends = log.clone();
-        let outcome: Outcome = Pool::open(async |pool| {
-            let seen = below.clone();
-            pool.spawn(async {
-                let outcome: Outcome = Pool::open(async |pool| {
-                    pool.spawn(async {
-                        shield(async move {
-                            let _alive = below.one();
-                            let _ = released.await;
-                            ends.push("finished");
-                        })
-                        .await;
-                    });
-                    Ok(())
-                })
-                .await;
-                outcome.unwrap();
-            });
-            until(|| seen.count() == 1).await;
-            pool.cancel();
-            tokio::spawn(async { release.send(()) });
-            Ok(())
-        })
-        .await;
-        outcome.unwrap();
-        assert_eq!((alive.count(), log.events().as_slice()), (0, &["finished".to_owned()][..]));
-    });
+        tokio::spawn(async { release.send(()) });
+        Ok(())
+    })
+    .await;
+    outcome.unwrap();
+    assert_eq!((alive.count(), log.events().as_slice()), (0, &["finished".to_owned()][..]));
 }
 
 // ===== cleanup failures =====
@@ -632,110 +611,100 @@ fn assert_only_cleanup(error: &PoolError) -> &Failure {
     error.cleanup_failures()[0].failure()
 }
 
-#[test]
-fn an_error_below_a_dropped_owner_is_a_cleanup_failure() {
-    on_both(|| async {
-        for levels in 1..=4 {
-            let error = report_after_drop(levels, |begun| {
-                |pool: &Pool| {
-                    pool.build_task().name("late").spawn_blocking(|| {
-                        begun.send(()).unwrap();
-                        wait_until_closed();
-                        Err("late".into())
-                    });
-                }
-            })
-            .await;
-            let Failure::Error(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
-            assert_eq!(late.to_string(), "late");
-            assert_eq!(error.cleanup_failures()[0].task().name(), Some("late"));
-        }
-    });
+#[apply(both)]
+async fn an_error_below_a_dropped_owner_is_a_cleanup_failure() {
+    for levels in 1..=4 {
+        let error = report_after_drop(levels, |begun| {
+            |pool: &Pool| {
+                pool.build_task().name("late").spawn_blocking(|| {
+                    begun.send(()).unwrap();
+                    wait_until_closed();
+                    Err("late".into())
+                });
+            }
+        })
+        .await;
+        let Failure::Error(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
+        assert_eq!(late.to_string(), "late");
+        assert_eq!(error.cleanup_failures()[0].task().name(), Some("late"));
+    }
 }
 
-#[test]
-fn a_panic_below_a_dropped_owner_is_a_cleanup_failure() {
-    on_both(|| async {
-        for levels in 1..=4 {
-            let error = report_after_drop(levels, |begun| {
-                |pool: &Pool| {
-                    pool.spawn_blocking(|| {
-                        begun.send(()).unwrap();
-                        wait_until_closed();
-                        quiet_panic("late")
-                    });
-                }
-            })
-            .await;
-            let Failure::Panic(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
-            assert_eq!(late.message(), Some("late"));
-        }
-    });
+#[apply(both)]
+async fn a_panic_below_a_dropped_owner_is_a_cleanup_failure() {
+    for levels in 1..=4 {
+        let error = report_after_drop(levels, |begun| {
+            |pool: &Pool| {
+                pool.spawn_blocking(|| {
+                    begun.send(()).unwrap();
+                    wait_until_closed();
+                    quiet_panic("late")
+                });
+            }
+        })
+        .await;
+        let Failure::Panic(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
+        assert_eq!(late.message(), Some("late"));
+    }
 }
 
-#[test]
-fn a_panic_in_drop_below_a_dropped_owner_is_a_cleanup_failure() {
-    on_both(|| async {
-        for levels in 1..=4 {
-            let error = report_after_drop(levels, |begun| {
-                |pool: &Pool| {
-                    pool.spawn(async {
-                        let _bomb = OnDrop::new(|| quiet_panic("in drop"));
-                        begun.send(()).unwrap();
-                        pending::<()>().await;
-                    });
-                }
-            })
-            .await;
-            let Failure::Panic(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
-            assert_eq!(late.message(), Some("in drop"));
-        }
-    });
-}
-
-#[test]
-fn cleanup_failures_and_failures_are_reported_side_by_side() {
-    on_both(|| async {
-        let (begun, ready) = oneshot::channel::<()>();
-        let outcome: Outcome = Pool::open(async |pool| {
-            let work = |pool: &Pool| {
+#[apply(both)]
+async fn a_panic_in_drop_below_a_dropped_owner_is_a_cleanup_failure() {
+    for levels in 1..=4 {
+        let error = report_after_drop(levels, |begun| {
+            |pool: &Pool| {
                 pool.spawn(async {
-                    let _bomb = OnDrop::new(|| quiet_panic("below"));
+                    let _bomb = OnDrop::new(|| quiet_panic("in drop"));
                     begun.send(()).unwrap();
                     pending::<()>().await;
                 });
-            };
-            pool.spawn(async {
-                dropped_halfway(2, work, ready).await;
-                Err("above".into())
-            });
-            pending().await
+            }
         })
         .await;
-        let error = outcome.unwrap_err();
-        assert_eq!((error.failures().len(), error.cleanup_failures().len()), (1, 1));
-    });
+        let Failure::Panic(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
+        assert_eq!(late.message(), Some("in drop"));
+    }
 }
 
-#[test]
-fn a_failure_in_a_pool_that_has_its_owner_is_no_cleanup_failure() {
-    on_both(|| async {
-        let outcome: Outcome = Pool::open(async |pool| {
+#[apply(both)]
+async fn cleanup_failures_and_failures_are_reported_side_by_side() {
+    let (begun, ready) = oneshot::channel::<()>();
+    let outcome: Outcome = Pool::open(async |pool| {
+        let work = |pool: &Pool| {
             pool.spawn(async {
-                let inner: Outcome = Pool::open(async |pool| {
-                    pool.spawn(async { Err("inner".into()) });
-                    Ok(())
-                })
-                .await;
-                Ok(inner?)
+                let _bomb = OnDrop::new(|| quiet_panic("below"));
+                begun.send(()).unwrap();
+                pending::<()>().await;
             });
-            Ok(())
-        })
-        .await;
-        let error = outcome.unwrap_err();
-        assert_eq!((error.failures().len(), error.cleanup_failures().len()), (1, 0));
-        assert!(error.to_string().ends_with("failed: inner"), "{error}");
-    });
+        };
+        pool.spawn(async {
+            dropped_halfway(2, work, ready).await;
+            Err("above".into())
+        });
+        pending().await
+    })
+    .await;
+    let error = outcome.unwrap_err();
+    assert_eq!((error.failures().len(), error.cleanup_failures().len()), (1, 1));
+}
+
+#[apply(both)]
+async fn a_failure_in_a_pool_that_has_its_owner_is_no_cleanup_failure() {
+    let outcome: Outcome = Pool::open(async |pool| {
+        pool.spawn(async {
+            let inner: Outcome = Pool::open(async |pool| {
+                pool.spawn(async { Err("inner".into()) });
+                Ok(())
+            })
+            .await;
+            Ok(inner?)
+        });
+        Ok(())
+    })
+    .await;
+    let error = outcome.unwrap_err();
+    assert_eq!((error.failures().len(), error.cleanup_failures().len()), (1, 0));
+    assert!(error.to_string().ends_with("failed: inner"), "{error}");
 }
 
 // ===== made in one pool, run in another =====
@@ -756,61 +725,57 @@ fn count(pool: &Pool, name: &str) -> usize {
     pool.tree().nodes().filter(|node| node.name() == Some(name)).count()
 }
 
-#[test]
-fn a_pool_is_nested_where_it_is_run_and_not_where_it_was_made() {
-    on_both(|| async {
-        let (alive, maker) = (Alive::default(), Pool::<BoxError>::builder().keep_open(true).build());
-        let mut making = pin!(maker.clone().run());
-        assert!(poll_once(making.as_mut()).await.is_pending());
-        let (made, release) = made_in(&maker, &alive).await;
-        let runner = Pool::<BoxError>::builder().name("runner").grace(Duration::MAX).build();
-        let own = made.clone();
-        runner.spawn(async { Ok(own.run().await?) });
-        let mut running = pin!(runner.clone().run());
-        assert!(poll_once(running.as_mut()).await.is_pending());
-        until(|| alive.count() == 1).await;
-        let seen = |pool| [count(pool, "made"), count(pool, "blocks")];
-        assert_eq!([seen(&runner), seen(&maker)], [[1, 1], [0, 0]]);
-        // The pool in which it was made may well close.
-        maker.cancel();
-        making.await.unwrap();
-        stays_pending(running.as_mut()).await;
-        assert!(!made.is_closed());
-        // The request reaches it where it runs, and that pool waits for what is in it.
-        runner.cancel();
-        poll_until(running.as_mut(), || made.closing_reason().is_some()).await;
-        assert!(matches!(made.closing_reason(), Some(ClosingReason::ParentClosing(_))));
-        stays_pending(running.as_mut()).await;
-        assert_eq!(alive.count(), 1);
-        drop(release);
-        running.await.unwrap();
-        assert_eq!(alive.count(), 0);
-    });
+#[apply(both)]
+async fn a_pool_is_nested_where_it_is_run_and_not_where_it_was_made() {
+    let (alive, maker) = (Alive::default(), Pool::<BoxError>::builder().keep_open(true).build());
+    let mut making = pin!(maker.clone().run());
+    assert!(poll_once(making.as_mut()).await.is_pending());
+    let (made, release) = made_in(&maker, &alive).await;
+    let runner = Pool::<BoxError>::builder().name("runner").grace(Duration::MAX).build();
+    let own = made.clone();
+    runner.spawn(async { Ok(own.run().await?) });
+    let mut running = pin!(runner.clone().run());
+    assert!(poll_once(running.as_mut()).await.is_pending());
+    until(|| alive.count() == 1).await;
+    let seen = |pool| [count(pool, "made"), count(pool, "blocks")];
+    assert_eq!([seen(&runner), seen(&maker)], [[1, 1], [0, 0]]);
+    // The pool in which it was made may well close.
+    maker.cancel();
+    making.await.unwrap();
+    stays_pending(running.as_mut()).await;
+    assert!(!made.is_closed());
+    // The request reaches it where it runs, and that pool waits for what is in it.
+    runner.cancel();
+    poll_until(running.as_mut(), || made.closing_reason().is_some()).await;
+    assert!(matches!(made.closing_reason(), Some(ClosingReason::ParentClosing(_))));
+    stays_pending(running.as_mut()).await;
+    assert_eq!(alive.count(), 1);
+    drop(release);
+    running.await.unwrap();
+    assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn a_pool_is_waited_for_where_its_run_was_aborted() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let outcome: Outcome = Pool::open(async |maker: Pool| {
-            let (made, release) = made_in(&maker, &alive).await;
-            let runner = Pool::<BoxError>::new();
-            let running = runner.spawn_with_handle(async { Ok(made.run().await?) });
-            let mut run = pin!(runner.run());
-            assert!(poll_once(run.as_mut()).await.is_pending());
-            until(|| alive.count() == 1).await;
-            running.cancel();
-            assert_eq!(running.await, Err(TaskStopped::Cancelled));
-            stays_pending(run.as_mut()).await;
-            assert_eq!(alive.count(), 1);
-            drop(release);
-            run.await.unwrap();
-            assert_eq!(alive.count(), 0);
-            Ok(())
-        })
-        .await;
-        outcome.unwrap();
-    });
+#[apply(both)]
+async fn a_pool_is_waited_for_where_its_run_was_aborted() {
+    let alive = Alive::default();
+    let outcome: Outcome = Pool::open(async |maker: Pool| {
+        let (made, release) = made_in(&maker, &alive).await;
+        let runner = Pool::<BoxError>::new();
+        let running = runner.spawn_with_handle(async { Ok(made.run().await?) });
+        let mut run = pin!(runner.run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        until(|| alive.count() == 1).await;
+        running.cancel();
+        assert_eq!(running.await, Err(TaskStopped::Cancelled));
+        stays_pending(run.as_mut()).await;
+        assert_eq!(alive.count(), 1);
+        drop(release);
+        run.await.unwrap();
+        assert_eq!(alive.count(), 0);
+        Ok(())
+    })
+    .await;
+    outcome.unwrap();
 }
 
 // ===== many levels =====
@@ -845,9 +810,9 @@ fn inline(levels: usize) -> Job {
     })
 }
 
-#[test]
-fn ten_thousand_levels_of_tasks_come_to_their_end() {
-    on_both(|| chain(10_000, Box::pin(async {})));
+#[apply(both)]
+async fn ten_thousand_levels_of_tasks_come_to_their_end() {
+    chain(10_000, Box::pin(async {})).await;
 }
 
 /// Cancels a pool below which there are so many others, the innermost with this leaf.
@@ -864,26 +829,24 @@ async fn cancel_chain(levels: usize, leaf: Leaf) {
     assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn ten_thousand_levels_of_tasks_are_cancelled() {
-    on_both(|| cancel_chain(10_000, yielding));
+#[apply(both)]
+async fn ten_thousand_levels_of_tasks_are_cancelled() {
+    cancel_chain(10_000, yielding).await;
 }
 
-#[test]
-fn a_hundred_thousand_levels_of_tasks_are_cancelled() {
-    on_both(|| cancel_chain(100_000, waiting));
+#[apply(both)]
+async fn a_hundred_thousand_levels_of_tasks_are_cancelled() {
+    cancel_chain(100_000, waiting).await;
 }
 
-#[test]
-fn ten_thousand_levels_of_tasks_end_when_the_outermost_pool_is_dropped() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let mut outermost = chain(10_000, yielding(alive.clone()));
-        assert!(poll_once(outermost.as_mut()).await.is_pending());
-        until(|| alive.count() == 1).await;
-        drop(outermost);
-        until(|| alive.count() == 0).await;
-    });
+#[apply(both)]
+async fn ten_thousand_levels_of_tasks_end_when_the_outermost_pool_is_dropped() {
+    let alive = Alive::default();
+    let mut outermost = chain(10_000, yielding(alive.clone()));
+    assert!(poll_once(outermost.as_mut()).await.is_pending());
+    until(|| alive.count() == 1).await;
+    drop(outermost);
+    until(|| alive.count() == 0).await;
 }
 
 /// Such a job whose pools wait for ever for whom they ask to stop.
@@ -903,39 +866,37 @@ fn patient_chain(levels: usize, end: Job) -> Job {
     })
 }
 
-#[test]
-fn a_request_goes_through_ten_thousand_pools_and_child_tokens() {
-    on_both(|| async {
-        let (alive, begun) = (Alive::default(), LatchEvent::new());
-        let (counted, begins) = (alive.one(), begun.clone());
-        let end = Box::pin(async move {
-            // All of them are kept: a token takes the place of its parent when that is dropped.
-            let tokens = std::iter::successors(Some(cancellation_token()), |token| Some(token.child_token()));
-            let tokens: Vec<_> = tokens.take(10_000).collect();
-            begins.set();
-            tokens[9_999].cancelled().await;
-            drop(counted);
-        });
-        let builder = Pool::<BoxError>::builder().grace(Duration::MAX);
-        let outcome = builder.open(async |pool: Pool| {
-            pool.spawn(patient_chain(10_000, end));
-            begun.wait_set().await;
-            assert_eq!(alive.count(), 1);
-            pool.cancel();
-            Ok(())
-        });
-        outcome.await.unwrap();
-        assert_eq!(alive.count(), 0);
+#[apply(both)]
+async fn a_request_goes_through_ten_thousand_pools_and_child_tokens() {
+    let (alive, begun) = (Alive::default(), LatchEvent::new());
+    let (counted, begins) = (alive.one(), begun.clone());
+    let end = Box::pin(async move {
+        // All of them are kept: a token takes the place of its parent when that is dropped.
+        let tokens = std::iter::successors(Some(cancellation_token()), |token| Some(token.child_token()));
+        let tokens: Vec<_> = tokens.take(10_000).collect();
+        begins.set();
+        tokens[9_999].cancelled().await;
+        drop(counted);
     });
+    let builder = Pool::<BoxError>::builder().grace(Duration::MAX);
+    let outcome = builder.open(async |pool: Pool| {
+        pool.spawn(patient_chain(10_000, end));
+        begun.wait_set().await;
+        assert_eq!(alive.count(), 1);
+        pool.cancel();
+        Ok(())
+    });
+    outcome.await.unwrap();
+    assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn five_hundred_levels_of_bodies_fit_on_the_stack() {
-    on_current_thread(|| inline(500));
+#[apply(current_thread)]
+async fn five_hundred_levels_of_bodies_fit_on_the_stack() {
+    inline(500).await;
 }
 
-#[test]
-fn a_chain_of_ten_thousand_scopes_is_dropped_without_recursion() {
+#[apply(both)]
+async fn a_chain_of_ten_thousand_scopes_is_dropped_without_recursion() {
     /// Shielded work that leaves behind such work, and ends.
     fn leave_behind(levels: usize, end: Job) {
         drop(shield(async move {
@@ -946,51 +907,45 @@ fn a_chain_of_ten_thousand_scopes_is_dropped_without_recursion() {
             }
         }));
     }
-    on_both(|| async {
-        let alive = Alive::default();
-        let (release, released) = oneshot::channel::<()>();
-        let one = alive.one();
-        let end = Box::pin(async move {
-            let _ = released.await;
-            drop(one);
-        });
-        let outcome: Outcome = Pool::open(async |_| {
-            leave_behind(10_000, end);
-            release.send(()).unwrap();
-            Ok(())
-        })
-        .await;
-        outcome.unwrap();
-        assert_eq!(alive.count(), 0);
+    let alive = Alive::default();
+    let (release, released) = oneshot::channel::<()>();
+    let one = alive.one();
+    let end = Box::pin(async move {
+        let _ = released.await;
+        drop(one);
     });
+    let outcome: Outcome = Pool::open(async |_| {
+        leave_behind(10_000, end);
+        release.send(()).unwrap();
+        Ok(())
+    })
+    .await;
+    outcome.unwrap();
+    assert_eq!(alive.count(), 0);
 }
 
 // ===== the outermost drop =====
 
-#[test]
-fn the_tasks_of_a_dropped_outermost_pool_end_soon() {
-    on_both(|| async {
-        for leaf in LEAVES {
-            let Tree { mut job, alive, size } = Tree::new(3, leaf);
-            assert!(poll_once(job.as_mut()).await.is_pending());
-            until(|| alive.count() == size).await;
-            drop(job);
-            until(|| alive.count() == 0).await;
-        }
-    });
+#[apply(both)]
+async fn the_tasks_of_a_dropped_outermost_pool_end_soon() {
+    for leaf in LEAVES {
+        let Tree { mut job, alive, size } = Tree::new(3, leaf);
+        assert!(poll_once(job.as_mut()).await.is_pending());
+        until(|| alive.count() == size).await;
+        drop(job);
+        until(|| alive.count() == 0).await;
+    }
 }
 
-#[test]
-fn the_tasks_of_an_outermost_pool_dropped_on_a_plain_thread_end_soon() {
-    on_both(|| async {
-        for leaf in LEAVES {
-            let Tree { mut job, alive, size } = Tree::new(3, leaf);
-            assert!(poll_once(job.as_mut()).await.is_pending());
-            until(|| alive.count() == size).await;
-            thread::spawn(move || drop(job)).join().unwrap();
-            until(|| alive.count() == 0).await;
-        }
-    });
+#[apply(both)]
+async fn the_tasks_of_an_outermost_pool_dropped_on_a_plain_thread_end_soon() {
+    for leaf in LEAVES {
+        let Tree { mut job, alive, size } = Tree::new(3, leaf);
+        assert!(poll_once(job.as_mut()).await.is_pending());
+        until(|| alive.count() == size).await;
+        thread::spawn(move || drop(job)).join().unwrap();
+        until(|| alive.count() == 0).await;
+    }
 }
 
 // ===== destructors of a body =====
@@ -1004,34 +959,30 @@ fn says_where(log: &Log) -> OnDrop<impl FnOnce() + Send + use<>> {
     })
 }
 
-#[test]
-fn the_destructors_of_a_body_that_is_dropped_are_in_its_pool() {
-    on_both(|| async {
-        let log = Log::default();
+#[apply(both)]
+async fn the_destructors_of_a_body_that_is_dropped_are_in_its_pool() {
+    let log = Log::default();
+    let local = says_where(&log);
+    let mut opened = Box::pin(Pool::builder().name("inner").open(async move |_: Pool| {
+        let _local = local;
+        pending::<Result<(), BoxError>>().await
+    }));
+    assert!(poll_once(opened.as_mut()).await.is_pending());
+    drop(opened);
+    assert_eq!(log.events(), ["inner"]);
+}
+
+#[apply(both)]
+async fn the_destructors_of_a_body_that_never_ran_are_where_it_is_dropped() {
+    let log = Log::default();
+    let opened = Pool::builder().name("outer").open(async |_: Pool| {
         let local = says_where(&log);
-        let mut opened = Box::pin(Pool::builder().name("inner").open(async move |_: Pool| {
+        drop(Pool::builder().name("inner").open(async move |_: Pool| {
             let _local = local;
             pending::<Result<(), BoxError>>().await
         }));
-        assert!(poll_once(opened.as_mut()).await.is_pending());
-        drop(opened);
-        assert_eq!(log.events(), ["inner"]);
+        Ok::<_, BoxError>(())
     });
-}
-
-#[test]
-fn the_destructors_of_a_body_that_never_ran_are_where_it_is_dropped() {
-    on_both(|| async {
-        let log = Log::default();
-        let opened = Pool::builder().name("outer").open(async |_: Pool| {
-            let local = says_where(&log);
-            drop(Pool::builder().name("inner").open(async move |_: Pool| {
-                let _local = local;
-                pending::<Result<(), BoxError>>().await
-            }));
-            Ok::<_, BoxError>(())
-        });
-        opened.await.unwrap();
-        assert_eq!(log.events(), ["outer"]);
-    });
+    opened.await.unwrap();
+    assert_eq!(log.events(), ["outer"]);
 }

@@ -16,9 +16,10 @@ use aiodrive::{
     Shield, SpawnError, Started, TaskBuilder, TaskError, TaskHandle, TaskInfo, TaskStopped, cancel_task,
     cancellation_token, prime, race, shield, timeout, timeout_at, try_all, wait_all, with_exit,
 };
+use macro_rules_attribute::apply;
 use tokio::time::Instant;
 
-use crate::support::{failures, on_both};
+use crate::support::{both, failures};
 
 fn is_send<T: Send>() {}
 fn is_sync<T: Sync>() {}
@@ -144,64 +145,58 @@ fn handles_and_named_futures_are_unpin_and_move_between_threads() {
     primed_is_unpin(&async { pending::<()>().await });
 }
 
-#[test]
-fn futures_move_between_threads() {
-    on_both(|| async {
-        let pool: Pool = Pool::new();
-        drop(sendable(pool.clone().cancelled()));
-        drop(sendable(pool.run()));
-        drop(sendable(Pool::open(async |_: Pool| Ok(()))));
-        drop(sendable(Pool::<Custom>::open(async |_| Err::<(), _>(Custom::Own))));
-        drop(sendable(Pool::builder().name("named").open(async |_: Pool| Ok(()))));
-        drop(sendable(race([ready(1)])));
-        drop(sendable(try_all([ready(io::Result::Ok(1))])));
-        drop(sendable(wait_all([ready(io::Result::Ok(1))])));
-        drop(sendable(shield(ready(1))));
-        drop(sendable(timeout(Duration::MAX, ready(1))));
-        drop(sendable(timeout_at(Instant::now(), ready(1))));
-        drop(sendable(prime(ready(1))));
-        drop(sendable(cancel_task(tokio::spawn(ready(1)))));
-        drop(sendable(with_exit(1, async |_| io::Result::Ok(()), |_, _| ready(Ok(())))));
-        let latch = LatchEvent::new();
-        drop(sendable(latch.wait_set()));
-        drop(sendable(latch.wait_unset()));
-        drop(sendable(latch.wait_change()));
-    });
+#[apply(both)]
+async fn futures_move_between_threads() {
+    let pool: Pool = Pool::new();
+    drop(sendable(pool.clone().cancelled()));
+    drop(sendable(pool.run()));
+    drop(sendable(Pool::open(async |_: Pool| Ok(()))));
+    drop(sendable(Pool::<Custom>::open(async |_| Err::<(), _>(Custom::Own))));
+    drop(sendable(Pool::builder().name("named").open(async |_: Pool| Ok(()))));
+    drop(sendable(race([ready(1)])));
+    drop(sendable(try_all([ready(io::Result::Ok(1))])));
+    drop(sendable(wait_all([ready(io::Result::Ok(1))])));
+    drop(sendable(shield(ready(1))));
+    drop(sendable(timeout(Duration::MAX, ready(1))));
+    drop(sendable(timeout_at(Instant::now(), ready(1))));
+    drop(sendable(prime(ready(1))));
+    drop(sendable(cancel_task(tokio::spawn(ready(1)))));
+    drop(sendable(with_exit(1, async |_| io::Result::Ok(()), |_, _| ready(Ok(())))));
+    let latch = LatchEvent::new();
+    drop(sendable(latch.wait_set()));
+    drop(sendable(latch.wait_unset()));
+    drop(sendable(latch.wait_change()));
 }
 
-#[test]
-fn what_waits_in_a_pool_moves_between_threads() {
-    on_both(|| async {
-        let pool: Pool = Pool::builder().keep_open(true).build();
-        drop(sendable(pool.ready()));
-        drop(sendable(pool.spawn_with_handle(async { Ok(Cell::new(1)) })));
-        drop(sendable(pool.start(async |started: Started<Cell<u8>>| started.ready(Cell::new(1)))));
-        drop(sendable(pool.build_task().name("named").start(async |started: Started<()>| started.ready(()))));
-        drop(sendable(pool.build_task().depth(1).spawn_with_handle(async { Ok(()) })));
-        drop(sendable(cancellation_token().cancelled_owned()));
-    });
+#[apply(both)]
+async fn what_waits_in_a_pool_moves_between_threads() {
+    let pool: Pool = Pool::builder().keep_open(true).build();
+    drop(sendable(pool.ready()));
+    drop(sendable(pool.spawn_with_handle(async { Ok(Cell::new(1)) })));
+    drop(sendable(pool.start(async |started: Started<Cell<u8>>| started.ready(Cell::new(1)))));
+    drop(sendable(pool.build_task().name("named").start(async |started: Started<()>| started.ready(()))));
+    drop(sendable(pool.build_task().depth(1).spawn_with_handle(async { Ok(()) })));
+    drop(sendable(cancellation_token().cancelled_owned()));
 }
 
 /// An error or a value that only one thread at a time may look at.
-#[test]
-fn futures_of_what_is_not_sync_move_between_threads() {
+#[apply(both)]
+async fn futures_of_what_is_not_sync_move_between_threads() {
     type NotSync = Cell<u8>;
     fn fails() -> impl Future<Output = Result<NotSync, Lonely>> + Send {
         ready(Err(Lonely(Cell::new(1))))
     }
-    on_both(|| async {
-        drop(sendable(Pool::open(async |_: Pool| Ok(Cell::new(1)))));
-        drop(sendable(Pool::<Lonely>::open(async |_| fails().await)));
-        drop(sendable(Pool::<Lonely>::new().run()));
-        drop(sendable(race([fails()])));
-        drop(sendable(try_all([fails()])));
-        drop(sendable(try_all((fails(), fails()))));
-        drop(sendable(wait_all([fails()])));
-        drop(sendable(wait_all((fails(), fails()))));
-        drop(sendable(shield(fails())));
-        drop(sendable(timeout(Duration::MAX, fails())));
-        drop(sendable(with_exit(Cell::new(1), async |_| fails().await, |_, _| ready(Ok(())))));
-    });
+    drop(sendable(Pool::open(async |_: Pool| Ok(Cell::new(1)))));
+    drop(sendable(Pool::<Lonely>::open(async |_| fails().await)));
+    drop(sendable(Pool::<Lonely>::new().run()));
+    drop(sendable(race([fails()])));
+    drop(sendable(try_all([fails()])));
+    drop(sendable(try_all((fails(), fails()))));
+    drop(sendable(wait_all([fails()])));
+    drop(sendable(wait_all((fails(), fails()))));
+    drop(sendable(shield(fails())));
+    drop(sendable(timeout(Duration::MAX, fails())));
+    drop(sendable(with_exit(Cell::new(1), async |_| fails().await, |_, _| ready(Ok(())))));
 }
 
 #[test]
@@ -230,13 +225,13 @@ fn outcomes_can_be_held_while_something_is_awaited() {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(held);
 }
 
-#[test]
-fn waits_of_a_latch_outlive_the_borrow() {
+#[apply(both)]
+async fn waits_of_a_latch_outlive_the_borrow() {
     fn wait_set() -> impl Future<Output = ()> + Send + 'static {
         let latch = LatchEvent::from(true);
         latch.wait_set()
     }
-    on_both(|| async { tokio::spawn(wait_set()).await.unwrap() });
+    tokio::spawn(wait_set()).await.unwrap()
 }
 
 // ===== sizes =====
@@ -259,157 +254,141 @@ fn handles_and_errors_are_small() {
 
 // ===== inference =====
 
-#[test]
-fn a_pool_of_boxed_errors_takes_tasks_without_annotations() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool| {
-            pool.spawn(async {});
-            pool.spawn(ready(()));
-            pool.spawn(async { Ok(()) });
-            pool.spawn(async {
-                job().await?;
-                Ok(())
-            });
-            pool.spawn(forever());
-            pool.spawn(async { forever().await });
-            if false {
-                pool.spawn(async { exits() });
-            }
-            let value = pool.spawn_with_handle(async {
-                job().await?;
-                Ok("value")
-            });
-            assert_eq!(value.await?, "value");
-            pool.spawn(async { Err("failed".into()) });
+#[apply(both)]
+async fn a_pool_of_boxed_errors_takes_tasks_without_annotations() {
+    let error = Pool::open(async |pool: Pool| {
+        pool.spawn(async {});
+        pool.spawn(ready(()));
+        pool.spawn(async { Ok(()) });
+        pool.spawn(async {
+            job().await?;
             Ok(())
-        })
-        .await
-        .unwrap_err();
-        assert_eq!(failures(error.failures()), ["error: failed"]);
-    });
-}
-
-#[test]
-fn a_task_may_be_of_type_never() {
-    on_both(|| async {
-        /// Calls what never returns, so that the output of the future is `!`.
-        async fn call<T>(never: fn() -> T) -> T {
-            never()
+        });
+        pool.spawn(forever());
+        pool.spawn(async { forever().await });
+        if false {
+            pool.spawn(async { exits() });
         }
-        let error = Pool::open(async |pool: Pool| {
-            pool.spawn(call(exits));
-            Ok(())
-        })
-        .await
-        .unwrap_err();
-        assert_eq!(failures(error.failures()), ["panic: never returns"]);
-    });
+        let value = pool.spawn_with_handle(async {
+            job().await?;
+            Ok("value")
+        });
+        assert_eq!(value.await?, "value");
+        pool.spawn(async { Err("failed".into()) });
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(failures(error.failures()), ["error: failed"]);
 }
 
-#[test]
-fn the_error_type_of_a_pool_comes_from_its_tasks() {
-    on_both(|| async {
-        let error = Pool::open(async |pool| {
-            pool.spawn(broken());
-            Ok(())
-        })
-        .await
-        .unwrap_err();
-        let first: io::Error = error.into_first_error().unwrap();
-        assert_eq!(first.to_string(), "broken");
-    });
+#[apply(both)]
+async fn a_task_may_be_of_type_never() {
+    /// Calls what never returns, so that the output of the future is `!`.
+    async fn call<T>(never: fn() -> T) -> T {
+        never()
+    }
+    let error = Pool::open(async |pool: Pool| {
+        pool.spawn(call(exits));
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    assert_eq!(failures(error.failures()), ["panic: never returns"]);
 }
 
-#[test]
-fn a_pool_may_have_an_error_type_of_its_own() {
-    on_both(|| async {
-        let error = Pool::open(async |pool: Pool<Custom>| {
-            let begun = LatchEvent::new();
-            let begin = begun.clone();
-            pool.spawn(async move {
-                begin.set();
-                broken().await?;
+#[apply(both)]
+async fn the_error_type_of_a_pool_comes_from_its_tasks() {
+    let error = Pool::open(async |pool| {
+        pool.spawn(broken());
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    let first: io::Error = error.into_first_error().unwrap();
+    assert_eq!(first.to_string(), "broken");
+}
+
+#[apply(both)]
+async fn a_pool_may_have_an_error_type_of_its_own() {
+    let error = Pool::open(async |pool: Pool<Custom>| {
+        let begun = LatchEvent::new();
+        let begin = begun.clone();
+        pool.spawn(async move {
+            begin.set();
+            broken().await?;
+            Ok(())
+        });
+        begun.wait_set().await;
+        pool.cancelled().await;
+        Err::<(), _>(Custom::Own)
+    })
+    .await
+    .unwrap_err();
+    assert!(matches!(error.first().unwrap().failure(), Failure::Error(Custom::Io(_))));
+    let boxed: BoxError = error.into();
+    assert!(boxed.to_string().contains("io: broken"), "{boxed}");
+}
+
+#[apply(both)]
+async fn any_type_that_becomes_a_boxed_error_will_do() {
+    let text = Pool::open(async |_| Err::<(), _>("a text")).await.unwrap_err();
+    assert_eq!(text.into_first_error(), Some("a text"));
+    let string = Pool::open(async |_| Err::<(), _>(String::from("a string"))).await.unwrap_err();
+    assert_eq!(string.to_string(), "body failed: a string");
+}
+
+#[apply(both)]
+async fn a_pool_in_a_spawned_task_borrows_from_it() {
+    let task = tokio::spawn(async {
+        let (names, mut seen) = (vec![String::from("a"), String::from("b")], 0);
+        let total = Pool::open(async |pool: Pool| {
+            let lengths: Vec<_> =
+                names.iter().cloned().map(|name| pool.spawn_with_handle(async move { Ok(name.len()) })).collect();
+            let mut total = 0;
+            for length in lengths {
+                total += length.await?;
+                seen += 1;
+            }
+            Ok(total)
+        })
+        .await?;
+        Ok::<_, PoolError>((total, seen, names.len()))
+    });
+    assert_eq!(task.await.unwrap().unwrap(), (2, 2, 2));
+}
+
+#[apply(both)]
+async fn pool_errors_pass_through_pools_with_a_question_mark() {
+    let error = Pool::open(async |outer: Pool| {
+        outer.spawn(async {
+            Pool::open(async |inner: Pool| {
+                inner.spawn(async {
+                    broken().await?;
+                    Ok(())
+                });
                 Ok(())
-            });
-            begun.wait_set().await;
-            pool.cancelled().await;
-            Err::<(), _>(Custom::Own)
-        })
-        .await
-        .unwrap_err();
-        assert!(matches!(error.first().unwrap().failure(), Failure::Error(Custom::Io(_))));
-        let boxed: BoxError = error.into();
-        assert!(boxed.to_string().contains("io: broken"), "{boxed}");
-    });
-}
-
-#[test]
-fn any_type_that_becomes_a_boxed_error_will_do() {
-    on_both(|| async {
-        let text = Pool::open(async |_| Err::<(), _>("a text")).await.unwrap_err();
-        assert_eq!(text.into_first_error(), Some("a text"));
-        let string = Pool::open(async |_| Err::<(), _>(String::from("a string"))).await.unwrap_err();
-        assert_eq!(string.to_string(), "body failed: a string");
-    });
-}
-
-#[test]
-fn a_pool_in_a_spawned_task_borrows_from_it() {
-    on_both(|| async {
-        let task = tokio::spawn(async {
-            let (names, mut seen) = (vec![String::from("a"), String::from("b")], 0);
-            let total = Pool::open(async |pool: Pool| {
-                let lengths: Vec<_> =
-                    names.iter().cloned().map(|name| pool.spawn_with_handle(async move { Ok(name.len()) })).collect();
-                let mut total = 0;
-                for length in lengths {
-                    total += length.await?;
-                    seen += 1;
-                }
-                Ok(total)
             })
             .await?;
-            Ok::<_, PoolError>((total, seen, names.len()))
-        });
-        assert_eq!(task.await.unwrap().unwrap(), (2, 2, 2));
-    });
-}
-
-#[test]
-fn pool_errors_pass_through_pools_with_a_question_mark() {
-    on_both(|| async {
-        let error = Pool::open(async |outer: Pool| {
-            outer.spawn(async {
-                Pool::open(async |inner: Pool| {
-                    inner.spawn(async {
-                        broken().await?;
-                        Ok(())
-                    });
-                    Ok(())
-                })
-                .await?;
-                Ok(())
-            });
             Ok(())
-        })
-        .await
-        .unwrap_err();
-        let error = error.into_first_error().unwrap();
-        let nested = error.downcast_ref::<PoolError>().expect("the inner pool's error, as it was");
-        assert_eq!(failures(nested.failures()), ["error: broken"]);
-    });
+        });
+        Ok(())
+    })
+    .await
+    .unwrap_err();
+    let error = error.into_first_error().unwrap();
+    let nested = error.downcast_ref::<PoolError>().expect("the inner pool's error, as it was");
+    assert_eq!(failures(nested.failures()), ["error: broken"]);
 }
 
-#[test]
-fn functions_infer_their_errors_in_a_pool() {
-    on_both(|| async {
-        let (sum, answer) = Pool::open(async |_: Pool| {
-            let (left, right) = try_all((async { Ok::<_, BoxError>(1) }, async { Ok(2) })).await?;
-            let answer = with_exit((), async |_| Ok::<_, BoxError>(42), |(), _| async { Ok(()) }).await?;
-            Ok((left + right, answer))
-        })
-        .await
-        .unwrap();
-        assert_eq!((sum, answer), (3, 42));
-    });
+#[apply(both)]
+async fn functions_infer_their_errors_in_a_pool() {
+    let (sum, answer) = Pool::open(async |_: Pool| {
+        let (left, right) = try_all((async { Ok::<_, BoxError>(1) }, async { Ok(2) })).await?;
+        let answer = with_exit((), async |_| Ok::<_, BoxError>(42), |(), _| async { Ok(()) }).await?;
+        Ok((left + right, answer))
+    })
+    .await
+    .unwrap();
+    assert_eq!((sum, answer), (3, 42));
 }

@@ -2,16 +2,23 @@
 //! however deep they are.
 
 use std::error::Error;
-use std::fmt::{self, Debug, Display};
-use std::io;
+use std::fmt::{self, Debug, Display, Write};
+use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread;
+use std::pin::Pin;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
-use aiodrive::{BoxError, ExitError, Failure, OnFailure, Pool, PoolError, TaskError, cancellation_token, wait_all};
+use aiodrive::{
+    BoxError, ExitError, Failure, OnFailure, Pool, PoolError, TaskError, cancellation_token, race, shield, wait_all,
+};
+use macro_rules_attribute::apply;
 use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
-use crate::support::{Alive, Counted, on_both};
+use crate::support::{Alive, Counted, both, current_thread, poll_once, quiet_panic};
 
 // ===== tools =====
 
@@ -503,41 +510,116 @@ fn a_report_takes_no_longer_than_it_is_long() {
 
 // ===== values =====
 
-#[test]
-fn the_error_of_a_task_is_taken_by_value_and_a_panic_is_none() {
-    on_both(|| async {
-        let pool: Pool<&str> = Pool::builder().on_failure(|_| OnFailure::Collect).build();
-        pool.spawn(async { Err("an error") });
-        pool.spawn(async { std::panic::resume_unwind(Box::new("a panic")) });
-        let error = pool.run().await.unwrap_err();
-        let mut errors: Vec<_> = error.into_failures().into_iter().map(TaskError::into_error).collect();
-        errors.sort();
-        assert_eq!(errors, [None, Some("an error")]);
-    });
+#[apply(both)]
+async fn the_error_of_a_task_is_taken_by_value_and_a_panic_is_none() {
+    let pool: Pool<&str> = Pool::builder().on_failure(|_| OnFailure::Collect).build();
+    pool.spawn(async { Err("an error") });
+    pool.spawn(async { std::panic::resume_unwind(Box::new("a panic")) });
+    let error = pool.run().await.unwrap_err();
+    let mut errors: Vec<_> = error.into_failures().into_iter().map(TaskError::into_error).collect();
+    errors.sort();
+    assert_eq!(errors, [None, Some("an error")]);
 }
 
-#[test]
-fn a_failed_shutdown_was_cancelled_and_a_failure_was_not() {
-    on_both(|| async {
-        let grace = || Pool::builder().grace(Duration::from_secs(1_000));
-        let stopped = grace().open(async |pool: Pool| {
-            pool.cancel_with("deployment");
-            cancellation_token().cancelled().await;
-            Err::<(), _>("cannot save".into())
-        });
-        let error = stopped.await.unwrap_err();
-        assert!(error.was_cancelled() && !error.is_cancelled());
-        assert_eq!(error.cancel_reason(), Some("deployment"));
-
-        let nested = grace().open(async |outer: Pool| {
-            outer.cancel();
-            cancellation_token().cancelled().await;
-            tokio::task::yield_now().await;
-            Ok(())
-        });
-        nested.await.unwrap();
-
-        let error = Pool::open(async |_: Pool| Err::<(), _>("broken".into())).await.unwrap_err();
-        assert!(!error.was_cancelled() && matches!(error.first().unwrap().failure(), Failure::Error(_)));
+#[apply(both)]
+async fn a_failed_shutdown_was_cancelled_and_a_failure_was_not() {
+    let grace = || Pool::builder().grace(Duration::from_secs(1_000));
+    let stopped = grace().open(async |pool: Pool| {
+        pool.cancel_with("deployment");
+        cancellation_token().cancelled().await;
+        Err::<(), _>("cannot save".into())
     });
+    let error = stopped.await.unwrap_err();
+    assert!(error.was_cancelled() && !error.is_cancelled());
+    assert_eq!(error.cancel_reason(), Some("deployment"));
+
+    let nested = grace().open(async |outer: Pool| {
+        outer.cancel();
+        cancellation_token().cancelled().await;
+        tokio::task::yield_now().await;
+        Ok(())
+    });
+    nested.await.unwrap();
+
+    let error = Pool::open(async |_: Pool| Err::<(), _>("broken".into())).await.unwrap_err();
+    assert!(!error.was_cancelled() && matches!(error.first().unwrap().failure(), Failure::Error(_)));
+}
+
+/// Has room for some bytes, and fails when they are used up.
+struct Room(usize);
+
+impl Write for Room {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0 = self.0.checked_sub(text.len()).ok_or(fmt::Error)?;
+        Ok(())
+    }
+}
+
+/// A writer that fails is told of at once, wherever it fails.
+#[track_caller]
+fn assert_passes_on_that_there_is_no_room(shown: impl Display) {
+    for room in 0..shown.to_string().len() {
+        assert!(write!(Room(room), "{shown}").is_err(), "with room for {room} bytes of\n{shown}");
+    }
+    let alternate = format!("{shown:#}");
+    for room in 0..alternate.len() {
+        assert!(write!(Room(room), "{shown:#}").is_err(), "with room for {room} bytes of\n{alternate}");
+    }
+    assert!(write!(Room(alternate.len()), "{shown:#}").is_ok());
+}
+
+#[apply(current_thread)]
+async fn an_error_that_cannot_be_written_says_so() {
+    let ((begin, begun), (end, ended)) = (oneshot::channel(), mpsc::channel::<()>());
+    let opened: Result<(), PoolError> = Pool::builder()
+        .name("web")
+        .abandon_after(Duration::ZERO)
+        .open(async move |pool: Pool| {
+            drop(shield(async { quiet_panic("in shielded work") }));
+            pool.build_task().name("stuck").spawn_blocking(move || {
+                begin.send(()).unwrap();
+                let _ = ended.recv();
+            });
+            begun.await?;
+            pool.spawn(async { Err("first".into()) });
+            pool.build_task().name("second").spawn(async { Err("one line\nand another".into()) });
+            pending().await
+        })
+        .await;
+    let error = opened.unwrap_err();
+    assert_eq!((error.failures().len(), error.stuck().len(), error.cleanup_failures().len()), (2, 1, 1), "{error}");
+    assert_passes_on_that_there_is_no_room(error);
+    drop(end);
+
+    let cancelled: Result<(), PoolError> = Pool::open(async |pool: Pool| {
+        pool.cancel_with("deployment");
+        pending().await
+    })
+    .await;
+    assert_passes_on_that_there_is_no_room(cancelled.unwrap_err());
+}
+
+#[apply(current_thread)]
+async fn a_tree_that_cannot_be_written_says_so() {
+    let opened = Pool::builder().name("web").limit(1).grace(Duration::from_secs(1)).open(async |pool: Pool| {
+        pool.spawn(async {
+            let nested: Pool = Pool::new();
+            nested.spawn(pending::<()>());
+            Ok(nested.run().await?)
+        });
+        pool.build_task().name("queued").depth(-1).spawn(pending::<()>());
+        pool.build_task().daemon().spawn(pending::<()>());
+        let mut racing = race([pending::<()>()]);
+        assert!(poll_once(Pin::new(&mut racing)).await.is_pending());
+        yield_now().await;
+        pool.cancel_with("deployment");
+        let tree = pool.tree();
+        let drawn = format!("{tree:#}");
+        for part in ["web (closing: ", "<pool>", "<task>", "<race>", "queued", "daemon", "depth -1"] {
+            assert!(drawn.contains(part), "{drawn}");
+        }
+        assert_passes_on_that_there_is_no_room(tree);
+        Ok(())
+    });
+    opened.await.unwrap();
 }

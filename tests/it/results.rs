@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::task::yield_now;
 
-use crate::support::*;
+use crate::support::{Alive, busy, on_both, poll_once, quiet_panic};
 
 /// What a child does: it takes some turns, and then ends.
 #[derive(Clone, Copy, Debug)]

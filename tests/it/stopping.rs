@@ -10,22 +10,20 @@ use aiodrive::{
     BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, PoolBuilder, PoolError, TaskGroup, TaskHandle,
     TaskStopped, cancellation_token, race, shield, timeout, try_all, try_cancellation_token, wait_all, with_exit,
 };
+use macro_rules_attribute::apply;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{block_in_place, yield_now};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, Log, OnDrop, failures, on_both, on_current_thread, on_multi_thread, poll_once, quiet_panic, until,
+    Alive, Log, OnDrop, both, current_thread, failures, multi_thread, on_both, on_current_thread, on_multi_thread,
+    poll_once, quiet_panic, secs, until,
 };
 
 type Outcome<T = ()> = Result<T, PoolError>;
 type Job = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 type MakeJob = fn() -> Job;
-
-const fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
 
 fn with_grace(seconds: u64) -> PoolBuilder {
     Pool::builder().grace(secs(seconds))
@@ -53,219 +51,201 @@ async fn elapsed<F: Future>(future: F) -> (u64, F::Output) {
 
 // ===== time nests =====
 
-#[test]
-fn what_fans_out_has_the_time_of_the_task_around_it() {
-    on_current_thread(|| async {
-        let pool: Pool = with_grace(10).build();
-        let by_pool = pool.spawn_with_handle(async {
+#[apply(current_thread)]
+async fn what_fans_out_has_the_time_of_the_task_around_it() {
+    let pool: Pool = with_grace(10).build();
+    let by_pool = pool.spawn_with_handle(async {
+        Ok(Pool::open(async |inner: Pool| Ok(inner.spawn_with_handle(polite(3)).await?)).await?)
+    });
+    let deep = pool.spawn_with_handle(async {
+        let middle = Pool::open(async |_: Pool| {
             Ok(Pool::open(async |inner: Pool| Ok(inner.spawn_with_handle(polite(3)).await?)).await?)
         });
-        let deep = pool.spawn_with_handle(async {
-            let middle = Pool::open(async |_: Pool| {
-                Ok(Pool::open(async |inner: Pool| Ok(inner.spawn_with_handle(polite(3)).await?)).await?)
-            });
-            Ok(middle.await?)
-        });
-        let by_function = pool.spawn_with_handle(async { Ok(try_all([polite(3), polite(3)]).await?.len()) });
-        pool.cancel_on(sleep(secs(1)));
-        assert_eq!(elapsed(pool.run()).await.0, 4);
-        assert_eq!((by_pool.await, deep.await, by_function.await), (Ok(3), Ok(3), Ok(2)));
+        Ok(middle.await?)
     });
+    let by_function = pool.spawn_with_handle(async { Ok(try_all([polite(3), polite(3)]).await?.len()) });
+    pool.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(pool.run()).await.0, 4);
+    assert_eq!((by_pool.await, deep.await, by_function.await), (Ok(3), Ok(3), Ok(2)));
 }
 
-#[test]
-fn an_inner_grace_never_outlasts_the_outer_one() {
-    on_current_thread(|| async {
-        for (outer, inner, expected) in [(2, 10, 2), (10, 2, 2), (0, 10, 0)] {
-            let (log, begin) = (Log::default(), Instant::now());
-            let pool: Pool = with_grace(outer).build();
-            let seen = log.clone();
-            pool.spawn(async move {
-                let nested: Pool = with_grace(inner).build();
-                nested.spawn(stubborn("gone", begin, seen));
-                nested.run().await?;
-                Ok(())
-            });
-            pool.cancel_on(yield_now());
-            pool.run().await.unwrap();
-            assert_eq!(log.events(), [format!("gone: {expected}")], "{inner} seconds in {outer}");
-        }
-    });
-}
-
-#[test]
-fn a_cause_of_its_own_ends_the_time_that_a_pool_has_from_outside() {
-    on_current_thread(|| async {
-        for cancels in [true, false] {
-            let (log, begin) = (Log::default(), Instant::now());
-            let pool: Pool = with_grace(10).on_failure(|_| OnFailure::Collect).build();
-            let seen = log.clone();
-            pool.spawn(async move {
-                let nested: Pool = Pool::new();
-                nested.spawn(stubborn("gone", begin, seen));
-                let canceller = nested.clone();
-                nested.spawn(async move {
-                    polite(2).await?;
-                    if cancels {
-                        canceller.cancel();
-                        pending::<()>().await;
-                    }
-                    Err("broken".into())
-                });
-                nested.run().await?;
-                Ok(())
-            });
-            pool.cancel_on(yield_now());
-            assert_eq!(pool.run().await.is_ok(), cancels);
-            assert_eq!(log.events(), ["gone: 2"], "cancels: {cancels}");
-        }
-    });
-}
-
-#[test]
-fn who_is_dropped_by_a_timeout_has_its_own_grace() {
-    on_current_thread(|| async {
+#[apply(current_thread)]
+async fn an_inner_grace_never_outlasts_the_outer_one() {
+    for (outer, inner, expected) in [(2, 10, 2), (10, 2, 2), (0, 10, 0)] {
         let (log, begin) = (Log::default(), Instant::now());
-        let outer = Pool::open(async |_: Pool| {
-            let inner: Pool = with_grace(5).build();
-            inner.spawn(stubborn("gone", begin, log.clone()));
-            assert!(timeout(secs(1), inner.run()).await.is_err());
+        let pool: Pool = with_grace(outer).build();
+        let seen = log.clone();
+        pool.spawn(async move {
+            let nested: Pool = with_grace(inner).build();
+            nested.spawn(stubborn("gone", begin, seen));
+            nested.run().await?;
             Ok(())
         });
-        outer.await.unwrap();
-        assert_eq!(log.events(), ["gone: 6"]);
+        pool.cancel_on(yield_now());
+        pool.run().await.unwrap();
+        assert_eq!(log.events(), [format!("gone: {expected}")], "{inner} seconds in {outer}");
+    }
+}
+
+#[apply(current_thread)]
+async fn a_cause_of_its_own_ends_the_time_that_a_pool_has_from_outside() {
+    for cancels in [true, false] {
+        let (log, begin) = (Log::default(), Instant::now());
+        let pool: Pool = with_grace(10).on_failure(|_| OnFailure::Collect).build();
+        let seen = log.clone();
+        pool.spawn(async move {
+            let nested: Pool = Pool::new();
+            nested.spawn(stubborn("gone", begin, seen));
+            let canceller = nested.clone();
+            nested.spawn(async move {
+                polite(2).await?;
+                if cancels {
+                    canceller.cancel();
+                    pending::<()>().await;
+                }
+                Err("broken".into())
+            });
+            nested.run().await?;
+            Ok(())
+        });
+        pool.cancel_on(yield_now());
+        assert_eq!(pool.run().await.is_ok(), cancels);
+        assert_eq!(log.events(), ["gone: 2"], "cancels: {cancels}");
+    }
+}
+
+#[apply(current_thread)]
+async fn who_is_dropped_by_a_timeout_has_its_own_grace() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let outer = Pool::open(async |_: Pool| {
+        let inner: Pool = with_grace(5).build();
+        inner.spawn(stubborn("gone", begin, log.clone()));
+        assert!(timeout(secs(1), inner.run()).await.is_err());
+        Ok(())
     });
+    outer.await.unwrap();
+    assert_eq!(log.events(), ["gone: 6"]);
 }
 
 /// No task is left in the pool around, and nobody in it waits for a turn: what is nested there has its time all the same.
-#[test]
-fn what_an_ended_task_has_handed_on_has_the_time_of_its_pool() {
-    on_current_thread(|| async {
-        for outer in [None, Some(10)] {
-            let (log, begin) = (Log::default(), Instant::now());
-            let around: Pool = with_grace(10).build();
-            let seen = log.clone();
-            around.spawn(async move {
-                let pool = outer.map_or_else(Pool::builder, with_grace).build();
-                pool.spawn(async move {
-                    let inner: Pool = with_grace(5).build();
-                    inner.spawn(stubborn("gone", begin, seen));
-                    assert!(poll_once(pin!(inner.run())).await.is_pending());
-                    Ok(())
-                });
-                pool.run().await?;
+#[apply(current_thread)]
+async fn what_an_ended_task_has_handed_on_has_the_time_of_its_pool() {
+    for outer in [None, Some(10)] {
+        let (log, begin) = (Log::default(), Instant::now());
+        let around: Pool = with_grace(10).build();
+        let seen = log.clone();
+        around.spawn(async move {
+            let pool = outer.map_or_else(Pool::builder, with_grace).build();
+            pool.spawn(async move {
+                let inner: Pool = with_grace(5).build();
+                inner.spawn(stubborn("gone", begin, seen));
+                assert!(poll_once(pin!(inner.run())).await.is_pending());
                 Ok(())
             });
-            around.cancel_on(sleep(secs(1)));
-            assert_eq!(elapsed(around.run()).await.0, 5);
-            assert_eq!(log.events(), ["gone: 5"], "outer grace: {outer:?}");
-        }
-    });
+            pool.run().await?;
+            Ok(())
+        });
+        around.cancel_on(sleep(secs(1)));
+        assert_eq!(elapsed(around.run()).await.0, 5);
+        assert_eq!(log.events(), ["gone: 5"], "outer grace: {outer:?}");
+    }
 }
 
 // ===== an abort goes all the way down =====
 
-#[test]
-fn an_abort_ends_every_grace_below() {
-    on_current_thread(|| async {
-        let (log, begin) = (Log::default(), Instant::now());
-        let pool: Pool = with_grace(100).build();
-        let seen = log.clone();
-        pool.spawn(async move {
-            let one = with_grace(80).build();
-            one.spawn(stubborn("nested", begin, seen.clone()));
-            one.spawn(async move {
-                let two: Pool = with_grace(60).build();
-                two.spawn(stubborn("two levels down", begin, seen));
-                two.run().await?;
-                Ok(())
-            });
-            one.run().await?;
+#[apply(current_thread)]
+async fn an_abort_ends_every_grace_below() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let pool: Pool = with_grace(100).build();
+    let seen = log.clone();
+    pool.spawn(async move {
+        let one = with_grace(80).build();
+        one.spawn(stubborn("nested", begin, seen.clone()));
+        one.spawn(async move {
+            let two: Pool = with_grace(60).build();
+            two.spawn(stubborn("two levels down", begin, seen));
+            two.run().await?;
             Ok(())
         });
-        pool.cancel_on(sleep(secs(1)));
-        pool.abort_on(sleep(secs(3)));
-        pool.clone().run().await.unwrap();
-        let mut events = log.events();
-        events.sort();
-        assert_eq!(events, ["nested: 3", "two levels down: 3"]);
-        assert!(matches!(pool.closing_reason(), Some(ClosingReason::Cancelled(_))), "the first reason stays");
+        one.run().await?;
+        Ok(())
     });
+    pool.cancel_on(sleep(secs(1)));
+    pool.abort_on(sleep(secs(3)));
+    pool.clone().run().await.unwrap();
+    let mut events = log.events();
+    events.sort();
+    assert_eq!(events, ["nested: 3", "two levels down: 3"]);
+    assert!(matches!(pool.closing_reason(), Some(ClosingReason::Cancelled(_))), "the first reason stays");
 }
 
-#[test]
-fn an_abort_reaches_a_closing_that_was_handed_on() {
-    on_current_thread(|| async {
-        let (log, begin) = (Log::default(), Instant::now());
-        let outer = Pool::open(async |pool: Pool| {
+#[apply(current_thread)]
+async fn an_abort_reaches_a_closing_that_was_handed_on() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let outer = Pool::open(async |pool: Pool| {
+        let inner: Pool = with_grace(100).build();
+        inner.spawn(stubborn("gone", begin, log.clone()));
+        assert!(tokio::time::timeout(secs(1), inner.run()).await.is_err());
+        sleep(secs(1)).await;
+        pool.abort();
+        pending::<Result<(), _>>().await
+    });
+    assert!(outer.await.unwrap_err().is_cancelled());
+    assert_eq!(log.events(), ["gone: 2"]);
+}
+
+#[apply(current_thread)]
+async fn an_abort_leaves_shielded_work_and_exit_handlers_alone() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let pool: Pool = Pool::new();
+    let (shielded, handled) = (log.clone(), log.clone());
+    pool.spawn(async move {
+        shield(async move {
             let inner: Pool = with_grace(100).build();
-            inner.spawn(stubborn("gone", begin, log.clone()));
-            assert!(tokio::time::timeout(secs(1), inner.run()).await.is_err());
-            sleep(secs(1)).await;
-            pool.abort();
-            pending::<Result<(), _>>().await
-        });
-        assert!(outer.await.unwrap_err().is_cancelled());
-        assert_eq!(log.events(), ["gone: 2"]);
-    });
-}
-
-#[test]
-fn an_abort_leaves_shielded_work_and_exit_handlers_alone() {
-    on_current_thread(|| async {
-        let (log, begin) = (Log::default(), Instant::now());
-        let pool: Pool = Pool::new();
-        let (shielded, handled) = (log.clone(), log.clone());
-        pool.spawn(async move {
-            shield(async move {
-                let inner: Pool = with_grace(100).build();
-                inner.spawn(async move {
-                    sleep(secs(3)).await;
-                    shielded.push("shielded work is done");
-                });
-                drop(inner.run().await);
-            })
-            .await;
-        });
-        pool.spawn(async move {
-            let exit = async move |(), _| {
+            inner.spawn(async move {
                 sleep(secs(3)).await;
-                handled.push("the handler is done");
-                Ok::<_, BoxError>(())
-            };
-            with_exit((), async |()| pending::<Result<(), BoxError>>().await, exit).await?;
-            Ok(())
-        });
-        pool.abort_on(sleep(secs(1)));
-        pool.run().await.unwrap();
-        assert_eq!(begin.elapsed(), secs(4));
-        let mut events = log.events();
-        events.sort();
-        assert_eq!(events, ["shielded work is done", "the handler is done"]);
+                shielded.push("shielded work is done");
+            });
+            drop(inner.run().await);
+        })
+        .await;
     });
+    pool.spawn(async move {
+        let exit = async move |(), _| {
+            sleep(secs(3)).await;
+            handled.push("the handler is done");
+            Ok::<_, BoxError>(())
+        };
+        with_exit((), async |()| pending::<Result<(), BoxError>>().await, exit).await?;
+        Ok(())
+    });
+    pool.abort_on(sleep(secs(1)));
+    pool.run().await.unwrap();
+    assert_eq!(begin.elapsed(), secs(4));
+    let mut events = log.events();
+    events.sort();
+    assert_eq!(events, ["shielded work is done", "the handler is done"]);
 }
 
-#[test]
-fn what_begins_in_an_aborted_task_has_no_time() {
-    on_multi_thread(|| async {
-        let alive = Alive::default();
-        let pool: Pool = Pool::new();
-        let one = alive.one();
-        pool.spawn(async move {
-            let _late = OnDrop::new(move || {
-                let inner: Pool = with_grace(1_000).build();
-                inner.spawn(async move {
-                    let _one = one;
-                    pending::<()>().await
-                });
-                block_in_place(|| Handle::current().block_on(inner.run())).unwrap();
+#[apply(multi_thread)]
+async fn what_begins_in_an_aborted_task_has_no_time() {
+    let alive = Alive::default();
+    let pool: Pool = Pool::new();
+    let one = alive.one();
+    pool.spawn(async move {
+        let _late = OnDrop::new(move || {
+            let inner: Pool = with_grace(1_000).build();
+            inner.spawn(async move {
+                let _one = one;
+                pending::<()>().await
             });
-            pending::<()>().await
+            block_in_place(|| Handle::current().block_on(inner.run())).unwrap();
         });
-        pool.abort_on(yield_now());
-        pool.run().await.unwrap();
-        assert_eq!(alive.count(), 0);
+        pending::<()>().await
     });
+    pool.abort_on(yield_now());
+    pool.run().await.unwrap();
+    assert_eq!(alive.count(), 0);
 }
 
 /// Opens a pool in place, in a blocking call, and has something else end it.
@@ -330,50 +310,46 @@ fn a_function_in_a_blocking_call_is_aborted_with_the_task() {
     });
 }
 
-#[test]
-fn a_pool_in_a_blocking_call_hears_that_its_task_is_cancelled_by_a_handle() {
-    on_multi_thread(|| async {
-        let opened: Outcome = Pool::open(async |outer: Pool| {
-            let (begun, has_begun) = oneshot::channel();
-            let blocks = outer.spawn_with_handle(async move {
-                let inner: Pool = with_grace(1_000).build();
-                inner.spawn(async move {
-                    begun.send(()).expect("somebody waits");
-                    pending::<()>().await
-                });
-                block_in_place(|| Handle::current().block_on(inner.run()))?;
-                Ok(())
-            });
-            has_begun.await?;
-            blocks.cancel();
-            // It returns what it made of the end of its pool: the abort finds it in that poll.
-            let _ = blocks.await;
-            Ok(())
-        })
-        .await;
-        opened.unwrap();
-    });
-}
-
-#[test]
-fn a_pool_in_a_blocking_closure_is_aborted_with_the_pool_around_it() {
-    on_both(|| async {
-        let (begun, has_begun) = (LatchEvent::new(), LatchEvent::new());
-        let pool: Pool = Pool::new();
-        let (set, runtime) = (begun.clone(), Handle::current());
-        pool.spawn_blocking(move || {
+#[apply(multi_thread)]
+async fn a_pool_in_a_blocking_call_hears_that_its_task_is_cancelled_by_a_handle() {
+    let opened: Outcome = Pool::open(async |outer: Pool| {
+        let (begun, has_begun) = oneshot::channel();
+        let blocks = outer.spawn_with_handle(async move {
             let inner: Pool = with_grace(1_000).build();
             inner.spawn(async move {
-                set.set();
+                begun.send(()).expect("somebody waits");
                 pending::<()>().await
             });
-            let _ = runtime.block_on(inner.run());
+            block_in_place(|| Handle::current().block_on(inner.run()))?;
+            Ok(())
         });
-        has_begun.set();
-        let begun = begun.wait_set();
-        pool.abort_on(begun);
-        pool.run().await.unwrap();
+        has_begun.await?;
+        blocks.cancel();
+        // It returns what it made of the end of its pool: the abort finds it in that poll.
+        let _ = blocks.await;
+        Ok(())
+    })
+    .await;
+    opened.unwrap();
+}
+
+#[apply(both)]
+async fn a_pool_in_a_blocking_closure_is_aborted_with_the_pool_around_it() {
+    let (begun, has_begun) = (LatchEvent::new(), LatchEvent::new());
+    let pool: Pool = Pool::new();
+    let (set, runtime) = (begun.clone(), Handle::current());
+    pool.spawn_blocking(move || {
+        let inner: Pool = with_grace(1_000).build();
+        inner.spawn(async move {
+            set.set();
+            pending::<()>().await
+        });
+        let _ = runtime.block_on(inner.run());
     });
+    has_begun.set();
+    let begun = begun.wait_set();
+    pool.abort_on(begun);
+    pool.run().await.unwrap();
 }
 
 /// A branch has ended and left a pool behind, which closes in its own time. Whoever called waits for that, and there is
@@ -414,145 +390,131 @@ fn an_abort_reaches_what_an_ended_branch_has_left_behind() {
 
 // ===== watchers =====
 
-#[test]
-fn watchers_cost_no_grace_and_are_no_tasks() {
-    on_current_thread(|| async {
-        let alive = Alive::default();
-        let pool: Pool = with_grace(10).build();
-        for watch in [Pool::cancel_on, Pool::abort_on] {
-            let one = alive.one();
-            watch(&pool, async move {
-                let _one = one;
-                pending::<()>().await
-            });
-        }
-        pool.cancel_at(Some(Instant::now() + secs(100)));
-        assert_eq!(pool.tree().nodes().filter(|node| node.is_daemon()).count(), 3);
-        let tasks = pool.clone();
-        pool.spawn(async move {
-            sleep(secs(1)).await;
-            assert_eq!(tasks.len(), 1);
-            assert_eq!(tasks.tree().nodes().filter(|node| node.is_daemon()).count(), 3);
-        });
-        assert_eq!(elapsed(pool.run()).await.0, 1);
-        assert_eq!(alive.count(), 0, "they are dropped before the pool returns");
-    });
-}
-
-#[test]
-fn a_watcher_that_panics_is_a_failure_with_its_name() {
-    on_both(|| async {
-        for abort in [false, true] {
-            let pool = Pool::<BoxError>::new();
-            pool.spawn(pending::<()>());
-            let signal = async { quiet_panic("no signals here") };
-            if abort {
-                pool.abort_on(signal)
-            } else {
-                pool.cancel_on(signal)
-            }
-            let error = pool.run().await.unwrap_err();
-            assert_eq!(failures(error.failures()), ["panic: no signals here"]);
-            assert_eq!(error.first().unwrap().task().name(), Some(if abort { "abort_on" } else { "cancel_on" }));
-            assert_eq!(error.first().unwrap().task().spawned_at().file(), file!());
-        }
-    });
-}
-
-#[test]
-fn what_can_abort_is_awaited_until_the_last_depth_is_joined() {
-    on_current_thread(|| async {
-        let (log, begin) = (Log::default(), Instant::now());
-        let pool: Pool = with_grace(100).build();
-        for (depth, name) in [(1, "high"), (0, "zero"), (-1, "low")] {
-            pool.build_task().depth(depth).spawn(stubborn(name, begin, log.clone()));
-        }
-        pool.cancel_on(yield_now());
-        pool.abort_on(sleep(secs(250)));
-        pool.run().await.unwrap();
-        assert_eq!(log.events(), ["high: 100", "zero: 200", "low: 250"]);
-    });
-}
-
-#[test]
-fn a_deadline_can_be_moved_and_taken_back() {
-    on_current_thread(|| async {
-        let pool: Pool = Pool::new();
-        let mover = pool.clone();
-        pool.spawn(async move {
-            let in_seconds = |seconds| mover.cancel_at(Some(Instant::now() + secs(seconds)));
-            in_seconds(2);
-            sleep(secs(1)).await;
-            in_seconds(5);
-            sleep(secs(1)).await;
-            mover.cancel_at(None);
-            sleep(secs(10)).await;
-            in_seconds(1);
-            in_seconds(3);
+#[apply(current_thread)]
+async fn watchers_cost_no_grace_and_are_no_tasks() {
+    let alive = Alive::default();
+    let pool: Pool = with_grace(10).build();
+    for watch in [Pool::cancel_on, Pool::abort_on] {
+        let one = alive.one();
+        watch(&pool, async move {
+            let _one = one;
             pending::<()>().await
         });
-        assert_eq!(elapsed(pool.clone().run()).await.0, 15);
-        assert!(matches!(pool.closing_reason(), Some(ClosingReason::Deadline)));
-        pool.cancel_at(Some(Instant::now()));
+    }
+    pool.cancel_at(Some(Instant::now() + secs(100)));
+    assert_eq!(pool.tree().nodes().filter(|node| node.is_daemon()).count(), 3);
+    let tasks = pool.clone();
+    pool.spawn(async move {
+        sleep(secs(1)).await;
+        assert_eq!(tasks.len(), 1);
+        assert_eq!(tasks.tree().nodes().filter(|node| node.is_daemon()).count(), 3);
     });
+    assert_eq!(elapsed(pool.run()).await.0, 1);
+    assert_eq!(alive.count(), 0, "they are dropped before the pool returns");
 }
 
-#[test]
-fn a_deadline_may_be_over_or_beyond_all_clocks() {
-    on_current_thread(|| async {
-        let pool: Pool = Pool::new();
+#[apply(both)]
+async fn a_watcher_that_panics_is_a_failure_with_its_name() {
+    for abort in [false, true] {
+        let pool = Pool::<BoxError>::new();
         pool.spawn(pending::<()>());
-        pool.cancel_at(Some(Instant::now() + Duration::from_secs(60 * 60 * 24 * 365 * 100)));
-        let mut run = pin!(pool.clone().run());
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        sleep(secs(1_000)).await;
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        pool.cancel_at(Some(Instant::now() - secs(1)));
-        let error = run.await;
-        assert!(error.is_ok());
+        let signal = async { quiet_panic("no signals here") };
+        if abort {
+            pool.abort_on(signal)
+        } else {
+            pool.cancel_on(signal)
+        }
+        let error = pool.run().await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["panic: no signals here"]);
+        assert_eq!(error.first().unwrap().task().name(), Some(if abort { "abort_on" } else { "cancel_on" }));
+        assert_eq!(error.first().unwrap().task().spawned_at().file(), file!());
+    }
+}
+
+#[apply(current_thread)]
+async fn what_can_abort_is_awaited_until_the_last_depth_is_joined() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let pool: Pool = with_grace(100).build();
+    for (depth, name) in [(1, "high"), (0, "zero"), (-1, "low")] {
+        pool.build_task().depth(depth).spawn(stubborn(name, begin, log.clone()));
+    }
+    pool.cancel_on(yield_now());
+    pool.abort_on(sleep(secs(250)));
+    pool.run().await.unwrap();
+    assert_eq!(log.events(), ["high: 100", "zero: 200", "low: 250"]);
+}
+
+#[apply(current_thread)]
+async fn a_deadline_can_be_moved_and_taken_back() {
+    let pool: Pool = Pool::new();
+    let mover = pool.clone();
+    pool.spawn(async move {
+        let in_seconds = |seconds| mover.cancel_at(Some(Instant::now() + secs(seconds)));
+        in_seconds(2);
+        sleep(secs(1)).await;
+        in_seconds(5);
+        sleep(secs(1)).await;
+        mover.cancel_at(None);
+        sleep(secs(10)).await;
+        in_seconds(1);
+        in_seconds(3);
+        pending::<()>().await
     });
+    assert_eq!(elapsed(pool.clone().run()).await.0, 15);
+    assert!(matches!(pool.closing_reason(), Some(ClosingReason::Deadline)));
+    pool.cancel_at(Some(Instant::now()));
+}
+
+#[apply(current_thread)]
+async fn a_deadline_may_be_over_or_beyond_all_clocks() {
+    let pool: Pool = Pool::new();
+    pool.spawn(pending::<()>());
+    pool.cancel_at(Some(Instant::now() + Duration::from_secs(60 * 60 * 24 * 365 * 100)));
+    let mut run = pin!(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    sleep(secs(1_000)).await;
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    pool.cancel_at(Some(Instant::now() - secs(1)));
+    let error = run.await;
+    assert!(error.is_ok());
 }
 
 // ===== how one task differs =====
 
-#[test]
-fn a_task_without_grace_is_aborted_at_the_signal() {
-    on_current_thread(|| async {
-        let (log, begin) = (Log::default(), Instant::now());
-        let pool: Pool = with_grace(10).build();
-        pool.build_task().no_grace().spawn(stubborn("without", begin, log.clone()));
-        pool.build_task().no_grace().daemon().spawn(stubborn("daemon", begin, log.clone()));
-        pool.spawn(async { drop(polite(3).await) });
-        let late = (pool.clone(), log.clone());
-        pool.spawn(async move {
-            cancellation_token().cancelled().await;
-            late.0.build_task().no_grace().spawn(stubborn("late", begin, late.1));
-        });
-        pool.cancel_on(sleep(secs(1)));
-        pool.run().await.unwrap();
-        assert_eq!(begin.elapsed(), secs(4));
-        let mut events = log.events();
-        events.sort();
-        assert_eq!(events, ["daemon: 1", "without: 1"], "and what comes late is never polled");
+#[apply(current_thread)]
+async fn a_task_without_grace_is_aborted_at_the_signal() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let pool: Pool = with_grace(10).build();
+    pool.build_task().no_grace().spawn(stubborn("without", begin, log.clone()));
+    pool.build_task().no_grace().daemon().spawn(stubborn("daemon", begin, log.clone()));
+    pool.spawn(async { drop(polite(3).await) });
+    let late = (pool.clone(), log.clone());
+    pool.spawn(async move {
+        cancellation_token().cancelled().await;
+        late.0.build_task().no_grace().spawn(stubborn("late", begin, late.1));
     });
+    pool.cancel_on(sleep(secs(1)));
+    pool.run().await.unwrap();
+    assert_eq!(begin.elapsed(), secs(4));
+    let mut events = log.events();
+    events.sort();
+    assert_eq!(events, ["daemon: 1", "without: 1"], "and what comes late is never polled");
 }
 
-#[test]
-fn an_unlimited_task_takes_no_slot() {
-    on_both(|| async {
-        let pool: Pool = Pool::builder().limit(1).build();
-        let (feeder, log) = (pool.clone(), Log::default());
-        let seen = log.clone();
-        pool.build_task().unlimited().spawn(async move {
-            for n in 0..3 {
-                feeder.ready().await;
-                let seen = seen.clone();
-                feeder.spawn(async move { seen.push(n.to_string()) });
-            }
-        });
-        pool.run().await.unwrap();
-        assert_eq!(log.events(), ["0", "1", "2"]);
+#[apply(both)]
+async fn an_unlimited_task_takes_no_slot() {
+    let pool: Pool = Pool::builder().limit(1).build();
+    let (feeder, log) = (pool.clone(), Log::default());
+    let seen = log.clone();
+    pool.build_task().unlimited().spawn(async move {
+        for n in 0..3 {
+            feeder.ready().await;
+            let seen = seen.clone();
+            feeder.spawn(async move { seen.push(n.to_string()) });
+        }
     });
+    pool.run().await.unwrap();
+    assert_eq!(log.events(), ["0", "1", "2"]);
 }
 
 #[test]
@@ -593,415 +555,381 @@ fn an_essential_task_that_ends_closes_its_pool_whatever_the_policy_says() {
     });
 }
 
-#[test]
-fn an_essential_task_may_end_with_its_pool_and_by_its_handle() {
-    on_both(|| async {
-        let opened: Outcome = Pool::open(async |pool: Pool| {
-            pool.build_task().essential().daemon().spawn(pending::<()>());
-            let handle = pool.build_task().essential().daemon().spawn_with_handle(pending::<Result<(), _>>());
-            handle.cancel();
-            assert_eq!(handle.await, Err(TaskStopped::Cancelled));
-            assert!(!pool.is_closed());
-            pool.build_task().essential().daemon().spawn(async { drop(polite(0).await) });
-            Ok(())
-        })
-        .await;
-        opened.unwrap();
-    });
+#[apply(both)]
+async fn an_essential_task_may_end_with_its_pool_and_by_its_handle() {
+    let opened: Outcome = Pool::open(async |pool: Pool| {
+        pool.build_task().essential().daemon().spawn(pending::<()>());
+        let handle = pool.build_task().essential().daemon().spawn_with_handle(pending::<Result<(), _>>());
+        handle.cancel();
+        assert_eq!(handle.await, Err(TaskStopped::Cancelled));
+        assert!(!pool.is_closed());
+        pool.build_task().essential().daemon().spawn(async { drop(polite(0).await) });
+        Ok(())
+    })
+    .await;
+    opened.unwrap();
 }
 
-#[test]
-fn a_task_may_have_a_policy_of_its_own() {
-    on_both(|| async {
-        let policy = |_: &aiodrive::TaskError| -> OnFailure { panic!("only tasks without one are asked about") };
-        let pool: Pool = Pool::builder().on_failure(policy).build();
-        pool.build_task().on_failure(OnFailure::Discard).spawn(async { Err("discarded".into()) });
-        pool.build_task().on_failure(OnFailure::Collect).spawn(async { Err("collected".into()) });
-        pool.spawn(async {});
-        assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: collected"]);
+#[apply(both)]
+async fn a_task_may_have_a_policy_of_its_own() {
+    let policy = |_: &aiodrive::TaskError| -> OnFailure { panic!("only tasks without one are asked about") };
+    let pool: Pool = Pool::builder().on_failure(policy).build();
+    pool.build_task().on_failure(OnFailure::Discard).spawn(async { Err("discarded".into()) });
+    pool.build_task().on_failure(OnFailure::Collect).spawn(async { Err("collected".into()) });
+    pool.spawn(async {});
+    assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: collected"]);
 
-        let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Discard).build();
-        pool.build_task().on_failure(OnFailure::Cancel).spawn(async { Err("cancels".into()) });
-        pool.spawn(pending::<()>());
-        assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: cancels"]);
-    });
+    let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Discard).build();
+    pool.build_task().on_failure(OnFailure::Cancel).spawn(async { Err("cancels".into()) });
+    pool.spawn(pending::<()>());
+    assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: cancels"]);
 }
 
 // ===== a grace that nobody can use =====
 
-#[test]
-fn daemons_that_cannot_have_heard_cost_no_grace() {
-    on_current_thread(|| async {
-        for depth in [-1, 0, 1] {
-            let opened = elapsed(with_grace(10).open(async |pool: Pool| {
-                pool.build_task().daemon().depth(depth).spawn(pending::<()>());
-                sleep(secs(1)).await;
-                Ok(())
-            }));
-            assert_eq!(opened.await.0, 1, "depth {depth}");
-        }
-        // Nor when others have used some of it.
-        let pool: Pool = with_grace(10).build();
-        pool.build_task().daemon().spawn(pending::<()>());
-        pool.spawn(sleep(secs(3)));
-        pool.build_task().depth(1).daemon().spawn(pending::<()>());
-        pool.cancel_on(yield_now());
-        assert_eq!(elapsed(pool.run()).await.0, 3);
-    });
+#[apply(current_thread)]
+async fn daemons_that_cannot_have_heard_cost_no_grace() {
+    for depth in [-1, 0, 1] {
+        let opened = elapsed(with_grace(10).open(async |pool: Pool| {
+            pool.build_task().daemon().depth(depth).spawn(pending::<()>());
+            sleep(secs(1)).await;
+            Ok(())
+        }));
+        assert_eq!(opened.await.0, 1, "depth {depth}");
+    }
+    // Nor when others have used some of it.
+    let pool: Pool = with_grace(10).build();
+    pool.build_task().daemon().spawn(pending::<()>());
+    pool.spawn(sleep(secs(3)));
+    pool.build_task().depth(1).daemon().spawn(pending::<()>());
+    pool.cancel_on(yield_now());
+    assert_eq!(elapsed(pool.run()).await.0, 3);
 }
 
-#[test]
-fn daemons_that_may_have_heard_have_the_grace() {
-    on_current_thread(|| async {
-        let with_token = elapsed(with_grace(10).open(async |pool: Pool| {
-            pool.build_task().daemon().spawn(async { drop(polite(3).await) });
-            sleep(secs(1)).await;
+#[apply(current_thread)]
+async fn daemons_that_may_have_heard_have_the_grace() {
+    let with_token = elapsed(with_grace(10).open(async |pool: Pool| {
+        pool.build_task().daemon().spawn(async { drop(polite(3).await) });
+        sleep(secs(1)).await;
+        Ok(())
+    }));
+    assert_eq!(with_token.await.0, 4);
+    let that_wait = elapsed(with_grace(10).open(async |pool: Pool| {
+        let waits = pool.clone();
+        pool.build_task().daemon().spawn(async move {
+            waits.cancelled().await;
+            sleep(secs(2)).await;
+        });
+        sleep(secs(1)).await;
+        Ok(())
+    }));
+    assert_eq!(that_wait.await.0, 3);
+    let with_a_pool = elapsed(with_grace(10).open(async |pool: Pool| {
+        pool.build_task().daemon().spawn(async {
+            let nested: Pool = Pool::new();
+            nested.spawn(async { drop(polite(5).await) });
+            nested.run().await?;
             Ok(())
-        }));
-        assert_eq!(with_token.await.0, 4);
-        let that_wait = elapsed(with_grace(10).open(async |pool: Pool| {
-            let waits = pool.clone();
-            pool.build_task().daemon().spawn(async move {
-                waits.cancelled().await;
-                sleep(secs(2)).await;
-            });
-            sleep(secs(1)).await;
-            Ok(())
-        }));
-        assert_eq!(that_wait.await.0, 3);
-        let with_a_pool = elapsed(with_grace(10).open(async |pool: Pool| {
-            pool.build_task().daemon().spawn(async {
-                let nested: Pool = Pool::new();
-                nested.spawn(async { drop(polite(5).await) });
-                nested.run().await?;
-                Ok(())
-            });
-            sleep(secs(1)).await;
-            Ok(())
-        }));
-        assert_eq!(with_a_pool.await.0, 6);
-    });
+        });
+        sleep(secs(1)).await;
+        Ok(())
+    }));
+    assert_eq!(with_a_pool.await.0, 6);
 }
 
 /// As the pool begins to close, the daemon is in the middle of its first poll, on another thread.
-#[test]
-fn a_daemon_may_hear_as_long_as_its_first_poll_lasts() {
-    on_multi_thread(|| async {
-        let (begun, log) = (LatchEvent::new(), Log::default());
-        let opened: Outcome = with_grace(1_000)
-            .open(async |pool: Pool| {
-                let (begins, closing, seen) = (begun.clone(), pool.clone(), log.clone());
-                pool.build_task().daemon().spawn(async move {
-                    begins.set();
-                    while !closing.is_closed() {
-                        std::thread::yield_now();
-                    }
-                    // The driver looks who is left.
-                    (0..200).for_each(|_| std::thread::yield_now());
-                    cancellation_token().cancelled().await;
-                    yield_now().await;
-                    seen.push("heard");
-                });
-                begun.wait_set().await;
-                Ok(())
-            })
-            .await;
-        opened.unwrap();
-        assert_eq!(log.events(), ["heard"]);
-    });
+#[apply(multi_thread)]
+async fn a_daemon_may_hear_as_long_as_its_first_poll_lasts() {
+    let (begun, log) = (LatchEvent::new(), Log::default());
+    let opened: Outcome = with_grace(1_000)
+        .open(async |pool: Pool| {
+            let (begins, closing, seen) = (begun.clone(), pool.clone(), log.clone());
+            pool.build_task().daemon().spawn(async move {
+                begins.set();
+                while !closing.is_closed() {
+                    std::thread::yield_now();
+                }
+                // The driver looks who is left.
+                (0..200).for_each(|_| std::thread::yield_now());
+                cancellation_token().cancelled().await;
+                yield_now().await;
+                seen.push("heard");
+            });
+            begun.wait_set().await;
+            Ok(())
+        })
+        .await;
+    opened.unwrap();
+    assert_eq!(log.events(), ["heard"]);
 }
 
-#[test]
-fn queued_tasks_that_cannot_start_cost_no_grace() {
-    on_current_thread(|| async {
-        let pool: Pool = with_grace(10).limit(1).build();
-        // The slot is held by a lower depth, which is not cancelled before the higher one is closed.
-        pool.build_task().depth(-1).spawn(async { drop(polite(2).await) });
-        for _ in 0..3 {
-            pool.spawn(async { panic!("its turn does not come") });
-        }
-        pool.cancel_on(sleep(secs(1)));
-        assert_eq!(elapsed(pool.run()).await.0, 3);
-    });
+#[apply(current_thread)]
+async fn queued_tasks_that_cannot_start_cost_no_grace() {
+    let pool: Pool = with_grace(10).limit(1).build();
+    // The slot is held by a lower depth, which is not cancelled before the higher one is closed.
+    pool.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    for _ in 0..3 {
+        pool.spawn(async { panic!("its turn does not come") });
+    }
+    pool.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(pool.run()).await.0, 3);
 }
 
-#[test]
-fn what_overran_a_grace_is_known_after_the_run() {
-    on_current_thread(|| async {
-        let (log, begin) = (Log::default(), Instant::now());
-        let pool: Pool = with_grace(2).build();
-        pool.build_task().name("polite").spawn(async { drop(polite(1).await) });
-        pool.build_task().name("upload").spawn(stubborn("upload", begin, log.clone()));
-        pool.build_task().name("deep").depth(-1).spawn(stubborn("deep", begin, log.clone()));
-        let seen = log.clone();
-        pool.build_task().name("request").spawn(async move {
-            let part: Pool = Pool::new();
-            part.build_task().name("part").spawn(stubborn("part", begin, seen.clone()));
-            let timed: Pool = with_grace(1).build();
-            timed.build_task().name("tells it itself").spawn(stubborn("timed", begin, seen));
-            let (one, two) = tokio::join!(part.run(), timed.clone().run());
-            drop((one, two));
-            pending::<()>().await
-        });
-        pool.cancel_on(yield_now());
-        pool.clone().run().await.unwrap();
-        let overrun = pool.overrun();
-        let names: Vec<_> = overrun.iter().filter_map(|task| task.name()).collect();
-        assert_eq!(names, ["upload", "request", "part", "deep"]);
-        assert!(overrun.iter().all(|task| task.spawned_at().file() == file!()));
-
-        let well: Pool = with_grace(2).build();
-        well.spawn(async { drop(polite(1).await) });
-        well.cancel_on(yield_now());
-        well.clone().run().await.unwrap();
-        assert!(well.overrun().is_empty());
+#[apply(current_thread)]
+async fn what_overran_a_grace_is_known_after_the_run() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let pool: Pool = with_grace(2).build();
+    pool.build_task().name("polite").spawn(async { drop(polite(1).await) });
+    pool.build_task().name("upload").spawn(stubborn("upload", begin, log.clone()));
+    pool.build_task().name("deep").depth(-1).spawn(stubborn("deep", begin, log.clone()));
+    let seen = log.clone();
+    pool.build_task().name("request").spawn(async move {
+        let part: Pool = Pool::new();
+        part.build_task().name("part").spawn(stubborn("part", begin, seen.clone()));
+        let timed: Pool = with_grace(1).build();
+        timed.build_task().name("tells it itself").spawn(stubborn("timed", begin, seen));
+        let (one, two) = tokio::join!(part.run(), timed.clone().run());
+        drop((one, two));
+        pending::<()>().await
     });
+    pool.cancel_on(yield_now());
+    pool.clone().run().await.unwrap();
+    let overrun = pool.overrun();
+    let names: Vec<_> = overrun.iter().filter_map(|task| task.name()).collect();
+    assert_eq!(names, ["upload", "request", "part", "deep"]);
+    assert!(overrun.iter().all(|task| task.spawned_at().file() == file!()));
+
+    let well: Pool = with_grace(2).build();
+    well.spawn(async { drop(polite(1).await) });
+    well.cancel_on(yield_now());
+    well.clone().run().await.unwrap();
+    assert!(well.overrun().is_empty());
 }
 
 // ===== kept open, idle, how it closed =====
 
-#[test]
-fn a_pool_that_is_kept_open_ends_when_nothing_can_come_any_more() {
-    on_both(|| async {
-        let kept_open = || -> Pool { Pool::builder().keep_open(true).build() };
-        kept_open().run().await.unwrap();
+#[apply(both)]
+async fn a_pool_that_is_kept_open_ends_when_nothing_can_come_any_more() {
+    let kept_open = || -> Pool { Pool::builder().keep_open(true).build() };
+    kept_open().run().await.unwrap();
 
-        let pool = kept_open();
-        pool.spawn(async {});
-        pool.run().await.unwrap();
+    let pool = kept_open();
+    pool.spawn(async {});
+    pool.run().await.unwrap();
 
-        let (pool, end) = (kept_open(), LatchEvent::new());
-        let (handle, gate) = (pool.clone(), end.clone());
-        pool.spawn(async move {
-            gate.wait_set().await;
-            drop(handle);
-        });
-        let mut run = pin!(pool.run());
-        for _ in 0..10 {
-            assert!(poll_once(run.as_mut()).await.is_pending(), "a task has a handle");
-            yield_now().await;
-        }
-        end.set();
-        run.await.unwrap();
+    let (pool, end) = (kept_open(), LatchEvent::new());
+    let (handle, gate) = (pool.clone(), end.clone());
+    pool.spawn(async move {
+        gate.wait_set().await;
+        drop(handle);
     });
+    let mut run = pin!(pool.run());
+    for _ in 0..10 {
+        assert!(poll_once(run.as_mut()).await.is_pending(), "a task has a handle");
+        yield_now().await;
+    }
+    end.set();
+    run.await.unwrap();
 }
 
-#[test]
-fn a_handle_a_daemon_and_a_watcher_keep_a_pool_open() {
-    on_both(|| async {
-        let holders: [fn(&Pool); 4] = [
-            |pool| pool.build_task().daemon().spawn(pending::<()>()),
-            |pool| pool.cancel_on(pending::<()>()),
-            |pool| pool.abort_on(pending::<()>()),
-            |pool| pool.cancel_at(Some(Instant::now() + secs(1_000))),
-        ];
-        for hold in holders {
-            let pool: Pool = Pool::builder().keep_open(true).build();
-            hold(&pool);
-            let mut run = Box::pin(pool.run());
-            for _ in 0..10 {
-                assert!(poll_once(run.as_mut()).await.is_pending());
+#[apply(both)]
+async fn a_handle_a_daemon_and_a_watcher_keep_a_pool_open() {
+    let holders: [fn(&Pool); 4] = [
+        |pool| pool.build_task().daemon().spawn(pending::<()>()),
+        |pool| pool.cancel_on(pending::<()>()),
+        |pool| pool.abort_on(pending::<()>()),
+        |pool| pool.cancel_at(Some(Instant::now() + secs(1_000))),
+    ];
+    for hold in holders {
+        let pool: Pool = Pool::builder().keep_open(true).build();
+        hold(&pool);
+        let mut run = Box::pin(pool.run());
+        for _ in 0..10 {
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            yield_now().await;
+        }
+    }
+    let pool: Pool = Pool::builder().keep_open(true).build();
+    let mut run = pin!(pool.clone().run());
+    for _ in 0..10 {
+        assert!(poll_once(run.as_mut()).await.is_pending(), "there is a handle");
+        yield_now().await;
+    }
+    pool.cancel_at(Some(Instant::now() + secs(1_000)));
+    pool.cancel_at(None);
+    drop(pool);
+    run.await.unwrap();
+}
+
+#[apply(both)]
+async fn idle_is_ready_when_no_task_is_left_but_daemons() {
+    let opened: Outcome = Pool::builder()
+        .limit(1)
+        .open(async |pool: Pool| {
+            pool.build_task().daemon().spawn(pending::<()>());
+            pool.idle().await;
+            let (gate, done) = (LatchEvent::new(), Log::default());
+            for _ in 0..3 {
+                let (gate, done) = (gate.clone(), done.clone());
+                pool.spawn(async move {
+                    gate.wait_set().await;
+                    done.push("done");
+                });
+            }
+            let mut idle = pin!(pool.idle());
+            for _ in 0..5 {
+                assert!(poll_once(idle.as_mut()).await.is_pending());
                 yield_now().await;
             }
-        }
-        let pool: Pool = Pool::builder().keep_open(true).build();
-        let mut run = pin!(pool.clone().run());
-        for _ in 0..10 {
-            assert!(poll_once(run.as_mut()).await.is_pending(), "there is a handle");
-            yield_now().await;
-        }
-        pool.cancel_at(Some(Instant::now() + secs(1_000)));
-        pool.cancel_at(None);
-        drop(pool);
-        run.await.unwrap();
-    });
-}
-
-#[test]
-fn idle_is_ready_when_no_task_is_left_but_daemons() {
-    on_both(|| async {
-        let opened: Outcome = Pool::builder()
-            .limit(1)
-            .open(async |pool: Pool| {
-                pool.build_task().daemon().spawn(pending::<()>());
-                pool.idle().await;
-                let (gate, done) = (LatchEvent::new(), Log::default());
-                for _ in 0..3 {
-                    let (gate, done) = (gate.clone(), done.clone());
-                    pool.spawn(async move {
-                        gate.wait_set().await;
-                        done.push("done");
-                    });
-                }
-                let mut idle = pin!(pool.idle());
-                for _ in 0..5 {
-                    assert!(poll_once(idle.as_mut()).await.is_pending());
-                    yield_now().await;
-                }
-                gate.set();
-                idle.await;
-                assert_eq!(done.events().len(), 3);
-                Ok(())
-            })
-            .await;
-        opened.unwrap();
-
-        let pool: Pool = Pool::new();
-        pool.spawn(pending::<()>());
-        let idle = tokio::spawn({
-            let pool = pool.clone();
-            async move { pool.idle().await }
-        });
-        pool.cancel_on(yield_now());
-        pool.run().await.unwrap();
-        idle.await.unwrap();
-    });
-}
-
-#[test]
-fn an_error_knows_whether_its_pool_was_stopped_from_outside() {
-    on_both(|| async {
-        let stopped: Outcome = Pool::open(async |pool: Pool| {
-            pool.abort();
-            pending().await
+            gate.set();
+            idle.await;
+            assert_eq!(done.events().len(), 3);
+            Ok(())
         })
         .await;
-        assert!(stopped.unwrap_err().was_cancelled());
-        let failed: Outcome = Pool::open(async |_: Pool| Err("broken".into())).await;
-        assert!(!failed.unwrap_err().was_cancelled());
+    opened.unwrap();
+
+    let pool: Pool = Pool::new();
+    pool.spawn(pending::<()>());
+    let idle = tokio::spawn({
+        let pool = pool.clone();
+        async move { pool.idle().await }
     });
+    pool.cancel_on(yield_now());
+    pool.run().await.unwrap();
+    idle.await.unwrap();
 }
 
-#[test]
-fn a_nested_pool_knows_why_the_one_around_it_closes() {
-    on_current_thread(|| async {
-        let pool: Pool = with_grace(10).build();
-        let reason = pool.spawn_with_handle(async {
-            let inner: Pool = Pool::builder().keep_open(true).build();
-            inner.clone().run().await?;
-            Ok(inner.closing_reason())
-        });
-        let canceller = pool.clone();
-        pool.spawn(async move {
-            yield_now().await;
-            canceller.cancel_with("deployment");
-        });
-        pool.run().await.unwrap();
-        let reason = reason.await.unwrap().unwrap();
-        assert!(matches!(reason, ClosingReason::ParentClosing(_)), "{reason}");
-        assert_eq!(reason.cancel_reason(), Some("deployment"));
+#[apply(both)]
+async fn an_error_knows_whether_its_pool_was_stopped_from_outside() {
+    let stopped: Outcome = Pool::open(async |pool: Pool| {
+        pool.abort();
+        pending().await
+    })
+    .await;
+    assert!(stopped.unwrap_err().was_cancelled());
+    let failed: Outcome = Pool::open(async |_: Pool| Err("broken".into())).await;
+    assert!(!failed.unwrap_err().was_cancelled());
+}
+
+#[apply(current_thread)]
+async fn a_nested_pool_knows_why_the_one_around_it_closes() {
+    let pool: Pool = with_grace(10).build();
+    let reason = pool.spawn_with_handle(async {
+        let inner: Pool = Pool::builder().keep_open(true).build();
+        inner.clone().run().await?;
+        Ok(inner.closing_reason())
     });
+    let canceller = pool.clone();
+    pool.spawn(async move {
+        yield_now().await;
+        canceller.cancel_with("deployment");
+    });
+    pool.run().await.unwrap();
+    let reason = reason.await.unwrap().unwrap();
+    assert!(matches!(reason, ClosingReason::ParentClosing(_)), "{reason}");
+    assert_eq!(reason.cancel_reason(), Some("deployment"));
 }
 
 // ===== tracked futures =====
 
-#[test]
-fn a_tracked_future_is_a_member_of_its_pool() {
-    on_both(|| async {
-        let pool: Pool = with_grace(10).name("web").build();
-        let handle = pool.clone();
-        let (begun, running) = (LatchEvent::new(), LatchEvent::new());
-        let (set, go) = (begun.clone(), running.clone());
-        let tracked = pool.build_task().name("request").track_future(async move {
-            assert_eq!(Pool::<BoxError>::current().name(), Some("web"));
-            set.set();
-            cancellation_token().cancelled().await;
-            go.wait_set().await;
-            7
-        });
-        let somebody = tokio::spawn(tracked);
-        let run = tokio::spawn(pool.clone().run());
-        begun.wait_set().await;
-        assert_eq!(handle.len(), 1);
-        assert!(handle.tree().nodes().any(|node| node.name() == Some("request")));
-        pool.cancel();
-        until(|| handle.is_closed()).await;
-        for _ in 0..5 {
-            yield_now().await;
-        }
-        assert!(!run.is_finished(), "the pool waits for it");
-        running.set();
-        assert_eq!(somebody.await.unwrap(), Ok(7));
-        run.await.unwrap().unwrap();
-        assert_eq!(handle.len(), 0);
+#[apply(both)]
+async fn a_tracked_future_is_a_member_of_its_pool() {
+    let pool: Pool = with_grace(10).name("web").build();
+    let handle = pool.clone();
+    let (begun, running) = (LatchEvent::new(), LatchEvent::new());
+    let (set, go) = (begun.clone(), running.clone());
+    let tracked = pool.build_task().name("request").track_future(async move {
+        assert_eq!(Pool::<BoxError>::current().name(), Some("web"));
+        set.set();
+        cancellation_token().cancelled().await;
+        go.wait_set().await;
+        7
     });
+    let somebody = tokio::spawn(tracked);
+    let run = tokio::spawn(pool.clone().run());
+    begun.wait_set().await;
+    assert_eq!(handle.len(), 1);
+    assert!(handle.tree().nodes().any(|node| node.name() == Some("request")));
+    pool.cancel();
+    until(|| handle.is_closed()).await;
+    for _ in 0..5 {
+        yield_now().await;
+    }
+    assert!(!run.is_finished(), "the pool waits for it");
+    running.set();
+    assert_eq!(somebody.await.unwrap(), Ok(7));
+    run.await.unwrap().unwrap();
+    assert_eq!(handle.len(), 0);
 }
 
-#[test]
-fn a_tracked_future_is_cut_off_by_the_abort() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let pool: Pool = Pool::builder().keep_open(true).build();
-        let one = alive.one();
-        let tracked = pool.track_future(async move {
-            let _one = one;
-            pending::<()>().await
-        });
-        let somebody = tokio::spawn(tracked);
-        let run = tokio::spawn(pool.clone().run());
-        until(|| pool.len() == 1).await;
-        pool.cancel();
-        assert_eq!(somebody.await.unwrap(), Err(TaskStopped::Cancelled));
-        assert_eq!(alive.count(), 0);
-        run.await.unwrap().unwrap();
-        assert_eq!(pool.track_future(async {}).await, Err(TaskStopped::Cancelled), "the pool is closed");
+#[apply(both)]
+async fn a_tracked_future_is_cut_off_by_the_abort() {
+    let alive = Alive::default();
+    let pool: Pool = Pool::builder().keep_open(true).build();
+    let one = alive.one();
+    let tracked = pool.track_future(async move {
+        let _one = one;
+        pending::<()>().await
     });
+    let somebody = tokio::spawn(tracked);
+    let run = tokio::spawn(pool.clone().run());
+    until(|| pool.len() == 1).await;
+    pool.cancel();
+    assert_eq!(somebody.await.unwrap(), Err(TaskStopped::Cancelled));
+    assert_eq!(alive.count(), 0);
+    run.await.unwrap().unwrap();
+    assert_eq!(pool.track_future(async {}).await, Err(TaskStopped::Cancelled), "the pool is closed");
 }
 
-#[test]
-fn a_tracked_future_waits_for_a_planned_pool_and_lets_go_when_it_is_dropped() {
-    on_both(|| async {
-        let pool: Pool = Pool::new();
-        let mut tracked = Box::pin(pool.track_future(async { 7 }));
-        assert!(poll_once(tracked.as_mut()).await.is_pending());
-        let (outcome, answer) = tokio::join!(pool.run(), tracked);
-        assert_eq!((outcome.unwrap(), answer), ((), Ok(7)));
+#[apply(both)]
+async fn a_tracked_future_waits_for_a_planned_pool_and_lets_go_when_it_is_dropped() {
+    let pool: Pool = Pool::new();
+    let mut tracked = Box::pin(pool.track_future(async { 7 }));
+    assert!(poll_once(tracked.as_mut()).await.is_pending());
+    let (outcome, answer) = tokio::join!(pool.run(), tracked);
+    assert_eq!((outcome.unwrap(), answer), ((), Ok(7)));
 
-        let opened: Outcome = Pool::open(async |pool: Pool| {
-            let mut dropped = Box::pin(pool.track_future(pending::<()>()));
-            assert!(poll_once(dropped.as_mut()).await.is_pending());
-            let unpolled = pool.track_future(pending::<()>());
-            assert_eq!(pool.len(), 2);
-            drop(dropped);
-            drop(unpolled);
-            assert_eq!(pool.len(), 0);
-            Ok(())
-        })
-        .await;
-        opened.unwrap();
-    });
+    let opened: Outcome = Pool::open(async |pool: Pool| {
+        let mut dropped = Box::pin(pool.track_future(pending::<()>()));
+        assert!(poll_once(dropped.as_mut()).await.is_pending());
+        let unpolled = pool.track_future(pending::<()>());
+        assert_eq!(pool.len(), 2);
+        drop(dropped);
+        drop(unpolled);
+        assert_eq!(pool.len(), 0);
+        Ok(())
+    })
+    .await;
+    opened.unwrap();
 }
 
-#[test]
-fn the_panic_of_a_tracked_future_is_that_of_who_polls_it() {
-    on_both(|| async {
-        let opened: Outcome = Pool::open(async |pool: Pool| {
-            let panicked = tokio::spawn(pool.track_future(async { quiet_panic("in the handler") }));
-            assert!(panicked.await.unwrap_err().is_panic());
-            Ok(())
-        })
-        .await;
-        opened.unwrap();
-    });
+#[apply(both)]
+async fn the_panic_of_a_tracked_future_is_that_of_who_polls_it() {
+    let opened: Outcome = Pool::open(async |pool: Pool| {
+        let panicked = tokio::spawn(pool.track_future(async { quiet_panic("in the handler") }));
+        assert!(panicked.await.unwrap_err().is_panic());
+        Ok(())
+    })
+    .await;
+    opened.unwrap();
 }
 
 // ===== the rest =====
 
-#[test]
-fn there_is_a_token_in_everything_that_belongs_to_a_pool() {
-    on_both(|| async {
-        assert!(try_cancellation_token().is_none());
-        let opened: Outcome = Pool::open(async |pool: Pool| {
-            assert!(try_cancellation_token().is_some());
-            pool.spawn(async { assert!(try_cancellation_token().is_some()) });
-            let (_, inside) = race([async { try_cancellation_token().is_some() }]).await;
-            assert!(inside);
-            assert!(shield(async { try_cancellation_token().is_some_and(|token| !token.is_cancelled()) }).await);
-            Ok(())
-        })
-        .await;
-        opened.unwrap();
-    });
+#[apply(both)]
+async fn there_is_a_token_in_everything_that_belongs_to_a_pool() {
+    assert!(try_cancellation_token().is_none());
+    let opened: Outcome = Pool::open(async |pool: Pool| {
+        assert!(try_cancellation_token().is_some());
+        pool.spawn(async { assert!(try_cancellation_token().is_some()) });
+        let (_, inside) = race([async { try_cancellation_token().is_some() }]).await;
+        assert!(inside);
+        assert!(shield(async { try_cancellation_token().is_some_and(|token| !token.is_cancelled()) }).await);
+        Ok(())
+    })
+    .await;
+    opened.unwrap();
 }
 
 #[test]

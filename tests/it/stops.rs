@@ -8,8 +8,9 @@ use aiodrive::{
     BoxError, ExitError, OnFailure, Pool, PoolBuilder, PoolError, TaskError, TaskStopped, cancellation_token, try_all,
     with_exit,
 };
+use macro_rules_attribute::apply;
 
-use crate::support::on_both;
+use crate::support::{both, on_both};
 
 /// What was being done.
 #[derive(Debug, thiserror::Error)]
@@ -185,14 +186,14 @@ async fn assert_failures<E: Any>() {
     }
 }
 
-#[test]
-fn what_only_says_stopped_is_no_failure_through_any_wrapping() {
-    on_both(assert_no_failures::<BoxError>);
+#[apply(both)]
+async fn what_only_says_stopped_is_no_failure_through_any_wrapping() {
+    assert_no_failures::<BoxError>().await;
 }
 
-#[test]
-fn what_says_more_than_stopped_is_a_failure() {
-    on_both(assert_failures::<BoxError>);
+#[apply(both)]
+async fn what_says_more_than_stopped_is_a_failure() {
+    assert_failures::<BoxError>().await;
 }
 
 #[cfg(feature = "anyhow")]
@@ -209,9 +210,9 @@ fn what_only_says_stopped_is_no_failure_in_an_anyhow_error() {
 }
 
 #[cfg(feature = "anyhow")]
-#[test]
-fn what_says_more_than_stopped_is_a_failure_in_an_anyhow_error() {
-    on_both(assert_failures::<anyhow::Error>);
+#[apply(both)]
+async fn what_says_more_than_stopped_is_a_failure_in_an_anyhow_error() {
+    assert_failures::<anyhow::Error>().await;
 }
 
 /// An error type into which a pool cannot look: its hook does.
@@ -308,19 +309,19 @@ async fn assert_as_the_hook_says<E: Hooked>() {
     }
 }
 
-#[test]
-fn the_hook_tells_what_only_says_stopped_in_an_enum_that_is_made_of_it() {
-    on_both(assert_as_the_hook_says::<ByFrom>);
+#[apply(both)]
+async fn the_hook_tells_what_only_says_stopped_in_an_enum_that_is_made_of_it() {
+    assert_as_the_hook_says::<ByFrom>().await;
 }
 
-#[test]
-fn the_hook_tells_what_only_says_stopped_in_an_enum_that_has_it_as_its_source() {
-    on_both(assert_as_the_hook_says::<BySource>);
+#[apply(both)]
+async fn the_hook_tells_what_only_says_stopped_in_an_enum_that_has_it_as_its_source() {
+    assert_as_the_hook_says::<BySource>().await;
 }
 
-#[test]
-fn the_hook_tells_what_only_says_stopped_in_an_opaque_error() {
-    on_both(assert_as_the_hook_says::<eyre::Report>);
+#[apply(both)]
+async fn the_hook_tells_what_only_says_stopped_in_an_opaque_error() {
+    assert_as_the_hook_says::<eyre::Report>().await;
 }
 
 /// A task at depth 0, not asked to stop itself yet, awaits one of depth 1 that is.
@@ -339,33 +340,29 @@ fn who_awaits_a_task_of_a_higher_depth_that_is_stopped_has_not_failed() {
     on_both(awaits_higher_depth::<eyre::Report>);
 }
 
-#[test]
-fn what_only_says_stopped_is_no_failure_as_the_error_type_itself() {
-    on_both(|| async {
-        assert!(closing(Place::Task, Pool::builder(), TaskStopped::Cancelled).await.is_ok());
-        assert!(closing(Place::Task, Pool::builder(), TaskStopped::NotReady).await.is_err());
-        assert!(closing::<PoolError>(Place::Task, Pool::builder(), cancelled().await).await.is_ok());
-        let failed = try_all([async { Err::<(), BoxError>(TaskStopped::Cancelled.into()) }]).await;
-        let failed: TaskError = failed.unwrap_err().into_failures().remove(0);
-        assert!(closing(Place::Task, Pool::builder(), failed).await.is_ok());
-        let exit = ExitError::Body(BoxError::from(TaskStopped::Cancelled));
-        assert!(closing(Place::Task, Pool::builder(), exit).await.is_ok());
-    });
+#[apply(both)]
+async fn what_only_says_stopped_is_no_failure_as_the_error_type_itself() {
+    assert!(closing(Place::Task, Pool::builder(), TaskStopped::Cancelled).await.is_ok());
+    assert!(closing(Place::Task, Pool::builder(), TaskStopped::NotReady).await.is_err());
+    assert!(closing::<PoolError>(Place::Task, Pool::builder(), cancelled().await).await.is_ok());
+    let failed = try_all([async { Err::<(), BoxError>(TaskStopped::Cancelled.into()) }]).await;
+    let failed: TaskError = failed.unwrap_err().into_failures().remove(0);
+    assert!(closing(Place::Task, Pool::builder(), failed).await.is_ok());
+    let exit = ExitError::Body(BoxError::from(TaskStopped::Cancelled));
+    assert!(closing(Place::Task, Pool::builder(), exit).await.is_ok());
 }
 
-#[test]
-fn what_only_says_stopped_is_a_failure_of_a_pool_that_runs() {
-    on_both(|| async {
-        for (what, error) in stops::<BoxError>().await {
-            let pool: Pool = Pool::new();
-            pool.spawn(async move { Err(error) });
-            assert_eq!(pool.run().await.unwrap_err().failures().len(), 1, "{what}");
-        }
-    });
+#[apply(both)]
+async fn what_only_says_stopped_is_a_failure_of_a_pool_that_runs() {
+    for (what, error) in stops::<BoxError>().await {
+        let pool: Pool = Pool::new();
+        pool.spawn(async move { Err(error) });
+        assert_eq!(pool.run().await.unwrap_err().failures().len(), 1, "{what}");
+    }
 }
 
-#[test]
-fn an_error_that_panics_as_it_is_asked_or_never_ends_is_a_failure() {
+#[apply(both)]
+async fn an_error_that_panics_as_it_is_asked_or_never_ends_is_a_failure() {
     #[derive(Debug, thiserror::Error)]
     #[error("hostile")]
     struct Hostile(bool);
@@ -381,9 +378,7 @@ fn an_error_that_panics_as_it_is_asked_or_never_ends_is_a_failure() {
             if self.0.0 { Some(self) } else { resume_unwind(Box::new("asked")) }
         }
     }
-    on_both(|| async {
-        for is_endless in [false, true] {
-            assert!(closing(Place::Task, Pool::builder(), BoxError::from(Asked(Hostile(is_endless)))).await.is_err());
-        }
-    });
+    for is_endless in [false, true] {
+        assert!(closing(Place::Task, Pool::builder(), BoxError::from(Asked(Hostile(is_endless)))).await.is_err());
+    }
 }

@@ -8,10 +8,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use aiodrive::{BoxError, Failure, LatchEvent, Pool, TaskError, TaskGroup, cancellation_token, race, shield, timeout};
+use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use crate::support::*;
+use crate::support::{
+    Alive, Log, OnDrop, both, busy, current_thread, failures, multi_thread, panic_text, poll_once, quiet_panic,
+    stays_pending, until,
+};
 
 type Item = Result<u32, TaskError>;
 
@@ -38,104 +42,94 @@ async fn rest(group: &mut TaskGroup<u32>) -> Vec<String> {
 
 // ===== items =====
 
-#[test]
-fn results_come_as_the_children_complete() {
-    on_both(|| async {
-        let mut group = group();
-        let gates: Vec<_> = (0..3)
-            .map(|n| {
-                let (gate, opened) = oneshot::channel::<()>();
-                group.spawn(async move {
-                    opened.await?;
-                    Ok(n)
-                });
-                gate
-            })
-            .collect();
-        let mut gates: Vec<_> = gates.into_iter().map(Some).collect();
-        for n in [1, 2, 0] {
-            stays_pending(pin!(group.next())).await;
-            gates[n as usize].take().unwrap().send(()).unwrap();
-            assert_eq!(group.next().await.unwrap().unwrap(), n);
-        }
-        assert!(group.next().await.is_none());
-    });
+#[apply(both)]
+async fn results_come_as_the_children_complete() {
+    let mut group = group();
+    let gates: Vec<_> = (0..3)
+        .map(|n| {
+            let (gate, opened) = oneshot::channel::<()>();
+            group.spawn(async move {
+                opened.await?;
+                Ok(n)
+            });
+            gate
+        })
+        .collect();
+    let mut gates: Vec<_> = gates.into_iter().map(Some).collect();
+    for n in [1, 2, 0] {
+        stays_pending(pin!(group.next())).await;
+        gates[n as usize].take().unwrap().send(()).unwrap();
+        assert_eq!(group.next().await.unwrap().unwrap(), n);
+    }
+    assert!(group.next().await.is_none());
 }
 
-#[test]
-fn each_child_gives_one_item() {
-    on_both(|| async {
-        let mut group = group();
-        group.spawn(async { Ok(1) });
-        assert_eq!(text(group.next().await), "value 1");
-        group.spawn(async { Err("broken".into()) });
-        assert_eq!(text(group.next().await), "error: broken");
-        group.spawn(async { quiet_panic("a bug") });
-        assert_eq!(text(group.next().await), "panic: a bug");
-        group.spawn(pending());
-        group.abort_all();
-        assert_eq!(text(group.next().await), "cancelled");
-        for _ in 0..3 {
-            assert_eq!(text(group.next().await), "nothing");
-        }
-    });
+#[apply(both)]
+async fn each_child_gives_one_item() {
+    let mut group = group();
+    group.spawn(async { Ok(1) });
+    assert_eq!(text(group.next().await), "value 1");
+    group.spawn(async { Err("broken".into()) });
+    assert_eq!(text(group.next().await), "error: broken");
+    group.spawn(async { quiet_panic("a bug") });
+    assert_eq!(text(group.next().await), "panic: a bug");
+    group.spawn(pending());
+    group.abort_all();
+    assert_eq!(text(group.next().await), "cancelled");
+    for _ in 0..3 {
+        assert_eq!(text(group.next().await), "nothing");
+    }
 }
 
-#[test]
-fn a_failure_knows_the_name_and_the_line_of_its_child() {
-    on_both(|| async {
-        let mut group = group();
-        let lines = [line!() + 1, line!() + 2, line!() + 3, line!() + 4];
-        group.build_task().name("error").spawn(async { Err("broken".into()) });
-        group.build_task().name(String::from("panic")).spawn(async { quiet_panic("a bug") });
-        group.build_task().name("closure").spawn_blocking(|| Err("broken".into()));
-        group.build_task().name("aborted").spawn(pending());
-        let mut known = Vec::new();
-        while let Some(item) = group.next().await {
-            let failed = item.unwrap_err();
-            let task = failed.task();
-            assert_eq!(task.spawned_at().file(), file!());
-            known.push((task.spawned_at().line(), task.name().unwrap().to_owned()));
-            if known.len() == 3 {
-                group.abort_all();
-            }
+#[apply(both)]
+async fn a_failure_knows_the_name_and_the_line_of_its_child() {
+    let mut group = group();
+    let lines = [line!() + 1, line!() + 2, line!() + 3, line!() + 4];
+    group.build_task().name("error").spawn(async { Err("broken".into()) });
+    group.build_task().name(String::from("panic")).spawn(async { quiet_panic("a bug") });
+    group.build_task().name("closure").spawn_blocking(|| Err("broken".into()));
+    group.build_task().name("aborted").spawn(pending());
+    let mut known = Vec::new();
+    while let Some(item) = group.next().await {
+        let failed = item.unwrap_err();
+        let task = failed.task();
+        assert_eq!(task.spawned_at().file(), file!());
+        known.push((task.spawned_at().line(), task.name().unwrap().to_owned()));
+        if known.len() == 3 {
+            group.abort_all();
         }
-        known.sort();
-        let names = ["error", "panic", "closure", "aborted"].map(str::to_owned);
-        assert_eq!(known, lines.into_iter().zip(names).collect::<Vec<_>>());
-    });
+    }
+    known.sort();
+    let names = ["error", "panic", "closure", "aborted"].map(str::to_owned);
+    assert_eq!(known, lines.into_iter().zip(names).collect::<Vec<_>>());
 }
 
-#[test]
-fn a_child_without_a_name_is_known_by_its_line() {
-    on_both(|| async {
-        let mut group = group();
-        let here = Location::caller();
-        group.spawn(async { Err("broken".into()) });
-        let failed = group.next().await.unwrap().unwrap_err();
-        assert_eq!(failed.task().spawned_at().line(), here.line() + 1);
-        assert_eq!(failed.to_string(), format!("task at {} failed: broken", failed.task().spawned_at()));
-    });
+#[apply(both)]
+async fn a_child_without_a_name_is_known_by_its_line() {
+    let mut group = group();
+    let here = Location::caller();
+    group.spawn(async { Err("broken".into()) });
+    let failed = group.next().await.unwrap().unwrap_err();
+    assert_eq!(failed.task().spawned_at().line(), here.line() + 1);
+    assert_eq!(failed.to_string(), format!("task at {} failed: broken", failed.task().spawned_at()));
 }
 
-#[test]
-fn each_aborted_child_keeps_its_own_name() {
-    on_both(|| async {
-        let mut group = group();
-        for n in 0..100 {
-            group.build_task().name(format!("child {n}")).spawn(busy_value());
-        }
-        yield_now().await;
-        group.abort_all();
-        let mut names = Vec::new();
-        while let Some(item) = group.next().await {
-            names.push(item.unwrap_err().task().name().unwrap().to_owned());
-        }
-        names.sort();
-        let mut all: Vec<_> = (0..100).map(|n| format!("child {n}")).collect();
-        all.sort();
-        assert_eq!(names, all);
-    });
+#[apply(both)]
+async fn each_aborted_child_keeps_its_own_name() {
+    let mut group = group();
+    for n in 0..100 {
+        group.build_task().name(format!("child {n}")).spawn(busy_value());
+    }
+    yield_now().await;
+    group.abort_all();
+    let mut names = Vec::new();
+    while let Some(item) = group.next().await {
+        names.push(item.unwrap_err().task().name().unwrap().to_owned());
+    }
+    names.sort();
+    let mut all: Vec<_> = (0..100).map(|n| format!("child {n}")).collect();
+    all.sort();
+    assert_eq!(names, all);
 }
 
 async fn busy_value() -> Result<u32, BoxError> {
@@ -143,52 +137,46 @@ async fn busy_value() -> Result<u32, BoxError> {
     Ok(0)
 }
 
-#[test]
-fn a_destructor_that_panics_in_an_aborted_child_is_its_item() {
-    on_both(|| async {
-        let mut group = group();
-        let bomb = OnDrop::new(|| quiet_panic("in a destructor"));
-        group.build_task().name("bomb").spawn(async move {
-            let _bomb = bomb;
-            pending().await
-        });
-        yield_now().await;
-        group.abort_all();
-        let failed = group.next().await.unwrap().unwrap_err();
-        assert_eq!(failed.task().name(), Some("bomb"));
-        assert_eq!(failures(&[failed]), ["panic: in a destructor"]);
-        assert!(group.next().await.is_none());
+#[apply(both)]
+async fn a_destructor_that_panics_in_an_aborted_child_is_its_item() {
+    let mut group = group();
+    let bomb = OnDrop::new(|| quiet_panic("in a destructor"));
+    group.build_task().name("bomb").spawn(async move {
+        let _bomb = bomb;
+        pending().await
     });
+    yield_now().await;
+    group.abort_all();
+    let failed = group.next().await.unwrap().unwrap_err();
+    assert_eq!(failed.task().name(), Some("bomb"));
+    assert_eq!(failures(&[failed]), ["panic: in a destructor"]);
+    assert!(group.next().await.is_none());
 }
 
 /// The value is not lost to it.
-#[test]
-fn a_destructor_that_panics_in_a_finished_child_is_a_cleanup_failure() {
-    on_both(|| async {
-        let opened = Pool::open(async |_: Pool| {
-            let mut group = group();
-            let bomb = OnDrop::new(|| quiet_panic("in a destructor"));
-            group.spawn(std::future::poll_fn(move |_| {
-                let _kept = &bomb;
-                Poll::Ready(Ok(1))
-            }));
-            assert_eq!(rest(&mut group).await, ["value 1"]);
-            Ok(())
-        });
-        let error = opened.await.unwrap_err();
-        assert_eq!(failures(error.cleanup_failures()), ["panic: in a destructor"]);
+#[apply(both)]
+async fn a_destructor_that_panics_in_a_finished_child_is_a_cleanup_failure() {
+    let opened = Pool::open(async |_: Pool| {
+        let mut group = group();
+        let bomb = OnDrop::new(|| quiet_panic("in a destructor"));
+        group.spawn(std::future::poll_fn(move |_| {
+            let _kept = &bomb;
+            Poll::Ready(Ok(1))
+        }));
+        assert_eq!(rest(&mut group).await, ["value 1"]);
+        Ok(())
     });
+    let error = opened.await.unwrap_err();
+    assert_eq!(failures(error.cleanup_failures()), ["panic: in a destructor"]);
 }
 
-#[test]
-fn closures_are_children_too() {
-    on_both(|| async {
-        let mut group = group();
-        group.spawn_blocking(|| Ok(1));
-        assert_eq!(rest(&mut group).await, ["value 1"]);
-        group.spawn_blocking(|| quiet_panic("a bug"));
-        assert_eq!(rest(&mut group).await, ["panic: a bug"]);
-    });
+#[apply(both)]
+async fn closures_are_children_too() {
+    let mut group = group();
+    group.spawn_blocking(|| Ok(1));
+    assert_eq!(rest(&mut group).await, ["value 1"]);
+    group.spawn_blocking(|| quiet_panic("a bug"));
+    assert_eq!(rest(&mut group).await, ["panic: a bug"]);
 }
 
 #[test]
@@ -212,476 +200,440 @@ fn a_closure_that_has_not_begun_is_aborted() {
     });
 }
 
-#[test]
-fn len_counts_what_was_not_given() {
-    on_both(|| async {
-        let mut group = group();
-        assert!(group.is_empty());
-        group.spawn(async { Ok(1) });
-        group.spawn(pending());
-        assert_eq!(group.len(), 2);
-        group.next().await;
-        assert_eq!((group.len(), group.is_empty()), (1, false));
-        group.abort_all();
-        assert_eq!(group.len(), 1);
-        group.next().await;
-        assert!(group.is_empty());
-        assert_eq!(format!("{group:?}"), "TaskGroup { len: 0 }");
-    });
+#[apply(both)]
+async fn len_counts_what_was_not_given() {
+    let mut group = group();
+    assert!(group.is_empty());
+    group.spawn(async { Ok(1) });
+    group.spawn(pending());
+    assert_eq!(group.len(), 2);
+    group.next().await;
+    assert_eq!((group.len(), group.is_empty()), (1, false));
+    group.abort_all();
+    assert_eq!(group.len(), 1);
+    group.next().await;
+    assert!(group.is_empty());
+    assert_eq!(format!("{group:?}"), "TaskGroup { len: 0 }");
 }
 
-#[test]
-fn a_group_is_used_again_after_its_end() {
-    on_both(|| async {
-        let mut group = group();
-        for n in 0..3 {
-            assert!(group.next().await.is_none());
-            group.spawn(async move { Ok(n) });
-            assert_eq!(rest(&mut group).await, [format!("value {n}")]);
-        }
-    });
+#[apply(both)]
+async fn a_group_is_used_again_after_its_end() {
+    let mut group = group();
+    for n in 0..3 {
+        assert!(group.next().await.is_none());
+        group.spawn(async move { Ok(n) });
+        assert_eq!(rest(&mut group).await, [format!("value {n}")]);
+    }
 }
 
 // ===== cancel safety =====
 
-#[test]
-fn next_is_cancel_safe() {
-    on_both(|| async {
-        let mut group = group();
-        for n in 0..100 {
-            group.spawn(async move {
-                for _ in 0..n % 7 {
-                    yield_now().await;
-                }
-                Ok(n)
-            });
-        }
-        let mut sum = 0;
-        while !group.is_empty() {
-            // Dropped after one poll.
-            if let Poll::Ready(item) = poll_once(pin!(group.next())).await {
-                sum += item.unwrap().unwrap();
-            }
-            yield_now().await;
-        }
-        assert_eq!(sum, 99 * 100 / 2);
-    });
-}
-
-#[test]
-fn the_end_is_waited_for_again_after_next_was_dropped() {
-    on_both(|| async {
-        let (gate, opened) = oneshot::channel::<()>();
-        let mut group = group();
-        group.spawn(async {
-            drop(shield(opened)); // runs on below the child
-            Ok(1)
-        });
-        assert_eq!(group.next().await.unwrap().unwrap(), 1);
-        stays_pending(pin!(group.next())).await;
-        group.spawn(async { Ok(2) });
-        assert_eq!(group.next().await.unwrap().unwrap(), 2);
-        stays_pending(pin!(group.next())).await;
-        gate.send(()).unwrap();
-        assert!(group.next().await.is_none());
-    });
-}
-
-#[test]
-fn shutdown_gives_what_was_not_given() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let mut group = group();
-        group.spawn(async { Ok(1) });
-        group.build_task().name("error").spawn(async { Err("broken".into()) });
-        group.build_task().name("panic").spawn(async { quiet_panic("a bug") });
-        let counted = alive.slow();
+#[apply(both)]
+async fn next_is_cancel_safe() {
+    let mut group = group();
+    for n in 0..100 {
         group.spawn(async move {
-            let _counted = counted;
-            pending().await
+            for _ in 0..n % 7 {
+                yield_now().await;
+            }
+            Ok(n)
         });
-        group.spawn(async {
-            let _bomb = OnDrop::new(|| quiet_panic("in a destructor"));
-            pending().await
-        });
-        // All but the two that wait have ended.
-        for _ in 0..100 {
-            yield_now().await;
+    }
+    let mut sum = 0;
+    while !group.is_empty() {
+        // Dropped after one poll.
+        if let Poll::Ready(item) = poll_once(pin!(group.next())).await {
+            sum += item.unwrap().unwrap();
         }
-        until(|| alive.count() == 1).await;
-        let mut texts = failures(&group.shutdown().await);
-        texts.sort();
-        assert_eq!(alive.count(), 0);
-        // On a multi-thread runtime they may not have begun before the abort.
-        let all = ["error: broken", "panic: a bug", "panic: in a destructor"];
-        assert!(texts.iter().all(|text| all.contains(&text.as_str())), "{texts:?}");
-        assert!(group.is_empty() && group.next().await.is_none());
-        // It can be used again.
-        group.spawn(async { Ok(2) });
-        assert_eq!(rest(&mut group).await, ["value 2"]);
-    });
+        yield_now().await;
+    }
+    assert_eq!(sum, 99 * 100 / 2);
 }
 
-#[test]
-fn a_shutdown_that_is_dropped_loses_nothing() {
-    on_current_thread(|| async {
-        let mut group = group();
-        group.spawn(async { Err("broken".into()) });
-        group.spawn(async { Ok(1) });
-        let (gate, opened) = std::sync::mpsc::channel::<()>();
-        group.spawn_blocking(move || Err(opened.recv().map(|()| "late")?.into()));
-        let begun = std::time::Instant::now();
-        while begun.elapsed() < Duration::from_millis(20) {
-            yield_now().await;
-        }
-        stays_pending(pin!(group.shutdown())).await;
-        assert_eq!(group.len(), 2); // the value was dropped
-        assert_eq!(text(group.next().await), "error: broken");
-        group.spawn(async { Err("again".into()) });
-        yield_now().await;
-        stays_pending(pin!(group.shutdown())).await;
-        gate.send(()).unwrap();
-        assert_eq!(failures(&group.shutdown().await), ["error: again", "error: late"]);
+#[apply(both)]
+async fn the_end_is_waited_for_again_after_next_was_dropped() {
+    let (gate, opened) = oneshot::channel::<()>();
+    let mut group = group();
+    group.spawn(async {
+        drop(shield(opened)); // runs on below the child
+        Ok(1)
     });
+    assert_eq!(group.next().await.unwrap().unwrap(), 1);
+    stays_pending(pin!(group.next())).await;
+    group.spawn(async { Ok(2) });
+    assert_eq!(group.next().await.unwrap().unwrap(), 2);
+    stays_pending(pin!(group.next())).await;
+    gate.send(()).unwrap();
+    assert!(group.next().await.is_none());
+}
+
+#[apply(both)]
+async fn shutdown_gives_what_was_not_given() {
+    let alive = Alive::default();
+    let mut group = group();
+    group.spawn(async { Ok(1) });
+    group.build_task().name("error").spawn(async { Err("broken".into()) });
+    group.build_task().name("panic").spawn(async { quiet_panic("a bug") });
+    let counted = alive.slow();
+    group.spawn(async move {
+        let _counted = counted;
+        pending().await
+    });
+    group.spawn(async {
+        let _bomb = OnDrop::new(|| quiet_panic("in a destructor"));
+        pending().await
+    });
+    // All but the two that wait have ended.
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    until(|| alive.count() == 1).await;
+    let mut texts = failures(&group.shutdown().await);
+    texts.sort();
+    assert_eq!(alive.count(), 0);
+    // On a multi-thread runtime they may not have begun before the abort.
+    let all = ["error: broken", "panic: a bug", "panic: in a destructor"];
+    assert!(texts.iter().all(|text| all.contains(&text.as_str())), "{texts:?}");
+    assert!(group.is_empty() && group.next().await.is_none());
+    // It can be used again.
+    group.spawn(async { Ok(2) });
+    assert_eq!(rest(&mut group).await, ["value 2"]);
+}
+
+#[apply(current_thread)]
+async fn a_shutdown_that_is_dropped_loses_nothing() {
+    let mut group = group();
+    group.spawn(async { Err("broken".into()) });
+    group.spawn(async { Ok(1) });
+    let (gate, opened) = std::sync::mpsc::channel::<()>();
+    group.spawn_blocking(move || Err(opened.recv().map(|()| "late")?.into()));
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_millis(20) {
+        yield_now().await;
+    }
+    stays_pending(pin!(group.shutdown())).await;
+    assert_eq!(group.len(), 2); // the value was dropped
+    assert_eq!(text(group.next().await), "error: broken");
+    group.spawn(async { Err("again".into()) });
+    yield_now().await;
+    stays_pending(pin!(group.shutdown())).await;
+    gate.send(()).unwrap();
+    assert_eq!(failures(&group.shutdown().await), ["error: again", "error: late"]);
 }
 
 // ===== nothing is left behind =====
 
-#[test]
-fn the_end_comes_when_everything_below_has_ended() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let mut group = group();
-        let counted = alive.slow();
-        group.spawn(async move {
-            // Dropped halfway: it closes below the child, which ends before.
-            let nested = Pool::builder().grace(Duration::from_secs(1)).open(async |pool: Pool| {
-                pool.spawn(async move {
-                    let _counted = counted;
-                    cancellation_token().cancelled().await;
-                    for _ in 0..100 {
-                        yield_now().await;
-                    }
-                });
-                pending::<Result<(), BoxError>>().await
+#[apply(both)]
+async fn the_end_comes_when_everything_below_has_ended() {
+    let alive = Alive::default();
+    let mut group = group();
+    let counted = alive.slow();
+    group.spawn(async move {
+        // Dropped halfway: it closes below the child, which ends before.
+        let nested = Pool::builder().grace(Duration::from_secs(1)).open(async |pool: Pool| {
+            pool.spawn(async move {
+                let _counted = counted;
+                cancellation_token().cancelled().await;
+                for _ in 0..100 {
+                    yield_now().await;
+                }
             });
-            drop(poll_once(Box::pin(nested).as_mut()).await);
-            Ok(1)
+            pending::<Result<(), BoxError>>().await
         });
-        assert_eq!(group.next().await.unwrap().unwrap(), 1);
-        assert!(group.next().await.is_none());
-        assert_eq!(alive.count(), 0);
+        drop(poll_once(Box::pin(nested).as_mut()).await);
+        Ok(1)
     });
+    assert_eq!(group.next().await.unwrap().unwrap(), 1);
+    assert!(group.next().await.is_none());
+    assert_eq!(alive.count(), 0);
 }
 
-#[test]
-fn the_enclosing_pool_waits_for_a_group_that_is_dropped_halfway() {
-    on_both(|| async {
+#[apply(both)]
+async fn the_enclosing_pool_waits_for_a_group_that_is_dropped_halfway() {
+    let alive = Alive::default();
+    let counted: Vec<_> = (0..20).map(|_| alive.slow()).collect();
+    Pool::open(async |_: Pool| {
+        let mut group = group();
+        group.spawn(async { Ok(1) });
+        for counted in counted {
+            group.spawn(async move {
+                let mut below = TaskGroup::<u32>::new();
+                below.spawn(async move {
+                    let _counted = counted;
+                    busy_value().await
+                });
+                below.next().await.unwrap().map_err(BoxError::from)
+            });
+        }
+        assert_eq!(group.next().await.unwrap().unwrap(), 1);
+        yield_now().await;
+        drop(group);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn a_group_in_a_task_that_is_aborted_leaves_nothing() {
+    for rounds in 0..10 {
         let alive = Alive::default();
-        let counted: Vec<_> = (0..20).map(|_| alive.slow()).collect();
-        Pool::open(async |_: Pool| {
-            let mut group = group();
-            group.spawn(async { Ok(1) });
-            for counted in counted {
-                group.spawn(async move {
-                    let mut below = TaskGroup::<u32>::new();
-                    below.spawn(async move {
+        let counted = alive.slow();
+        let opened = Pool::open(async |pool: Pool| {
+            pool.spawn(async move {
+                let mut outer = TaskGroup::<u32>::new();
+                outer.spawn(async move {
+                    let mut inner = TaskGroup::<u32>::new();
+                    inner.spawn(async move {
                         let _counted = counted;
                         busy_value().await
                     });
-                    below.next().await.unwrap().map_err(BoxError::from)
+                    inner.next().await;
+                    Ok(0)
                 });
-            }
-            assert_eq!(group.next().await.unwrap().unwrap(), 1);
-            yield_now().await;
-            drop(group);
-            Ok(())
-        })
-        .await
-        .unwrap();
-        assert_eq!(alive.count(), 0);
-    });
-}
-
-#[test]
-fn a_group_in_a_task_that_is_aborted_leaves_nothing() {
-    on_both(|| async {
-        for rounds in 0..10 {
-            let alive = Alive::default();
-            let counted = alive.slow();
-            let opened = Pool::open(async |pool: Pool| {
-                pool.spawn(async move {
-                    let mut outer = TaskGroup::<u32>::new();
-                    outer.spawn(async move {
-                        let mut inner = TaskGroup::<u32>::new();
-                        inner.spawn(async move {
-                            let _counted = counted;
-                            busy_value().await
-                        });
-                        inner.next().await;
-                        Ok(0)
-                    });
-                    outer.next().await;
-                });
-                for _ in 0..rounds {
-                    yield_now().await;
-                }
-                pool.cancel();
-                Ok(())
+                outer.next().await;
             });
-            opened.await.unwrap();
-            assert_eq!(alive.count(), 0);
-        }
-    });
-}
-
-#[test]
-fn timeout_and_race_wait_for_a_group_inside() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let hold = |alive: &Alive| {
-            let counted = alive.slow();
-            async move {
-                let mut group = group();
-                group.spawn(async move {
-                    let _counted = counted;
-                    pending().await // a paused clock stands still beside what is busy
-                });
-                group.next().await;
-            }
-        };
-        let late = timeout(Duration::from_millis(1), hold(&alive));
-        assert!(late.await.is_err());
-        assert_eq!(alive.count(), 0);
-        let (winner, ()) =
-            race([Box::pin(hold(&alive)) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>, Box::pin(yield_now())])
-                .await;
-        assert_eq!((winner, alive.count()), (1, 0));
-    });
-}
-
-#[test]
-fn what_nobody_took_is_a_cleanup_failure() {
-    on_both(|| async {
-        let ended = Alive::default();
-        let opened = Pool::open(async |_: Pool| {
-            let mut group = group();
-            for (name, text) in [("a", "first"), ("b", "second")] {
-                let counted = ended.one();
-                group.build_task().name(name).spawn(async move {
-                    let _counted = counted;
-                    Err(text.into())
-                });
-            }
-            let bomb = OnDrop::new(|| quiet_panic("in a destructor"));
-            group.build_task().name("c").spawn(async move {
-                let _bomb = bomb;
-                pending().await
-            });
-            until(|| ended.count() == 0).await;
-            for _ in 0..100 {
+            for _ in 0..rounds {
                 yield_now().await;
             }
-            drop(group);
+            pool.cancel();
             Ok(())
         });
-        let error = opened.await.unwrap_err();
-        assert!(error.failures().is_empty());
-        let mut names: Vec<_> = error.cleanup_failures().iter().map(|failed| failed.task().name().unwrap()).collect();
-        names.sort();
-        assert_eq!(names, ["a", "b", "c"]);
-    });
+        opened.await.unwrap();
+        assert_eq!(alive.count(), 0);
+    }
 }
 
-#[test]
-fn what_fails_below_without_an_owner_goes_to_the_enclosing_pool() {
-    on_both(|| async {
-        let opened = Pool::open(async |_: Pool| {
+#[apply(both)]
+async fn timeout_and_race_wait_for_a_group_inside() {
+    let alive = Alive::default();
+    let hold = |alive: &Alive| {
+        let counted = alive.slow();
+        async move {
             let mut group = group();
-            group.spawn(async {
-                drop(shield(async { quiet_panic("shielded") }));
-                Ok(1)
+            group.spawn(async move {
+                let _counted = counted;
+                pending().await // a paused clock stands still beside what is busy
             });
-            assert_eq!(rest(&mut group).await, ["value 1"]);
-            Ok(())
+            group.next().await;
+        }
+    };
+    let late = timeout(Duration::from_millis(1), hold(&alive));
+    assert!(late.await.is_err());
+    assert_eq!(alive.count(), 0);
+    let (winner, ()) =
+        race([Box::pin(hold(&alive)) as std::pin::Pin<Box<dyn Future<Output = ()> + Send>>, Box::pin(yield_now())])
+            .await;
+    assert_eq!((winner, alive.count()), (1, 0));
+}
+
+#[apply(both)]
+async fn what_nobody_took_is_a_cleanup_failure() {
+    let ended = Alive::default();
+    let opened = Pool::open(async |_: Pool| {
+        let mut group = group();
+        for (name, text) in [("a", "first"), ("b", "second")] {
+            let counted = ended.one();
+            group.build_task().name(name).spawn(async move {
+                let _counted = counted;
+                Err(text.into())
+            });
+        }
+        let bomb = OnDrop::new(|| quiet_panic("in a destructor"));
+        group.build_task().name("c").spawn(async move {
+            let _bomb = bomb;
+            pending().await
         });
-        let error = opened.await.unwrap_err();
-        assert_eq!(failures(error.cleanup_failures()), ["panic: shielded"]);
+        until(|| ended.count() == 0).await;
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        drop(group);
+        Ok(())
     });
+    let error = opened.await.unwrap_err();
+    assert!(error.failures().is_empty());
+    let mut names: Vec<_> = error.cleanup_failures().iter().map(|failed| failed.task().name().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["a", "b", "c"]);
+}
+
+#[apply(both)]
+async fn what_fails_below_without_an_owner_goes_to_the_enclosing_pool() {
+    let opened = Pool::open(async |_: Pool| {
+        let mut group = group();
+        group.spawn(async {
+            drop(shield(async { quiet_panic("shielded") }));
+            Ok(1)
+        });
+        assert_eq!(rest(&mut group).await, ["value 1"]);
+        Ok(())
+    });
+    let error = opened.await.unwrap_err();
+    assert_eq!(failures(error.cleanup_failures()), ["panic: shielded"]);
 }
 
 // ===== where the children belong =====
 
-#[test]
-fn children_belong_to_what_encloses_the_call_of_new() {
-    on_both(|| async {
-        let mut outside = TaskGroup::<Option<String>>::new();
-        let name = || async { Ok(Pool::<BoxError>::try_current().and_then(|pool| pool.name().map(str::to_owned))) };
-        Pool::builder()
-            .name("outer")
-            .open(async |_: Pool| {
-                let mut inside = TaskGroup::<Option<String>>::new();
-                outside.spawn(name());
-                assert_eq!(outside.next().await.unwrap().unwrap(), None);
-                Pool::builder()
-                    .name("inner")
-                    .open(async |_: Pool| {
-                        inside.spawn(name());
-                        assert_eq!(inside.next().await.unwrap().unwrap().as_deref(), Some("outer"));
-                        Ok(())
-                    })
-                    .await?;
-                Ok(())
-            })
-            .await
-            .unwrap();
-    });
-}
-
-#[test]
-fn a_group_that_has_left_its_pool_keeps_it_not_waiting() {
-    on_both(|| async {
-        let opened = Pool::open(async |_: Pool| {
-            let mut group = group();
-            group.spawn(async { Ok(1) });
-            group.spawn(async { Err("broken".into()) });
-            Ok(group)
-        });
-        let mut group = opened.await.unwrap();
-        let mut items = [text(group.next().await), text(group.next().await)];
-        items.sort();
-        assert_eq!(items, ["error: broken", "value 1"]);
-
-        // What comes now belongs to whatever encloses the spawn.
-        let alive = Alive::default();
-        let counted = alive.slow();
-        Pool::open(async |_: Pool| {
-            group.spawn(async move {
-                let _counted = counted;
-                yield_now().await;
-                Ok(2)
-            });
+#[apply(both)]
+async fn children_belong_to_what_encloses_the_call_of_new() {
+    let mut outside = TaskGroup::<Option<String>>::new();
+    let name = || async { Ok(Pool::<BoxError>::try_current().and_then(|pool| pool.name().map(str::to_owned))) };
+    Pool::builder()
+        .name("outer")
+        .open(async |_: Pool| {
+            let mut inside = TaskGroup::<Option<String>>::new();
+            outside.spawn(name());
+            assert_eq!(outside.next().await.unwrap().unwrap(), None);
+            Pool::builder()
+                .name("inner")
+                .open(async |_: Pool| {
+                    inside.spawn(name());
+                    assert_eq!(inside.next().await.unwrap().unwrap().as_deref(), Some("outer"));
+                    Ok(())
+                })
+                .await?;
             Ok(())
         })
         .await
         .unwrap();
-        assert_eq!(alive.count(), 0);
-        assert_eq!(rest(&mut group).await, ["value 2"]);
-    });
 }
 
-#[test]
-fn children_hear_that_the_pool_around_them_stops() {
-    on_both(|| async {
-        let opened = Pool::builder().grace(Duration::from_secs(10)).open(async |pool: Pool| {
-            let mut group = group();
-            group.spawn(async {
-                cancellation_token().cancelled().await;
-                Ok(1)
-            });
-            yield_now().await;
-            pool.cancel();
-            Ok(rest(&mut group).await)
-        });
-        assert_eq!(opened.await.unwrap(), ["value 1"]);
+#[apply(both)]
+async fn a_group_that_has_left_its_pool_keeps_it_not_waiting() {
+    let opened = Pool::open(async |_: Pool| {
+        let mut group = group();
+        group.spawn(async { Ok(1) });
+        group.spawn(async { Err("broken".into()) });
+        Ok(group)
     });
+    let mut group = opened.await.unwrap();
+    let mut items = [text(group.next().await), text(group.next().await)];
+    items.sort();
+    assert_eq!(items, ["error: broken", "value 1"]);
+
+    // What comes now belongs to whatever encloses the spawn.
+    let alive = Alive::default();
+    let counted = alive.slow();
+    Pool::open(async |_: Pool| {
+        group.spawn(async move {
+            let _counted = counted;
+            yield_now().await;
+            Ok(2)
+        });
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(alive.count(), 0);
+    assert_eq!(rest(&mut group).await, ["value 2"]);
+}
+
+#[apply(both)]
+async fn children_hear_that_the_pool_around_them_stops() {
+    let opened = Pool::builder().grace(Duration::from_secs(10)).open(async |pool: Pool| {
+        let mut group = group();
+        group.spawn(async {
+            cancellation_token().cancelled().await;
+            Ok(1)
+        });
+        yield_now().await;
+        pool.cancel();
+        Ok(rest(&mut group).await)
+    });
+    assert_eq!(opened.await.unwrap(), ["value 1"]);
 }
 
 // ===== aborts =====
 
 /// No time is left to what is below, and the children that come later have theirs.
-#[test]
-fn an_abort_goes_all_the_way_down_and_no_further() {
-    on_both(|| async {
-        async fn nested(began: LatchEvent, log: Log) -> Result<u32, BoxError> {
-            Pool::builder()
-                .grace(Duration::from_secs(1_000))
-                .open(async |pool: Pool| {
-                    pool.spawn(async move {
-                        began.set();
-                        let _dropped = log.on_drop("dropped");
-                        cancellation_token().cancelled().await;
-                        yield_now().await;
-                        log.push("finished");
-                    });
-                    pending::<Result<(), BoxError>>().await
-                })
-                .await?;
-            Ok(0)
-        }
-        let (log, began) = (Log::default(), LatchEvent::new());
-        let mut group = group();
-        group.spawn(nested(began.clone(), log.clone()));
-        began.wait_set().await;
-        group.abort_all();
-        // The nested pool may have closed before its own task is dropped.
-        let item = text(group.next().await);
-        assert!(item == "cancelled" || item == "error: pool cancelled", "{item}");
-        assert!(group.next().await.is_none());
-        assert_eq!(log.events(), ["dropped"]);
+#[apply(both)]
+async fn an_abort_goes_all_the_way_down_and_no_further() {
+    async fn nested(began: LatchEvent, log: Log) -> Result<u32, BoxError> {
+        Pool::builder()
+            .grace(Duration::from_secs(1_000))
+            .open(async |pool: Pool| {
+                pool.spawn(async move {
+                    began.set();
+                    let _dropped = log.on_drop("dropped");
+                    cancellation_token().cancelled().await;
+                    yield_now().await;
+                    log.push("finished");
+                });
+                pending::<Result<(), BoxError>>().await
+            })
+            .await?;
+        Ok(0)
+    }
+    let (log, began) = (Log::default(), LatchEvent::new());
+    let mut group = group();
+    group.spawn(nested(began.clone(), log.clone()));
+    began.wait_set().await;
+    group.abort_all();
+    // The nested pool may have closed before its own task is dropped.
+    let item = text(group.next().await);
+    assert!(item == "cancelled" || item == "error: pool cancelled", "{item}");
+    assert!(group.next().await.is_none());
+    assert_eq!(log.events(), ["dropped"]);
 
-        let (log, began) = (Log::default(), LatchEvent::new());
-        let (later, seen) = (log.clone(), began.clone());
-        group.spawn(async move {
-            let cut_off = timeout(Duration::from_millis(1), nested(seen, later)).await;
-            assert!(cut_off.is_err());
-            Ok(1)
-        });
-        assert_eq!(rest(&mut group).await, ["value 1"]);
-        if began.is_set() {
-            assert_eq!(log.events(), ["finished", "dropped"]);
-        }
+    let (log, began) = (Log::default(), LatchEvent::new());
+    let (later, seen) = (log.clone(), began.clone());
+    group.spawn(async move {
+        let cut_off = timeout(Duration::from_millis(1), nested(seen, later)).await;
+        assert!(cut_off.is_err());
+        Ok(1)
     });
+    assert_eq!(rest(&mut group).await, ["value 1"]);
+    if began.is_set() {
+        assert_eq!(log.events(), ["finished", "dropped"]);
+    }
 }
 
-#[test]
-fn children_that_come_after_an_abort_run() {
-    on_both(|| async {
-        let mut group = group();
-        group.spawn(busy_value());
-        group.abort_all();
-        group.spawn(async {
-            yield_now().await;
-            Ok(1)
-        });
-        let mut items = rest(&mut group).await;
-        items.sort();
-        assert_eq!(items, ["cancelled", "value 1"]);
+#[apply(both)]
+async fn children_that_come_after_an_abort_run() {
+    let mut group = group();
+    group.spawn(busy_value());
+    group.abort_all();
+    group.spawn(async {
+        yield_now().await;
+        Ok(1)
     });
+    let mut items = rest(&mut group).await;
+    items.sort();
+    assert_eq!(items, ["cancelled", "value 1"]);
 }
 
 /// Nobody drops a group that is polled in place in a blocking call.
-#[test]
-fn an_abort_reaches_a_group_that_is_polled_in_place() {
-    on_multi_thread(|| async {
-        let (began, alive) = (LatchEvent::new(), Alive::default());
-        let counted = alive.one();
-        let task = began.clone();
-        Pool::open(async |pool: Pool| {
-            pool.spawn(async move {
-                tokio::task::block_in_place(|| {
-                    tokio::runtime::Handle::current().block_on(async {
-                        let mut group = group();
-                        group.spawn(async move {
-                            let _counted = counted;
-                            pending().await
-                        });
-                        task.set();
-                        assert_eq!(rest(&mut group).await, ["cancelled"]);
-                        // What begins now has no time either.
-                        group.spawn(pending());
-                        assert_eq!(rest(&mut group).await, ["cancelled"]);
+#[apply(multi_thread)]
+async fn an_abort_reaches_a_group_that_is_polled_in_place() {
+    let (began, alive) = (LatchEvent::new(), Alive::default());
+    let counted = alive.one();
+    let task = began.clone();
+    Pool::open(async |pool: Pool| {
+        pool.spawn(async move {
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current().block_on(async {
+                    let mut group = group();
+                    group.spawn(async move {
+                        let _counted = counted;
+                        pending().await
                     });
+                    task.set();
+                    assert_eq!(rest(&mut group).await, ["cancelled"]);
+                    // What begins now has no time either.
+                    group.spawn(pending());
+                    assert_eq!(rest(&mut group).await, ["cancelled"]);
                 });
             });
-            began.wait_set().await;
-            pool.abort();
-            Ok(())
-        })
-        .await
-        .unwrap();
-        assert_eq!(alive.count(), 0);
-    });
+        });
+        began.wait_set().await;
+        pool.abort();
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(alive.count(), 0);
 }
 
 #[test]
@@ -732,59 +684,55 @@ fn outside_of_a_runtime_it_panics_where_it_was_called() {
 
 // ===== neighbours =====
 
-#[test]
-fn what_is_ready_at_once_starves_nobody() {
-    on_current_thread(|| async {
-        let mut group = group();
-        let running = Alive::default();
-        for n in 0..10_000 {
-            let counted = running.one();
-            group.spawn(async move {
-                drop(counted);
-                Ok(n)
-            });
-        }
-        until(|| running.count() == 0).await;
-        let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let neighbour = tokio::spawn({
-            let turns = Arc::clone(&turns);
-            async move {
-                loop {
-                    turns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    yield_now().await;
-                }
-            }
+#[apply(current_thread)]
+async fn what_is_ready_at_once_starves_nobody() {
+    let mut group = group();
+    let running = Alive::default();
+    for n in 0..10_000 {
+        let counted = running.one();
+        group.spawn(async move {
+            drop(counted);
+            Ok(n)
         });
-        assert_eq!(rest(&mut group).await.len(), 10_000);
-        let turns = turns.load(std::sync::atomic::Ordering::Relaxed);
-        assert!(turns > 50, "{turns}");
-        neighbour.abort();
+    }
+    until(|| running.count() == 0).await;
+    let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let neighbour = tokio::spawn({
+        let turns = Arc::clone(&turns);
+        async move {
+            loop {
+                turns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                yield_now().await;
+            }
+        }
     });
+    assert_eq!(rest(&mut group).await.len(), 10_000);
+    let turns = turns.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(turns > 50, "{turns}");
+    neighbour.abort();
 }
 
-#[test]
-fn it_is_part_of_the_tree() {
-    on_both(|| async {
-        Pool::builder()
-            .name("web")
-            .open(async |pool: Pool| {
-                let mut group = group();
-                group.spawn(pending());
-                group.spawn(pending());
-                let tree = pool.tree().to_string();
-                assert!(tree.contains("<TaskGroup> (running, 2 tasks)"), "{tree}");
-                group.abort_all();
-                group.spawn(pending());
-                group.next().await;
-                group.next().await;
-                let tree = pool.tree().to_string();
-                assert!(tree.contains("<TaskGroup> (running, 1 task)"), "{tree}");
-                assert_eq!(tree.matches("TaskGroup").count(), 1, "{tree}");
-                Ok(())
-            })
-            .await
-            .unwrap();
-    });
+#[apply(both)]
+async fn it_is_part_of_the_tree() {
+    Pool::builder()
+        .name("web")
+        .open(async |pool: Pool| {
+            let mut group = group();
+            group.spawn(pending());
+            group.spawn(pending());
+            let tree = pool.tree().to_string();
+            assert!(tree.contains("<TaskGroup> (running, 2 tasks)"), "{tree}");
+            group.abort_all();
+            group.spawn(pending());
+            group.next().await;
+            group.next().await;
+            let tree = pool.tree().to_string();
+            assert!(tree.contains("<TaskGroup> (running, 1 task)"), "{tree}");
+            assert_eq!(tree.matches("TaskGroup").count(), 1, "{tree}");
+            Ok(())
+        })
+        .await
+        .unwrap();
 }
 
 /// Somebody's crawler.
@@ -792,21 +740,19 @@ struct Crawler {
     pages: TaskGroup<u32>,
 }
 
-#[test]
-fn a_group_is_a_field_of_a_struct() {
-    on_both(|| async {
-        let mut crawler = Crawler { pages: TaskGroup::default() };
-        crawler.pages.spawn(async { Ok(1) });
-        let running = tokio::spawn(async move {
-            let local = String::from("borrowed");
-            let borrowed = &local;
-            let mut sum = 0;
-            while let Some(page) = crawler.pages.next().await {
-                sum += page?;
-                assert_eq!(borrowed, "borrowed");
-            }
-            Ok::<_, BoxError>(sum)
-        });
-        assert_eq!(running.await.unwrap().unwrap(), 1);
+#[apply(both)]
+async fn a_group_is_a_field_of_a_struct() {
+    let mut crawler = Crawler { pages: TaskGroup::default() };
+    crawler.pages.spawn(async { Ok(1) });
+    let running = tokio::spawn(async move {
+        let local = String::from("borrowed");
+        let borrowed = &local;
+        let mut sum = 0;
+        while let Some(page) = crawler.pages.next().await {
+            sum += page?;
+            assert_eq!(borrowed, "borrowed");
+        }
+        Ok::<_, BoxError>(sum)
     });
+    assert_eq!(running.await.unwrap().unwrap(), 1);
 }

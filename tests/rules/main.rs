@@ -23,8 +23,8 @@ mod cell;
 
 mod abort;
 mod causes;
-#[path = "../it/support.rs"]
-#[allow(dead_code)]
+#[path = "../it/support/mod.rs"]
+#[allow(unused, reason = "it is the library of the tests in `it`")]
 mod support;
 mod tasks;
 mod time;

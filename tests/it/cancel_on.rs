@@ -1,0 +1,195 @@
+//! `cancel_on`: a future that cancels its pool.
+
+use std::future::{pending, ready};
+use std::time::Duration;
+
+use aiodrive::{BoxError, LatchEvent, Pool, cancellation_token};
+use macro_rules_attribute::apply;
+use tokio::sync::oneshot;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
+
+use crate::support::{
+    Alive, LONG, Log, OnDrop, both, busy, current_thread, failures, kept_open, quiet_panic, running, secs,
+};
+
+#[apply(both)]
+async fn a_signal_that_is_ready_cancels_the_pool() {
+    let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
+    let one = alive.one();
+    pool.spawn(async move {
+        let _one = one;
+        pending::<()>().await;
+    });
+    pool.cancel_on(ready("whatever"));
+    pool.run().await.unwrap();
+    assert_eq!(alive.count(), 0);
+
+    let error = Pool::open(async |pool: Pool| {
+        pool.cancel_on(ready(()));
+        pending::<()>().await;
+        Ok(())
+    });
+    assert!(error.await.unwrap_err().is_cancelled());
+}
+
+#[apply(both)]
+async fn a_signal_that_is_never_ready_does_not_hold_the_pool_open() {
+    let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
+    let one = alive.one();
+    pool.cancel_on(async move {
+        let _one = one;
+        pending::<()>().await;
+    });
+    pool.spawn(async {});
+    pool.run().await.unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(current_thread)]
+async fn a_signal_that_is_never_ready_does_not_use_up_the_grace() {
+    let (pool, begin): (Pool, _) = (Pool::builder().grace(LONG).build(), Instant::now());
+    pool.cancel_on(pending::<()>());
+    pool.spawn(sleep(secs(1)));
+    pool.run().await.unwrap();
+    assert_eq!(begin.elapsed(), secs(1));
+
+    for busy_signal in [false, true] {
+        let pool: Pool = Pool::builder().grace(LONG).build();
+        if busy_signal {
+            pool.cancel_on(busy())
+        } else {
+            pool.cancel_on(pending::<()>())
+        }
+        pool.spawn(async { cancellation_token().cancelled().await });
+        let (stop, begin) = (pool.clone(), Instant::now());
+        pool.spawn(async move { stop.cancel() });
+        pool.run().await.unwrap();
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+}
+
+#[apply(current_thread)]
+async fn a_signal_gives_the_tasks_their_grace() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let pool: Pool = Pool::builder().grace(secs(10)).build();
+    let ended = log.clone();
+    pool.spawn(async move {
+        cancellation_token().cancelled().await;
+        sleep(secs(2)).await;
+        ended.push("ended");
+    });
+    pool.cancel_on(sleep(secs(60)));
+    pool.run().await.unwrap();
+    assert_eq!((begin.elapsed(), log.events().len()), (secs(62), 1));
+}
+
+#[apply(both)]
+async fn a_signal_that_panics_is_a_failure_with_the_site_of_the_call() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(pending::<()>());
+    pool.cancel_on(async { quiet_panic("signal") as () });
+    let line = line!() - 1;
+    let error = pool.run().await.unwrap_err();
+    assert_eq!(failures(error.failures()), ["panic: signal"]);
+    let site = error.first().unwrap().task().spawned_at();
+    assert_eq!((site.file(), site.line()), (file!(), line));
+}
+
+#[apply(both)]
+async fn a_signal_is_dropped_before_the_pool_has_ended_and_its_panic_is_a_failure() {
+    let (pool, (begun, wait)) = (kept_open(), oneshot::channel());
+    pool.cancel_on(async move {
+        let _panics = OnDrop::new(|| quiet_panic("destructor"));
+        begun.send(()).unwrap();
+        pending::<()>().await;
+    });
+    let running = running(&pool);
+    wait.await.unwrap();
+    pool.cancel();
+    assert_eq!(failures(running.await.unwrap().unwrap_err().failures()), ["panic: destructor"]);
+}
+
+#[apply(both)]
+async fn the_output_of_a_signal_is_dropped() {
+    let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
+    pool.spawn(pending::<()>());
+    let one = alive.one();
+    pool.cancel_on(async move { one });
+    assert_eq!(alive.count(), 1);
+    pool.run().await.unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[test]
+fn a_planned_pool_that_never_runs_drops_its_signal() {
+    let (alive, polled) = (Alive::default(), Log::default());
+    for cancelled in [false, true] {
+        let pool = Pool::<BoxError>::new();
+        let (one, log) = (alive.one(), polled.clone());
+        pool.cancel_on(async move {
+            let _one = one;
+            log.push("polled");
+        });
+        assert_eq!((alive.count(), pool.len()), (1, 1));
+        if cancelled {
+            pool.cancel();
+        } else {
+            drop(pool);
+        }
+        assert_eq!(alive.count(), 0);
+    }
+    assert!(polled.events().is_empty());
+}
+
+#[apply(both)]
+async fn a_closed_pool_drops_the_signal_unpolled() {
+    let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
+    pool.clone().run().await.unwrap();
+    let one = alive.one();
+    pool.cancel_on(async move {
+        let _one = one;
+        quiet_panic("polled") as ()
+    });
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(current_thread)]
+async fn the_first_of_several_signals_cancels_the_pool() {
+    let (pool, alive, begin) = (kept_open(), Alive::default(), Instant::now());
+    for wait in [30, 10, 20] {
+        let one = alive.one();
+        pool.cancel_on(async move {
+            let _one = one;
+            sleep(secs(wait)).await;
+        });
+    }
+    pool.run().await.unwrap();
+    assert_eq!((begin.elapsed(), alive.count()), (secs(10), 0));
+}
+
+#[apply(both)]
+async fn a_signal_cancels_its_own_pool_and_no_other() {
+    let outer = Pool::open(async |outer: Pool| {
+        let inner = kept_open();
+        inner.cancel_on(async { yield_now().await });
+        inner.run().await?;
+        Ok(outer.is_closed())
+    });
+    assert!(!outer.await.unwrap());
+}
+
+#[apply(both)]
+async fn a_signal_takes_no_slot_and_is_inside_the_pool() {
+    let (log, pool): (_, Pool) = (Log::default(), Pool::builder().name("mine").limit(1).build());
+    let (end, seen) = (LatchEvent::new(), log.clone());
+    let (go, signalled) = (end.wait_set(), end.clone());
+    pool.spawn(go);
+    pool.cancel_on(async move {
+        seen.push(Pool::<BoxError>::current().name().unwrap().to_owned());
+        signalled.set();
+        pending::<()>().await;
+    });
+    pool.run().await.unwrap();
+    assert_eq!(log.events(), ["mine"]);
+}

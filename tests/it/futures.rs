@@ -1,0 +1,112 @@
+//! The futures of the functions: what they have in common.
+
+use std::future::{Future, ready};
+use std::io;
+use std::marker::PhantomPinned;
+use std::pin::Pin;
+
+use aiodrive::{BoxError, race, shield, try_all, wait_all};
+use macro_rules_attribute::apply;
+use tokio::task::yield_now;
+
+use crate::support::{
+    both, busy, current_thread, drop_group, failures, on_both, opened, panic_of, panics_in_drop, poll_once,
+};
+
+// ===== functions that are dropped, and their Debug forms =====
+
+#[apply(current_thread)]
+async fn the_futures_of_functions_say_how_far_they_are() {
+    let mut racing = race((async {}, busy()));
+    assert_eq!(format!("{racing:?}"), "RaceFuture { decided: false }");
+    yield_now().await;
+    assert!(poll_once(Pin::new(&mut racing)).await.is_pending());
+    assert_eq!(format!("{racing:?}"), "RaceFuture { decided: true }");
+    assert_eq!(racing.await, (0, ()));
+
+    let never = async {
+        busy().await;
+        Ok(())
+    };
+    let mut trying = try_all((async { Err::<(), BoxError>("broken".into()) }, never));
+    assert_eq!(format!("{trying:?}"), "TryAllFuture { failed: false }");
+    yield_now().await;
+    assert!(poll_once(Pin::new(&mut trying)).await.is_pending());
+    assert_eq!(format!("{trying:?}"), "TryAllFuture { failed: true }");
+    assert_eq!(failures(trying.await.unwrap_err().failures()), ["error: broken"]);
+
+    let waiting = wait_all([async { Ok::<_, BoxError>(()) }]);
+    assert_eq!(format!("{waiting:?}"), "WaitAllFuture { .. }");
+}
+
+// ===== race =====
+
+#[apply(current_thread)]
+async fn functions_say_in_their_debug_text_what_they_are() {
+    let mut racing = race([ready(())]);
+    assert_eq!(format!("{racing:?}"), "RaceFuture { decided: false }");
+    while poll_once(Pin::new(&mut racing)).await.is_pending() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(format!("{racing:?}"), "RaceFuture { decided: true }");
+    let (one, all) = (try_all([ready(io::Result::Ok(()))]), wait_all([ready(io::Result::Ok(()))]));
+    assert_eq!(format!("{one:?}"), "TryAllFuture { failed: false }");
+    assert_eq!(format!("{all:?}"), "WaitAllFuture { .. }");
+}
+
+// ===== try_all =====
+
+#[test]
+fn outputs_that_panic_as_a_function_is_dropped_go_no_further_outside_of_a_pool() {
+    let value = || ready(Ok::<_, &str>(panics_in_drop()));
+    for polled in [false, true] {
+        on_both(async || {
+            drop_group(polled, |gate| try_all((value(), value(), opened(gate)))).await;
+            drop_group(polled, |gate| wait_all((value(), value(), opened(gate)))).await;
+        });
+    }
+}
+
+// ===== wait_all =====
+
+/// `Unpin` was a bound on the values, and on the errors of `wait_all`.
+#[apply(both)]
+async fn values_and_errors_need_not_be_unpin() {
+    #[derive(Debug)]
+    struct Fixed(PhantomPinned);
+
+    impl From<Fixed> for BoxError {
+        fn from(_: Fixed) -> Self {
+            "fixed".into()
+        }
+    }
+
+    fn fixed(fails: bool) -> Result<Fixed, Fixed> {
+        let fixed = Fixed(PhantomPinned);
+        if fails { Err(fixed) } else { Ok(fixed) }
+    }
+
+    assert!(race([async { Fixed(PhantomPinned) }]).await.0 == 0);
+    assert!(try_all([async { fixed(false) }]).await.is_ok());
+    assert!(try_all((async { fixed(false) }, async { fixed(true) })).await.is_err());
+    let (value, error) = wait_all((async { fixed(false) }, async { fixed(true) })).await;
+    assert!(value.is_ok() && error.is_err());
+}
+
+#[apply(both)]
+async fn functions_polled_after_they_were_ready_say_so() {
+    async fn poll_again<F: Future + Unpin>(mut future: F) -> String {
+        drop((&mut future).await);
+        panic_of(async move { drop(future.await) }).await
+    }
+    let value = || ready(io::Result::Ok(1));
+    for (function, message) in [
+        ("race", poll_again(race([value()])).await),
+        ("try_all", poll_again(try_all([value()])).await),
+        ("wait_all", poll_again(wait_all([value()])).await),
+        ("shield", poll_again(shield(value())).await),
+    ] {
+        assert!(message.starts_with(&format!("`{function}`")), "{message}");
+        assert!(message.ends_with("was polled after it was ready"), "{message}");
+    }
+}

@@ -1,0 +1,155 @@
+//! `keep_open`: a pool that waits for work.
+
+use std::future::pending;
+
+use aiodrive::{BoxError, OnFailure, Pool};
+use macro_rules_attribute::apply;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use crate::support::{
+    Alive, LONG, Log, Slot, both, busy, current_thread, failed, fails, failures, kept_open, running, secs,
+    stays_pending, until,
+};
+
+#[apply(both)]
+async fn a_pool_that_is_kept_open_stays_when_its_tasks_have_ended() {
+    let (pool, log) = (kept_open(), Log::default());
+    let mut run = Box::pin(pool.clone().run());
+    stays_pending(run.as_mut()).await;
+    for n in 1..=3 {
+        let log = log.clone();
+        let handle = pool.spawn_with_handle(async move {
+            log.push(n.to_string());
+            Ok(())
+        });
+        stays_pending(run.as_mut()).await;
+        handle.await.unwrap();
+    }
+    assert_eq!(log.events(), ["1", "2", "3"]);
+    pool.cancel();
+    run.await.unwrap();
+}
+
+#[apply(both)]
+async fn keep_open_can_be_taken_back() {
+    let pool: Pool = Pool::builder().keep_open(true).keep_open(false).build();
+    pool.run().await.unwrap();
+}
+
+#[apply(both)]
+async fn a_failure_closes_a_pool_that_is_kept_open() {
+    let pool = kept_open();
+    pool.spawn(fails("broken"));
+    assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: broken"]);
+}
+
+#[apply(both)]
+async fn a_later_failure_closes_a_pool_that_is_kept_open_and_idle() {
+    let pool = kept_open();
+    let mut run = Box::pin(pool.clone().run());
+    stays_pending(run.as_mut()).await;
+    pool.spawn_with_handle(async { Ok(()) }).await.unwrap();
+    until(|| pool.is_empty()).await;
+    stays_pending(run.as_mut()).await;
+    pool.spawn(fails("broken"));
+    assert_eq!(failures(run.await.unwrap_err().failures()), ["error: broken"]);
+}
+
+#[apply(current_thread)]
+async fn cancel_on_closes_a_pool_that_is_kept_open() {
+    let (pool, begin) = (kept_open(), Instant::now());
+    pool.cancel_on(sleep(secs(60)));
+    pool.run().await.unwrap();
+    assert_eq!(begin.elapsed(), secs(60));
+}
+
+#[apply(both)]
+async fn a_pool_that_is_kept_open_stays_when_its_body_has_returned() {
+    let (log, handle) = (Log::default(), Slot::<Pool>::default());
+    let mut opened = Box::pin(Pool::builder().keep_open(true).open(async |pool: Pool| {
+        *handle.lock().unwrap() = Some(pool);
+        Ok("value")
+    }));
+    stays_pending(opened.as_mut()).await;
+    let (pool, ran) = (handle.lock().unwrap().take().unwrap(), log.clone());
+    assert!(!pool.is_closed());
+    pool.spawn(async move { ran.push("ran") });
+    until(|| !log.events().is_empty()).await;
+    stays_pending(opened.as_mut()).await;
+    pool.cancel();
+    assert_eq!(opened.await.unwrap(), "value");
+}
+
+#[apply(both)]
+async fn a_body_that_fails_closes_a_pool_that_is_kept_open() {
+    let opened = Pool::builder().keep_open(true).open(async |_: Pool| Err::<(), _>("body".into()));
+    assert_eq!(failures(opened.await.unwrap_err().failures()), ["error: body"]);
+}
+
+#[apply(both)]
+async fn a_pool_that_is_kept_open_keeps_its_daemons() {
+    let (pool, alive) = (kept_open(), Alive::default());
+    let one = alive.one();
+    pool.build_task().daemon().spawn(async move {
+        let _one = one;
+        pending::<()>().await;
+    });
+    let mut run = Box::pin(pool.clone().run());
+    stays_pending(run.as_mut()).await;
+    assert_eq!(alive.count(), 1);
+    pool.cancel();
+    run.await.unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn a_pool_that_is_kept_open_closes_when_the_enclosing_one_is_asked_to_stop() {
+    let outer: Pool = Pool::builder().grace(LONG).build();
+    let (log, (begun, wait)) = (Log::default(), oneshot::channel());
+    let events = log.clone();
+    outer.spawn(async move {
+        let inner = kept_open();
+        let _kept = inner.clone();
+        inner.spawn(async move { begun.send(()).unwrap() });
+        inner.run().await.unwrap();
+        events.push("the inner pool has ended by itself");
+    });
+    let running = running(&outer);
+    wait.await.unwrap();
+    assert!(!running.is_finished());
+    outer.cancel();
+    running.await.unwrap().unwrap();
+    assert_eq!(log.events(), ["the inner pool has ended by itself"]);
+}
+
+#[apply(both)]
+async fn a_pool_that_is_kept_open_is_cut_off_with_an_enclosing_one_without_grace() {
+    let (outer, alive, (begun, wait)) = (Pool::<BoxError>::new(), Alive::default(), oneshot::channel());
+    let one = alive.one();
+    outer.spawn(async move {
+        let inner = kept_open();
+        inner.spawn(async move {
+            let _one = one;
+            begun.send(()).unwrap();
+            busy().await;
+        });
+        inner.run().await.unwrap();
+    });
+    let running = running(&outer);
+    wait.await.unwrap();
+    outer.cancel();
+    running.await.unwrap().unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn a_pool_that_is_kept_open_returns_collected_failures_when_it_is_cancelled() {
+    let pool: Pool = Pool::builder().keep_open(true).on_failure(|_| OnFailure::Collect).build();
+    let running = running(&pool);
+    failed(&pool, "one").await;
+    failed(&pool, "two").await;
+    assert!(!pool.is_closed());
+    pool.cancel();
+    assert_eq!(failures(running.await.unwrap().unwrap_err().failures()), ["error: one", "error: two"]);
+}

@@ -1,0 +1,238 @@
+//! What a handle of a pool tells: `is_closed`, `closed`, `len`, `name`, its debug text.
+
+use std::future::pending;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::thread;
+
+use aiodrive::{BoxError, Pool};
+use macro_rules_attribute::apply;
+use tokio::sync::{Barrier, oneshot};
+use tokio::task::yield_now;
+use tokio_test::{assert_pending, assert_ready, task};
+
+use crate::support::{Outcome, both, multi_thread, poll_once, until};
+
+// ===== what a handle shows =====
+
+#[apply(both)]
+async fn is_closed_from_the_first_cause_on() {
+    let pool = Pool::<BoxError>::new();
+    assert!(!pool.is_closed());
+    let own = pool.clone();
+    pool.spawn(async move {
+        assert!(!own.is_closed());
+        own.cancel();
+        assert!(own.is_closed());
+    });
+    let seen = pool.clone();
+    pool.run().await.unwrap();
+    assert!(seen.is_closed());
+}
+
+#[apply(multi_thread)]
+async fn is_closed_is_seen_by_whoever_has_seen_a_failure() {
+    for _ in 0..1_000 {
+        let outcome: Outcome = Pool::open(async |pool| {
+            let failing = pool.spawn_with_handle(async { Err::<(), _>("task".into()) });
+            while !failing.is_finished() {
+                thread::yield_now();
+            }
+            assert!(pool.is_closed());
+            Ok(())
+        })
+        .await;
+        assert!(outcome.is_err());
+    }
+}
+
+#[apply(both)]
+async fn many_waiters_hear_that_the_pool_closes() {
+    let pool = Pool::<BoxError>::new();
+    let ready = Arc::new(Barrier::new(101));
+    let waiters: Vec<_> = (0..100)
+        .map(|_| {
+            let (pool, ready) = (pool.clone(), Arc::clone(&ready));
+            tokio::spawn(async move {
+                ready.wait().await;
+                pool.cancelled().await;
+            })
+        })
+        .collect();
+    ready.wait().await;
+    pool.cancel();
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    pool.cancelled().await;
+}
+
+#[apply(both)]
+async fn a_waiter_is_pending_until_the_pool_closes() {
+    let outcome: Outcome = Pool::open(async |pool| {
+        let mut waiter = tokio_test::task::spawn(pool.cancelled());
+        assert_pending!(waiter.poll());
+        pool.spawn(async {});
+        assert_pending!(waiter.poll());
+        pool.cancel();
+        assert!(waiter.is_woken());
+        assert_ready!(waiter.poll());
+        Ok(())
+    })
+    .await;
+    outcome.unwrap();
+}
+
+#[apply(both)]
+async fn a_waiter_hears_that_the_pool_has_come_to_its_end() {
+    let pool = Pool::<BoxError>::new();
+    let waiting = pool.clone();
+    let mut waiter = pin!(waiting.cancelled());
+    assert!(poll_once(waiter.as_mut()).await.is_pending());
+    pool.run().await.unwrap();
+    waiter.await;
+}
+
+#[apply(both)]
+async fn a_waiter_outside_does_not_hold_the_pool_open() {
+    let outcome: Outcome<_> = Pool::open(async |pool: Pool| {
+        let waiting = pool.clone();
+        Ok(tokio::spawn(async move { waiting.cancelled().await }))
+    })
+    .await;
+    outcome.unwrap().await.unwrap();
+}
+
+#[apply(both)]
+async fn len_counts_the_tasks_that_have_not_ended() {
+    let pool = Pool::<BoxError>::new();
+    assert!(pool.is_empty());
+    let (release, released) = oneshot::channel::<()>();
+    pool.spawn(async { drop(released.await) });
+    pool.spawn(async {});
+    assert_eq!((pool.len(), pool.is_empty()), (2, false));
+    let seen = pool.clone();
+    let mut run = pin!(pool.run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    until(|| seen.len() == 1).await;
+    seen.spawn(pending::<()>());
+    assert_eq!(seen.len(), 2);
+    release.send(()).unwrap();
+    until(|| seen.len() == 1).await;
+    seen.cancel();
+    run.await.unwrap();
+    assert!(seen.is_empty());
+}
+
+#[apply(both)]
+async fn name_is_the_name_it_was_given() {
+    let pool = Pool::<BoxError>::builder().name("web").build();
+    assert_eq!((pool.name(), pool.clone().name()), (Some("web"), Some("web")));
+    assert_eq!(Pool::<BoxError>::new().name(), None);
+    let outcome: Outcome = Pool::builder()
+        .name(String::from("own"))
+        .open(async |pool: Pool| {
+            assert_eq!(pool.name(), Some("own"));
+            Ok(())
+        })
+        .await;
+    outcome.unwrap();
+}
+
+// ===== what a pool tells about itself =====
+
+#[apply(both)]
+async fn len_follows_spawns_and_ends() {
+    Pool::open(async |pool: Pool| {
+        assert!(pool.is_empty());
+        let mut running = Vec::new();
+        for _ in 0..2 {
+            let (open, gate) = oneshot::channel::<()>();
+            running.push((open, pool.spawn_with_handle(async { Ok(gate.await?) })));
+        }
+        for _ in 0..16 {
+            assert_eq!(pool.len(), 2);
+            let (open, handle) = running.remove(0);
+            open.send(()).unwrap();
+            handle.await?;
+            // The handle is ready a moment before tokio has published the end.
+            while pool.len() != 1 {
+                yield_now().await;
+            }
+            let (open, gate) = oneshot::channel::<()>();
+            running.push((open, pool.spawn_with_handle(async { Ok(gate.await?) })));
+        }
+        for (open, _) in running {
+            open.send(()).unwrap();
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+}
+
+#[apply(both)]
+async fn len_counts_planned_tasks_and_is_zero_after_the_end() {
+    let pool = Pool::<BoxError>::new();
+    pool.spawn(async {});
+    pool.spawn(async {});
+    assert_eq!((pool.len(), pool.is_empty(), pool.is_closed()), (2, false, false));
+    pool.clone().run().await.unwrap();
+    assert_eq!((pool.len(), pool.is_empty(), pool.is_closed()), (0, true, true));
+}
+
+#[apply(both)]
+async fn a_pool_knows_its_name() {
+    assert_eq!(Pool::<BoxError>::new().name(), None);
+    assert_eq!(Pool::<BoxError>::builder().name("web").build().name(), Some("web"));
+    assert_eq!(Pool::<BoxError>::builder().name(String::from("owned")).build().clone().name(), Some("owned"));
+    let name = Pool::<BoxError>::builder().name("api").open(async |pool| Ok(pool.name().map(str::to_owned)));
+    assert_eq!(name.await.unwrap().as_deref(), Some("api"));
+}
+
+#[apply(both)]
+async fn debug_shows_name_state_and_len() {
+    let pool = Pool::<BoxError>::builder().name("web").build();
+    let (open, gate) = oneshot::channel::<()>();
+    let (started, wait) = oneshot::channel();
+    pool.spawn_blocking(move || {
+        started.send(()).unwrap();
+        drop(gate.blocking_recv());
+    });
+    assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: planned, len: 1 }"#);
+    let mut run = task::spawn(pool.clone().run());
+    assert_pending!(run.poll());
+    wait.await.unwrap();
+    assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: running, len: 1 }"#);
+    pool.cancel();
+    assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: closing, len: 1 }"#);
+    assert_pending!(run.poll());
+    assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: closing, len: 1 }"#);
+    open.send(()).unwrap();
+    run.await.unwrap();
+    assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: closed, len: 0 }"#);
+    let unnamed = format!("{:?}", Pool::<BoxError>::default());
+    assert_eq!(unnamed, r#"Pool { name: None, state: planned, len: 0 }"#);
+}
+
+#[test]
+fn debug_of_the_builders_shows_their_names() {
+    assert!(format!("{:?}", Pool::<BoxError>::builder()).starts_with("PoolBuilder { name: None, "));
+    assert!(format!("{:?}", Pool::<BoxError>::builder().name("a")).starts_with(r#"PoolBuilder { name: Some("a"), "#));
+    let pool = Pool::<BoxError>::new();
+    assert_eq!(format!("{:?}", pool.build_task()), "TaskBuilder { name: None, depth: 0, daemon: false }");
+    let task = pool.build_task().name("b").depth(-1).daemon();
+    assert_eq!(format!("{task:?}"), r#"TaskBuilder { name: Some("b"), depth: -1, daemon: true }"#);
+}
+
+#[apply(both)]
+async fn cancelled_is_ready_once_the_pool_has_ended() {
+    let pool = Pool::<BoxError>::new();
+    let other = pool.clone();
+    let mut cancelled = task::spawn(other.cancelled());
+    assert_pending!(cancelled.poll());
+    pool.clone().run().await.unwrap();
+    assert_eq!(cancelled.poll(), Poll::Ready(()));
+    assert_eq!(task::spawn(pool.cancelled()).poll(), Poll::Ready(()));
+}

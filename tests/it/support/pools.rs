@@ -1,0 +1,72 @@
+//! Pools and their tasks, as many tests have them.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use aiodrive::{BoxError, Pool, PoolBuilder, PoolError, cancellation_token};
+use tokio::task::JoinHandle;
+
+use super::{Alive, Outcome};
+
+pub const GRACE: Duration = secs(10);
+
+pub const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub fn with_grace(grace: Duration) -> PoolBuilder {
+    Pool::builder().grace(grace)
+}
+
+pub async fn asked() {
+    cancellation_token().cancelled().await;
+}
+
+pub const LONG: Duration = Duration::from_secs(1_000);
+
+/// A pool that runs in a task of its own.
+pub fn running<E>(pool: &Pool<E>) -> JoinHandle<Result<(), PoolError<E>>>
+where
+    E: Into<BoxError> + std::fmt::Display + Send + 'static,
+{
+    tokio::spawn(pool.clone().run())
+}
+
+/// A handle that a policy can look at.
+pub type Slot<T> = Arc<Mutex<Option<T>>>;
+
+pub fn kept_open() -> Pool {
+    Pool::builder().keep_open(true).build()
+}
+
+/// A task that never ends by itself.
+pub fn endless(alive: &Alive) -> impl Future<Output = ()> + Send + use<> {
+    let one = alive.one();
+    async move {
+        let _one = one;
+        pending().await
+    }
+}
+
+/// Blocks until the pool that this is called in has begun to close.
+pub fn block_until_closed() {
+    let pool: Pool = Pool::current();
+    while !pool.is_closed() {
+        thread::yield_now();
+    }
+}
+
+pub async fn in_pool<T>(name: &'static str, body: impl AsyncFnOnce(Pool) -> T) -> T {
+    let outcome: Outcome<T> = Pool::builder().name(name).open(async |pool| Ok(body(pool).await)).await;
+    outcome.unwrap()
+}
+
+pub const FOREVER: Duration = Duration::MAX;
+
+/// Never ends, and keeps a value until it is dropped.
+pub async fn keep(value: impl Send + 'static) {
+    let _value = value;
+    pending().await
+}

@@ -1,0 +1,233 @@
+//! What a test sees: which values are alive, and what happened in which order.
+
+use std::any::Any;
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aiodrive::{BoxError, Pool, PoolBuilder, cancellation_token};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::yield_now;
+use tokio::time::Instant;
+
+use super::{asked, until, with_grace};
+
+/// Counts values that are alive.
+#[derive(Clone, Default)]
+pub struct Alive(Arc<AtomicUsize>);
+
+impl Alive {
+    /// A new value to count: move it into a future to see when that is dropped.
+    pub fn one(&self) -> Counted {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Counted(Arc::clone(&self.0))
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Alive {
+    /// A new value to count whose destructor gives everybody else time to run ahead.
+    pub fn slow(&self) -> OnDrop<impl FnOnce() + Send + use<>> {
+        let counted = self.one();
+        OnDrop::new(move || {
+            (0..200).for_each(|_| std::thread::yield_now());
+            drop(counted);
+        })
+    }
+}
+
+/// A value that is counted until it is dropped.
+pub struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Keeps a value for as long as the process lives: as `mem::forget` does, but not a leak to a leak checker.
+pub fn keep_forever(value: impl Send + 'static) {
+    static KEPT: Mutex<Vec<Box<dyn Any + Send>>> = Mutex::new(Vec::new());
+    KEPT.lock().unwrap().push(Box::new(value));
+}
+
+/// A record of what happened, in order.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub fn push(&self, event: impl Into<String>) {
+        self.0.lock().unwrap().push(event.into());
+    }
+
+    pub fn events(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// A value that writes an event when it is dropped.
+    pub fn on_drop(&self, event: &'static str) -> OnDrop<impl FnOnce() + Send + use<>> {
+        let log = self.clone();
+        OnDrop::new(move || log.push(event))
+    }
+}
+
+/// Calls a closure when it is dropped.
+pub struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> OnDrop<F> {
+    pub fn new(call: F) -> Self {
+        Self(Some(call))
+    }
+}
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(call) = self.0.take() {
+            call();
+        }
+    }
+}
+
+/// A log of what happened in which second.
+#[derive(Clone)]
+pub struct Clock {
+    pub begin: Instant,
+    pub log: Log,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        Self { begin: Instant::now(), log: Log::default() }
+    }
+
+    pub fn say(&self, event: &str) {
+        self.log.push(format!("{}: {event}", self.begin.elapsed().as_secs_f64()));
+    }
+
+    pub fn on_drop(&self, event: &'static str) -> OnDrop<impl FnOnce() + Send + use<>> {
+        let clock = self.clone();
+        OnDrop::new(move || clock.say(event))
+    }
+
+    /// A task that hears the request, and does not heed it.
+    pub fn stubborn(&self, name: &'static str) -> impl Future<Output = ()> + Send + use<> {
+        let clock = self.clone();
+        async move {
+            let _gone = clock.on_drop(name);
+            asked().await;
+            clock.say("asked");
+            pending().await
+        }
+    }
+
+    pub fn events(&self) -> Vec<String> {
+        self.log.events()
+    }
+}
+
+/// Tasks that write down what becomes of them, for pools without a grace and with one that is never over.
+pub struct Witness {
+    pub grace: Duration,
+    pub log: Log,
+    pub alive: Alive,
+}
+
+impl Witness {
+    pub fn has_grace(&self) -> bool {
+        !self.grace.is_zero()
+    }
+
+    pub fn builder(&self) -> PoolBuilder {
+        with_grace(self.grace)
+    }
+
+    pub fn task(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (one, log) = (self.alive.one(), self.log.clone());
+        async move {
+            let _one = one;
+            let _gone = log.on_drop("gone");
+            let token = cancellation_token();
+            log.push(if token.is_cancelled() { "too late" } else { "began" });
+            token.cancelled().await;
+            log.push("asked");
+            for _ in 0..10 {
+                yield_now().await;
+            }
+            log.push("ended");
+        }
+    }
+
+    /// Spawns the witnesses.
+    pub fn enter(&self, pool: &Pool) {
+        (0..WITNESSES).for_each(|_| pool.spawn(self.task()));
+    }
+
+    /// Waits until all of them run.
+    pub async fn begun(&self) {
+        until(|| self.count("began") == WITNESSES).await;
+    }
+
+    /// What a body does that is not polled without a grace.
+    pub async fn body(&self) -> Result<i32, BoxError> {
+        let _one = self.alive.one();
+        let _gone = self.log.on_drop("body gone");
+        asked().await;
+        self.log.push("body asked");
+        yield_now().await;
+        self.log.push("body ended");
+        Ok(7)
+    }
+
+    pub fn count(&self, event: &str) -> usize {
+        self.log.events().iter().filter(|seen| *seen == event).count()
+    }
+
+    /// That nothing is left, and that the witnesses could end by themselves if there was a grace.
+    pub fn check(&self) {
+        assert_eq!((self.alive.count(), self.count("gone")), (0, WITNESSES));
+        if self.has_grace() {
+            assert_eq!((self.count("asked"), self.count("ended")), (WITNESSES, WITNESSES));
+        } else if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+            // Elsewhere a task may be quicker than its abort.
+            assert_eq!((self.count("asked"), self.count("ended")), (0, 0));
+        }
+    }
+
+    /// The same for the body.
+    pub fn check_body(&self) {
+        assert_eq!(self.count("body gone"), 1);
+        assert_eq!(
+            (self.count("body asked"), self.count("body ended")),
+            match self.has_grace() {
+                true => (1, 1),
+                false => (0, 0),
+            }
+        );
+    }
+}
+
+pub const WITNESSES: usize = 3;
+
+pub async fn with_and_without_grace(test: impl AsyncFn(Witness)) {
+    for grace in [Duration::ZERO, Duration::MAX] {
+        test(Witness { grace, log: Log::default(), alive: Alive::default() }).await;
+    }
+}
+
+/// Counts the times that tasks came to some point.
+#[derive(Clone, Default)]
+pub struct Count(pub Arc<AtomicUsize>);
+
+impl Count {
+    pub fn up(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
