@@ -101,7 +101,10 @@ where
 /// use aiodrive::futures::Source;
 /// use aiodrive::{BoxError, Map};
 ///
-/// async fn last<I: Source<Item = u32>>(mut squares: Map<I, fn(u32) -> Square, u32>) -> Option<u32> {
+/// async fn last<I>(mut squares: Map<I, fn(u32) -> Square, u32>) -> Option<u32>
+/// where
+///     I: Source<Item = u32>,
+/// {
 ///     let mut last = None;
 ///     while let Some(square) = squares.next().await {
 ///         last = square.ok();
@@ -347,8 +350,8 @@ where
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let parsed = map(2, ["1", "two", "3"], async |word: &str| word.parse::<u32>()).collect().await;
-    /// let error = parsed.unwrap_err();
+    /// let parsed = map(2, ["1", "two", "3"], async |word: &str| word.parse::<u32>());
+    /// let error = parsed.collect().await.unwrap_err();
     /// assert_eq!(error.failures().len(), 1);
     /// assert!(error.to_string().contains("invalid digit"));
     /// # }

@@ -112,7 +112,7 @@ pub fn timeout<F: Future>(limit: Duration, future: F) -> impl Future<Output = Re
 /// async fn exchange() -> Result<(), Elapsed> {
 ///     let deadline = Instant::now() + Duration::from_secs(5);
 ///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the question
-///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the answer, which is late
+///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the answer: too late
 ///     Ok(())
 /// }
 /// assert!(exchange().await.is_err());

@@ -127,7 +127,8 @@ impl<E> PoolError<E> {
     /// pool.build_task().name("parse").spawn(async { Err("line 3 is empty".into()) });
     /// pool.build_task().name("count").spawn(async { panic!("division by zero") });
     /// let error = pool.run().await.unwrap_err();
-    /// let names: Vec<_> = error.failures().iter().map(|failed| failed.task().name().unwrap()).collect();
+    /// let failures = error.failures().iter();
+    /// let names: Vec<_> = failures.map(|failed| failed.task().name().unwrap()).collect();
     /// assert_eq!(names, ["parse", "count"]);
     /// # }
     /// ```
@@ -148,7 +149,8 @@ impl<E> PoolError<E> {
     /// let pool: Pool<String> = Pool::new();
     /// pool.spawn(async { Err("line 3 is empty".to_string()) });
     /// for failed in pool.run().await.unwrap_err().into_failures() {
-    ///     assert!(matches!(failed.into_failure(), Failure::Error(text) if text == "line 3 is empty"));
+    ///     let Failure::Error(text) = failed.into_failure() else { panic!("no error") };
+    ///     assert_eq!(text, "line 3 is empty");
     /// }
     /// # }
     /// ```
@@ -294,7 +296,8 @@ impl<E> PoolError<E> {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let error = Pool::open(async |_: Pool| Err::<(), _>("no such host".into())).await.unwrap_err();
+    /// let opened = Pool::open(async |_: Pool| Err::<(), _>("no such host".into()));
+    /// let error = opened.await.unwrap_err();
     /// assert_eq!(*error.closing_reason(), ClosingReason::Failed);
     /// # }
     /// ```
@@ -367,12 +370,14 @@ impl<E> PoolError<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let error = Pool::open(async |_: Pool| {
-    ///     drop(shield(async { panic!("the commit has failed") })); // as when its task is aborted
+    ///     // As when the task that awaits it is aborted.
+    ///     drop(shield(async { panic!("the commit has failed") }));
     ///     Ok(())
     /// });
     /// let error = error.await.unwrap_err();
     /// assert!(error.failures().is_empty());
-    /// assert!(error.cleanup_failures()[0].to_string().ends_with("panicked: the commit has failed"));
+    /// let failed = error.cleanup_failures()[0].to_string();
+    /// assert!(failed.ends_with("panicked: the commit has failed"));
     /// # }
     /// ```
     #[must_use]
@@ -465,7 +470,8 @@ impl<E> PoolError<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let error = serve().await.unwrap_err();
-    /// assert!(format!("{error:#}").ends_with("cannot load the configuration: no such file: app.toml"));
+    /// let report = format!("{error:#}");
+    /// assert!(report.ends_with("cannot load the configuration: no such file: app.toml"));
     /// # }
     /// ```
     #[must_use]

@@ -33,7 +33,8 @@ use super::pool_error::{PoolError, Report};
 /// let error = Pool::builder()
 ///     .on_failure(|_| OnFailure::Collect)
 ///     .open(async |pool: Pool| {
-///         let failed = pool.spawn_with_handle(async { Err::<(), _>("connection refused".into()) });
+///         let connect = async { Err::<(), _>("connection refused".into()) };
+///         let failed = pool.spawn_with_handle(connect);
 ///         assert_eq!(failed.await, Err(TaskStopped::Failed));
 ///         Ok(())
 ///     })

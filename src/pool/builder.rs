@@ -87,7 +87,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # async fn main() {
     /// let pool: Pool = Pool::builder().name(format!("shard {}", 3)).build();
     /// pool.spawn(async { Err("disk full".into()) });
-    /// assert!(pool.run().await.unwrap_err().to_string().starts_with(r#"pool "shard 3": task at "#));
+    /// let text = pool.run().await.unwrap_err().to_string();
+    /// assert!(text.starts_with(r#"pool "shard 3": task at "#));
     /// # }
     /// ```
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
@@ -253,7 +254,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let pool = Pool::<AppError>::builder().is_cancellation(|error| matches!(error, AppError::Worker(_))).build();
+    /// let pool = Pool::builder()
+    ///     .is_cancellation(|error: &AppError| matches!(error, AppError::Worker(_)))
+    ///     .build();
     /// let worker = pool.spawn_with_handle(std::future::pending::<Result<(), _>>());
     /// let canceller = pool.clone();
     /// pool.spawn(async move {
@@ -385,7 +388,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
     /// # let _guard = tracing::subscriber::set_default(tracing_subscriber::registry());
-    /// let by_name = |task: &TaskInfo| info_span!("task", name = task.name(), at = %task.spawned_at());
+    /// let by_name = |task: &TaskInfo| {
+    ///     info_span!("task", name = task.name(), at = %task.spawned_at())
+    /// };
     /// let opened = Pool::builder().span(by_name).open(async |pool: Pool| {
     ///     pool.build_task().name("fetch").spawn(async {
     ///         assert_eq!(Span::current().metadata().unwrap().name(), "task");

@@ -106,7 +106,9 @@ impl<E: Send + 'static> Pool<E> {
     /// let pool: Pool = Pool::new();
     /// pool.spawn(std::future::pending::<()>());
     /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(60)));
-    /// assert!(pool.tree().nodes().any(|node| node.name() == Some("cancel_on") && node.is_daemon()));
+    /// let tree = pool.tree();
+    /// let watcher = tree.nodes().find(|node| node.name() == Some("cancel_on")).unwrap();
+    /// assert!(watcher.is_daemon());
     /// pool.run().await.unwrap();
     /// # }
     /// ```

@@ -69,7 +69,8 @@ use crate::error::TaskStopped;
 ///         found = &mut lookup => println!("{}", found?),
 ///         () = tokio::time::sleep(Duration::from_secs(1)) => {
 ///             lookup.cancel();
-///             assert_eq!(lookup.await, Err(TaskStopped::Cancelled)); // and its future is dropped
+///             // When it is ready, the future of the task is dropped.
+///             assert_eq!(lookup.await, Err(TaskStopped::Cancelled));
 ///         }
 ///     }
 ///     Ok(())

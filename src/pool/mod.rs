@@ -152,7 +152,8 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), PoolError> {
 /// let sum = Pool::open(async |pool: Pool| {
-///     let pages: Vec<_> = (1..=3).map(|n| pool.spawn_with_handle(async move { Ok(fetch(n).await?) })).collect();
+///     let spawn = |n| pool.spawn_with_handle(async move { Ok(fetch(n).await?) });
+///     let pages: Vec<_> = (1..=3).map(spawn).collect();
 ///     let mut sum = 0;
 ///     for page in pages {
 ///         sum += page.await?;
@@ -178,8 +179,10 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///     Ok(())
 /// })
 /// .await;
-/// let text = outcome.unwrap_err().to_string(); // task "lookup" (src/main.rs:6:42) failed: no such host
-/// assert!(text.starts_with(r#"task "lookup" ("#) && text.ends_with(") failed: no such host"));
+/// // task "lookup" (src/main.rs:6:42) failed: no such host
+/// let text = outcome.unwrap_err().to_string();
+/// assert!(text.starts_with(r#"task "lookup" ("#));
+/// assert!(text.ends_with(") failed: no such host"));
 /// # }
 /// ```
 ///

@@ -47,7 +47,8 @@ impl<E: Send + 'static> Pool<E> {
     /// use std::time::Duration;
     /// use aiodrive::Pool;
     ///
-    /// let pool: Pool = Pool::builder().name("web").grace(Duration::from_secs(10)).limit(1_000).build();
+    /// let grace = Duration::from_secs(10);
+    /// let pool: Pool = Pool::builder().name("web").grace(grace).limit(1_000).build();
     /// assert_eq!(pool.name(), Some("web"));
     /// ```
     pub fn builder() -> PoolBuilder<E> {

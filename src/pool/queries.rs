@@ -58,7 +58,8 @@ impl<E: Send + 'static> Pool<E> {
     /// assert_eq!(pool.closing_reason(), None);
     /// pool.spawn(async {
     ///     cancellation_token().cancelled().await;
-    ///     assert_eq!(Pool::<aiodrive::BoxError>::current().closing_reason(), Some(ClosingReason::Failed));
+    ///     let pool: Pool = Pool::current();
+    ///     assert_eq!(pool.closing_reason(), Some(ClosingReason::Failed));
     /// });
     /// pool.spawn(async { Err("disk full".into()) });
     /// assert_eq!(pool.run().await.unwrap_err().failures().len(), 1);
@@ -213,7 +214,8 @@ impl<E: Send + 'static> Pool<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
     /// Pool::builder().name("service").open(async |_: Pool| {
-    ///     let nested = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
+    ///     let nested = Pool::builder().name("request");
+    ///     let nested = nested.open(async |pool: Pool| Ok(pool.root_tree()));
     ///     let tree = nested.await?;
     ///     assert_eq!(tree.root().name(), Some("service"));
     ///     assert_eq!(tree.origin().name(), Some("request"));

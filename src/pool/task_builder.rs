@@ -222,7 +222,8 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # async fn main() {
     /// let pool: Pool = Pool::new();
     /// pool.spawn(std::future::pending::<()>());
-    /// pool.build_task().name("accept").daemon().essential().spawn(async { /* the listener was closed */ });
+    /// let accept = pool.build_task().name("accept").daemon().essential();
+    /// accept.spawn(async { /* the listener was closed */ });
     /// let error = pool.run().await.unwrap_err();
     /// assert!(matches!(error.first().unwrap().failure(), Failure::Ended));
     /// # }
@@ -242,7 +243,8 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let pool: Pool = Pool::new();
-    /// pool.build_task().on_failure(OnFailure::Discard).spawn(async { Err("no statistics today".into()) });
+    /// let statistics = pool.build_task().on_failure(OnFailure::Discard);
+    /// statistics.spawn(async { Err("no statistics today".into()) });
     /// pool.spawn(async { Ok(()) });
     /// pool.run().await.unwrap();
     /// # }
