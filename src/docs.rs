@@ -1,4 +1,4 @@
-//! Chapters: what does not fit into the documentation of one item.
+//! Chapters on what goes beyond a single item.
 //!
 //! In this order they are a book:
 //!
@@ -79,7 +79,7 @@
 //!    └─ task "conn 2"
 //! ```
 //!
-//! Whatever ends a scope, its own return, an error, an abort or a drop, the scopes inside it end first.
+//! However a scope ends (it returns, fails, is aborted or is dropped), the scopes inside it end first.
 //!
 //! [`abandon_after`]: crate::PoolBuilder::abandon_after
 //! [`abort`]: crate::Pool::abort

@@ -53,7 +53,7 @@ use crate::scope::{Reporter, Rules, Unreported};
 /// # }
 /// ```
 ///
-/// What there is to be had, with a word about the rest:
+/// The values that there are, and a line about each failure:
 ///
 /// ```
 /// use aiodrive::{BoxError, wait_all};

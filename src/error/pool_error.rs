@@ -33,8 +33,8 @@ use super::task_info::TaskInfo;
 ///   structure.
 ///
 /// It can be shown, asked for its [`source`](Error::source), and dropped, however deep pools are nested in each other.
-/// Where an error type of your own stands in between, and shows the error in it with its own `Display`, it is the one
-/// that recurses: after 64 such levels, three dots stand for the rest.
+/// An error type of your own in between, whose `Display` shows the error in it, recurses: after 64 such levels, three
+/// dots stand for the rest.
 ///
 /// Unlike tokio's `JoinError`, it knows the name of the task and where it was spawned, and it holds the task's own
 /// error beside the panics.
@@ -239,7 +239,7 @@ impl<E> PoolError<E> {
     /// Whether the pool was closed from outside: by a cancel, an abort or a signal, its own or that of the pool in
     /// which it is nested. Unlike with [`is_cancelled`](Self::is_cancelled), something may have failed as well.
     ///
-    /// By this, a service tells a shutdown on which something went wrong from an end that nobody wanted.
+    /// With this, a service can tell a shutdown in which something went wrong from an end that nobody asked for.
     ///
     /// # Examples
     ///
@@ -336,7 +336,7 @@ impl<E> PoolError<E> {
     ///
     /// # Examples
     ///
-    /// A test that is to fail where its task does:
+    /// A test that fails with the panic of its task:
     ///
     /// ```should_panic
     /// use aiodrive::Pool;
@@ -359,8 +359,8 @@ impl<E> PoolError<E> {
     }
 
     /// Failures of something nested whose owner was gone: of tasks that were still ending, of shielded work and exit
-    /// handlers whose future had been dropped, of a nested pool whose body panicked. Also panics of values that a
-    /// function could not return any more, as they were dropped.
+    /// handlers whose future had been dropped, of a nested pool whose body panicked. Also panics in the destructors of
+    /// values that a function could no longer return.
     ///
     /// # Examples
     ///

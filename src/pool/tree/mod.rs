@@ -33,8 +33,8 @@ pub(super) use self::snapshot::{tasks_of, tasks_without_grace};
 /// └── metrics  src/main.rs:60:10  daemon
 /// ```
 ///
-/// `{:#}` adds why a pool closes. What is nested more than 64 levels deep is not moved any further to the right. As
-/// data, the tree is a list of nodes, each before those nested in it.
+/// `{:#}` adds why a pool closes. What is nested more than 64 levels deep is not indented any further. As data, the
+/// tree is a list of nodes, each before those nested in it.
 ///
 /// It is a copy: the tasks run on while you look at it. Pools are visited one after the other, so that the tree of a
 /// busy pool is not exactly one moment.
