@@ -34,10 +34,10 @@ use tokio::sync::watch;
 ///
 /// online.set();
 /// online.unset(); // a pulse
-/// waiting.await; // was seen
+/// waiting.await; // the waiter has seen it
 ///
 /// assert!(!online.is_set());
-/// online.wait_unset().await; // is so already
+/// online.wait_unset().await; // it is unset already
 /// # }
 /// ```
 ///

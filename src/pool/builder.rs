@@ -126,7 +126,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
     /// pool.spawn(async {
     ///     cancellation_token().cancelled().await;
-    ///     sleep(Duration::from_secs(2)).await; // to finish what it is at
+    ///     sleep(Duration::from_secs(2)).await; // to finish its work
     /// });
     /// pool.cancel_on(sleep(Duration::from_secs(60)));
     ///

@@ -383,7 +383,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         pool.admit_local(class, task);
     }
 
-    /// Spawns a closure on a thread of its own, and returns a handle for its value; see
+    /// Runs a closure on the runtime's threads for blocking work, and returns a handle for its value; see
     /// [`Pool::spawn_blocking_with_handle`].
     ///
     /// # Examples
