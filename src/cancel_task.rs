@@ -11,8 +11,8 @@ use tokio::task::{JoinError, JoinHandle};
 /// [`TaskHandle::cancel`](crate::TaskHandle::cancel). A bare task is in no pool: the pools that *it* has opened close
 /// when it is aborted, but nobody waits for that.
 ///
-/// Unlike `JoinHandle::abort`, it is ready only when the task has ended. Unlike awaiting an aborted handle, it does not
-/// make an error of the abort. A task that cancels itself ends at that `.await`.
+/// Unlike `JoinHandle::abort`, it is ready only when the task has ended. Unlike awaiting an aborted handle, the abort
+/// is no error here. A task that cancels itself ends at that `.await`.
 ///
 /// # Errors
 ///

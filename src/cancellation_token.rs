@@ -15,7 +15,7 @@ use crate::scope::Scope;
 ///
 /// It is tokio-util's own [`CancellationToken`], for everything that takes one: a task can wait for it, give clones of
 /// it away, and make children of it. When the pool has ended, it is cancelled in any case. If you cancel it by hand,
-/// whoever holds it and the nested pools that listen hear that, but the pool stays open. To close the pool, call
+/// its holders and the nested pools that listen to it hear that, but the pool stays open. To close the pool, call
 /// [`Pool::cancel`](crate::Pool::cancel).
 ///
 /// Outside of a pool, in [`shield`](crate::shield())ed work and in the exit handler of
@@ -73,10 +73,10 @@ pub fn cancellation_token() -> CancellationToken {
     Scope::current().and_then(|scope| scope.token()).unwrap_or_default()
 }
 
-/// The token of the code that this is called from, or `None` outside of everything that belongs to a pool.
+/// The token of the calling code, or `None` outside of every [scope](crate::docs#a-scope).
 ///
-/// It is for a library that runs in a pool or without one, and does something else without. [`cancellation_token`]
-/// gives a token in both cases; outside of a pool nobody cancels it.
+/// It is for a library that runs in a pool or without one, and does something else when it has none.
+/// [`cancellation_token`] gives a token in both cases; outside of a pool nobody cancels it.
 ///
 /// # Examples
 ///

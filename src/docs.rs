@@ -1,4 +1,4 @@
-//! Chapters: what does not fit into the documentation of one item.
+//! Chapters on what goes beyond a single item.
 //!
 //! In this order they are a book:
 //!
@@ -14,63 +14,54 @@
 //!
 //! | for | use |
 //! | --- | --- |
-//! | tasks of a piece of code: a request, a test, `main` | [`Pool::open`] |
-//! | tasks that are spawned before there is a runtime | [`Pool::new`] and [`run`] |
+//! | tasks of a request, a test, `main` | [`Pool::open`] |
+//! | tasks before there is a runtime | [`Pool::new`] and [`run`] |
 //! | a pool with settings | [`Pool::builder`]: [`grace`], [`limit`], [`on_failure`], [`keep_open`], [`abandon_after`] |
 //! | a task, or one with a value | [`spawn`], [`spawn_with_handle`], [`spawn_blocking`] |
 //! | a task with settings | [`build_task`]: [`name`], [`depth`], [`daemon`], [`essential`], [`no_grace`], [`unlimited`] |
-//! | a task that others wait for until it is ready | [`start`] |
+//! | a task that says when it is ready | [`start`] |
 //! | a future that a framework polls | [`track_future`] |
-//! | stopping, with the time that the grace gives | [`cancel`], [`cancel_on`], [`cancel_at`], `cancel_on_signals` |
+//! | stopping, with a grace | [`cancel`], [`cancel_on`], [`cancel_at`], `cancel_on_signals` |
 //! | stopping at once | [`abort`], [`abort_on`] |
-//! | a task that wants to know that it should stop | [`cancellation_token`] |
-//! | back-pressure, and the end of a batch | [`ready`], [`idle`] |
-//! | what is still running, and what overran its grace | [`tree`], [`overrun`] |
+//! | a task that listens for the stop | [`cancellation_token`] |
+//! | back-pressure, the end of a batch | [`ready`], [`idle`] |
+//! | what still runs, what overran | [`tree`], [`overrun`] |
 //! | the first of several futures | [`race`] |
 //! | all values, or all errors | [`try_all`] |
 //! | the outcome of each | [`wait_all`] |
-//! | a time limit that leaves nothing running | [`timeout`], [`timeout_at`] |
-//! | work that must not be cut in half | [`shield`] |
-//! | a resource that is given back asynchronously | [`with_exit`] |
-//! | a future that begins now and is awaited later | [`prime`] |
+//! | results as they complete | [`TaskGroup`] |
+//! | items, at most so many at a time | [`map`] |
+//! | a time limit that leaks nothing | [`timeout`], [`timeout_at`] |
+//! | work that no abort cuts short | [`shield`] |
+//! | a resource whose release waits | [`with_exit`] |
+//! | a future that begins now | [`prime`] |
 //! | the end of a bare tokio task | [`cancel_task`] |
-//! | a flag to wait on in both directions | [`LatchEvent`] |
-//!
-//! For results as they come:
-//!
-//! | for | use |
-//! | --- | --- |
-//! | children whose results come as they complete | [`TaskGroup`] |
-//! | items, at most so many at a time, in order or not | [`map`] |
+//! | a flag to wait for, set or unset | [`LatchEvent`] |
 //!
 //! # What each waits for
 //!
 //! Each of these returns only when everything nested in it has ended, at any depth. If its future is dropped, the
 //! enclosing pool waits for that instead.
 //!
-//! | | waits for | when dropped |
+//! | | waits for | if dropped |
 //! | --- | --- | --- |
-//! | [`Pool`] | all tasks | closes, within its grace |
+//! | [`Pool`] | all tasks | closes |
 //! | [`try_all`] | all branches | aborts all |
 //! | [`wait_all`] | all branches | aborts all |
-//! | [`race`] | the first branch | aborts all |
-//! | [`timeout`] | the future, or the limit | drops the future |
-//! | [`shield`] | the future | the future runs on |
-//! | [`with_exit`] | the body, then the handler | runs the handler |
+//! | [`race`] | first branch | aborts all |
+//! | [`timeout`] | future or limit | drops it |
+//! | [`shield`] | the future | lets it run |
+//! | [`with_exit`] | body, handler | runs handler |
 //! | [`TaskGroup`] | all children | aborts all |
-//! | [`map`] | all items that were begun | aborts all |
+//! | [`map`] | all begun items | aborts all |
 //!
-//! | | on an error | on a panic |
-//! | --- | --- | --- |
-//! | [`Pool`] | aborts the others, returns all errors | returns it with the errors |
-//! | [`try_all`] | aborts the others, returns all errors | returns it with the errors |
-//! | [`wait_all`] | goes on; the error is an outcome | goes on; the panic is an outcome |
-//! | [`race`] | an error can win | the winner's panic is resumed |
-//! | [`timeout`] | returns it | resumes it |
-//! | [`shield`] | returns it | resumes it |
-//! | [`with_exit`] | returns one error, or both | resumes it after the handler |
-//! | [`TaskGroup`] | goes on; the error is an item | goes on; the panic is an item |
-//! | [`map`] | `collect` aborts the others, returns all errors | returns it with the errors |
+//! On an error or a panic:
+//!
+//! - [`Pool`], [`try_all`] and the [`collect`] of a `map` abort the others, and return all errors and panics.
+//! - [`wait_all`], [`TaskGroup`] and [`map`] go on: the error or the panic is one of their results.
+//! - [`race`] ends with the branch that is first, whether that returns or panics. An `Err` can win; a panic is resumed.
+//! - [`timeout`] and [`shield`] return the error, and resume the panic.
+//! - [`with_exit`] runs the handler. Then it returns the errors of the body and of the handler, or resumes the panic.
 //!
 //! # A scope
 //!
@@ -88,7 +79,7 @@
 //!    └─ task "conn 2"
 //! ```
 //!
-//! Whatever ends a scope, its own return, an error, an abort or a drop, the scopes inside it end first.
+//! However a scope ends (it returns, fails, is aborted or is dropped), the scopes inside it end first.
 //!
 //! [`abandon_after`]: crate::PoolBuilder::abandon_after
 //! [`abort`]: crate::Pool::abort
@@ -99,6 +90,7 @@
 //! [`cancel_on`]: crate::Pool::cancel_on
 //! [`cancel_task`]: crate::cancel_task()
 //! [`cancellation_token`]: crate::cancellation_token()
+//! [`collect`]: crate::Map::collect
 //! [`daemon`]: crate::TaskBuilder::daemon
 //! [`depth`]: crate::TaskBuilder::depth
 //! [`essential`]: crate::TaskBuilder::essential

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 /// on in any executor.
 ///
 /// No pulse is lost: a waiter that is there when the flag is set completes, even if the flag is unset again before the
-/// waiter runs. A waiter is there from the *call* of [`wait_set`](Self::wait_set), not from its first poll. Unlike
-/// this, `wait_for(|set| *set)` of a plain [`watch`] channel looks only at what the flag is when it runs, and sleeps
-/// on.
+/// waiter runs. A waiter is there from the *call* of [`wait_set`](Self::wait_set), not from its first poll. In
+/// contrast, `wait_for(|set| *set)` of a plain [`watch`] channel looks only at the flag as it is when the waiter runs,
+/// and so misses a pulse.
 ///
 /// Unlike [`Notify`](tokio::sync::Notify), it has a state, which those who come late see. Unlike a
 /// [`CancellationToken`](tokio_util::sync::CancellationToken), it can be unset. If you need neither, use those. It is
@@ -34,10 +34,10 @@ use tokio::sync::watch;
 ///
 /// online.set();
 /// online.unset(); // a pulse
-/// waiting.await; // was seen
+/// waiting.await; // the waiter has seen it
 ///
 /// assert!(!online.is_set());
-/// online.wait_unset().await; // is so already
+/// online.wait_unset().await; // it is unset already
 /// # }
 /// ```
 ///
@@ -224,8 +224,8 @@ impl LatchEvent {
 
     /// A receiver of the flag's states, for what the waiters here do not offer: `changed()`, `wait_for()`, a stream.
     ///
-    /// It sees the newest state, and may skip others. It does not keep the flag alive. While a `borrow()` of it is
-    /// kept, whoever sets or unsets the flag blocks its thread: copy the `bool` out of it at once.
+    /// It sees the newest state, and may skip others. It does not keep the flag alive. While you keep a `borrow()` of
+    /// it, a call that sets or unsets the flag blocks its thread: copy the `bool` out of it at once.
     ///
     /// # Examples
     ///

@@ -23,14 +23,14 @@ use crate::task_group::TaskGroup;
 /// The results come by [`next`](Map::next), in the order of the items or, with [`unordered`](Map::unordered), as they
 /// complete; or all at once by [`collect`](Map::collect).
 ///
-/// An item is pulled only when there is room for it: while fewer than `limit` have been pulled whose results were not
-/// taken. So a slow consumer slows the source down, an endless source takes no more memory than `limit` items, and
-/// nothing is pulled except while `next` is awaited.
+/// It pulls an item only when there is room: when fewer than `limit` pulled items still run or wait for you to take
+/// their result. So a slow consumer slows the source down, an endless source takes no more memory than `limit` items,
+/// and nothing is pulled except while `next` is awaited.
 ///
 /// `items` and `f` are used in place and may borrow; the futures that `f` makes are tasks, and own what they need. They
-/// belong to whatever encloses the call of `map`, as the children of a [`TaskGroup`] do. So over borrowed items, `f` is a
-/// closure that copies what its future needs, as in `|url: &String| fetch(url.clone())`, and no `async` closure, whose
-/// future would hold the reference.
+/// belong to the [scope](crate::docs#a-scope) in which `map` is called, as the children of a [`TaskGroup`] do. So over
+/// borrowed items, `f` is a closure that copies what its future needs, as in `|url: &String| fetch(url.clone())`, and
+/// no `async` closure, whose future would hold the reference.
 ///
 /// Unlike [`buffered`](https://docs.rs/futures/latest/futures/stream/trait.StreamExt.html#method.buffered) of `futures`,
 /// it runs the futures as tasks: they go on while nobody awaits `next`, may use several processors, and a panic is a
@@ -101,7 +101,10 @@ where
 /// use aiodrive::futures::Source;
 /// use aiodrive::{BoxError, Map};
 ///
-/// async fn last<I: Source<Item = u32>>(mut squares: Map<I, fn(u32) -> Square, u32>) -> Option<u32> {
+/// async fn last<I>(mut squares: Map<I, fn(u32) -> Square, u32>) -> Option<u32>
+/// where
+///     I: Source<Item = u32>,
+/// {
 ///     let mut last = None;
 ///     while let Some(square) = squares.next().await {
 ///         last = square.ok();
@@ -337,8 +340,8 @@ where
     ///
     /// # Cancel safety
     ///
-    /// This method is not cancel safe: the values that there are, are lost. Use [`next`](Self::next) instead. Its tasks
-    /// are aborted, the enclosing pool waits for their end, and reports the failures.
+    /// This method is not cancel safe: the values so far are lost. Use [`next`](Self::next) instead. Its tasks are
+    /// aborted, the enclosing pool waits for their end, and reports the failures.
     ///
     /// # Examples
     ///
@@ -347,8 +350,8 @@ where
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let parsed = map(2, ["1", "two", "3"], async |word: &str| word.parse::<u32>()).collect().await;
-    /// let error = parsed.unwrap_err();
+    /// let parsed = map(2, ["1", "two", "3"], async |word: &str| word.parse::<u32>());
+    /// let error = parsed.collect().await.unwrap_err();
     /// assert_eq!(error.failures().len(), 1);
     /// assert!(error.to_string().contains("invalid digit"));
     /// # }

@@ -12,7 +12,7 @@ use crate::map::{Map, Source};
 /// Like [`map`](crate::map()), with items that come from a stream.
 ///
 /// The stream is polled only while [`next`](Map::next) or [`collect`](Map::collect) is awaited, and only when there is
-/// room for an item. It has to be `Unpin`: pin another one, with [`pin!`](std::pin::pin) or `Box::pin`.
+/// room for an item. It has to be `Unpin`: if it is not, pin it with [`pin!`](std::pin::pin) or `Box::pin`.
 ///
 /// # Panics
 ///

@@ -168,7 +168,7 @@ impl<T: Send + 'static> Future for Shield<T> {
                 self.hand_over();
                 drop(cut_off);
                 let called_at = self.reporter.called_at;
-                panic!("the runtime of shielded work has shut down before that had ended (`shield` at {called_at})")
+                panic!("the runtime of shielded work has shut down before the work had ended (`shield` at {called_at})")
             }
         }
     }

@@ -6,7 +6,7 @@ use std::future::poll_fn;
 ///
 /// It listens from its first poll on. Until then, a signal ends the process as usual; to listen from the call on,
 /// [`prime`](crate::prime()) it. After that, these signals no longer end the process, even when the future has been
-/// dropped: so it is in tokio.
+/// dropped, as in tokio.
 ///
 /// For a second signal, use [`ShutdownSignals`], which loses none between two calls, or
 /// [`Pool::cancel_on_signals`](crate::Pool::cancel_on_signals).
@@ -44,7 +44,7 @@ pub async fn shutdown_signal() {
 /// The signals that stop this process, one after the other: SIGINT and SIGTERM, or Ctrl-C and Ctrl-Break on Windows.
 ///
 /// It listens from [`new`](Self::new) on, and no signal that comes between two calls of [`recv`](Self::recv) is lost.
-/// As in tokio, several of the same kind that come before anybody looks are one. Once a process has listened, these
+/// As in tokio, several of the same kind count as one if they come before a call. Once a process has listened, these
 /// signals never again end it by themselves.
 ///
 /// For the usual case, *the first cancels, the second aborts*, there is

@@ -37,11 +37,11 @@ use crate::task_name::TaskName;
 ///   with the name of the child and the line that spawned it. What fails after the group was dropped is one of the
 ///   [cleanup failures](crate::PoolError::cleanup_failures) of the enclosing pool.
 ///
-/// A failure stops nobody: whoever gets it decides, and may call [`abort_all`](Self::abort_all) or
+/// A failure stops no other child. The caller of `next` decides: it can call [`abort_all`](Self::abort_all) or
 /// [`shutdown`](Self::shutdown), drop the group, or go on.
 ///
-/// The children belong to whatever encloses the call of [`new`](Self::new): to the pool, or to the function of this
-/// crate, in whose future that call is made. If that has ended, they belong to what encloses the spawn.
+/// The children belong to the [scope](crate::docs#a-scope) in which [`new`](Self::new) is called: that of a pool, or of
+/// a function of this crate. If that scope has ended, they belong to the one in which they are spawned.
 ///
 /// A group can be a field of a struct. It runs on any tokio runtime; a pool around it is not needed.
 ///
@@ -219,7 +219,7 @@ where
         self.build_task().spawn_blocking(task);
     }
 
-    /// Sets a child up that has a name.
+    /// Sets up a child with a name.
     ///
     /// # Examples
     ///
@@ -241,7 +241,7 @@ where
     /// The result of the next child that completes; `None` when there is no child any more, and everything below them
     /// has ended, too.
     ///
-    /// Each child gives one item. Its error, its panic, and that it was aborted are `Err`, and stop nobody else. After
+    /// Each child gives one item. Its error, its panic or its abort is an `Err`, and stops no other child. After
     /// `None`, children can be spawned again.
     ///
     /// # Fairness
@@ -327,7 +327,7 @@ where
     /// Aborts all children, and everything below them.
     ///
     /// They stay in the group until [`next`](Self::next) has given them: as [`Failure::Cancelled`](crate::Failure), or
-    /// as what they have come to if they were faster. Children that are spawned later are not aborted.
+    /// with their own result if they ended first. Children that are spawned later are not aborted.
     ///
     /// # Examples
     ///
@@ -359,7 +359,7 @@ where
     /// Aborts all children, waits until they have ended, with everything below them, and gives the errors and panics
     /// that [`next`](Self::next) has not given.
     ///
-    /// That a child was aborted is no error here. Values are dropped.
+    /// An aborted child is no error here. Values are dropped.
     ///
     /// # Cancel safety
     ///

@@ -18,13 +18,13 @@ use crate::scope::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported};
 /// Runs a future for at most `limit`, and returns when what it cut off has ended.
 ///
 /// At the limit the future is dropped, which closes the pools and groups that it was in the middle of. This waits until
-/// all their tasks have ended, also beyond the limit. The limit counts from the call; `Duration::MAX` is no limit.
+/// all their tasks have ended, even beyond the limit. The limit counts from the call; `Duration::MAX` is no limit.
 ///
 /// Unlike [`tokio::time::timeout`], it leaves nothing behind. It costs one allocation more.
 ///
 /// # Fairness
 ///
-/// A future that is ready when it is first polled wins, also against a limit of zero.
+/// A future that is ready when it is first polled wins, even against a limit of zero.
 ///
 /// # Errors
 ///
@@ -112,7 +112,7 @@ pub fn timeout<F: Future>(limit: Duration, future: F) -> impl Future<Output = Re
 /// async fn exchange() -> Result<(), Elapsed> {
 ///     let deadline = Instant::now() + Duration::from_secs(5);
 ///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the question
-///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the answer, which is late
+///     timeout_at(deadline, sleep(Duration::from_secs(3))).await?; // the answer: too late
 ///     Ok(())
 /// }
 /// assert!(exchange().await.is_err());

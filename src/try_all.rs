@@ -74,7 +74,8 @@ use crate::scope::{Cleanup, Reporter, Rules, Unreported};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// let outcome = try_all((async { Err::<u32, BoxError>("no such user".into()) }, pending::<Result<u32, BoxError>>()));
+/// let missing = async { Err::<u32, BoxError>("no such user".into()) };
+/// let outcome = try_all((missing, pending::<Result<u32, BoxError>>()));
 /// let error = outcome.await.unwrap_err();
 /// assert_eq!(error.into_first_error().unwrap().to_string(), "no such user");
 /// # }
@@ -272,7 +273,8 @@ for_tuples!(try_all_tuple);
 /// use aiodrive::BoxError;
 /// use aiodrive::futures::TryAllFuture;
 ///
-/// let both: TryAllFuture<[u32; 2], BoxError> = aiodrive::try_all([ready(Ok(1)), ready(Ok(2))]);
+/// let both: TryAllFuture<[u32; 2], BoxError> =
+///     aiodrive::try_all([ready(Ok(1)), ready(Ok(2))]);
 /// assert_eq!(both.await.unwrap(), [1, 2]);
 /// # }
 /// ```

@@ -53,7 +53,7 @@ use crate::scope::{Reporter, Rules, Unreported};
 /// # }
 /// ```
 ///
-/// What there is to be had, with a word about the rest:
+/// The values that there are, and a line about each failure:
 ///
 /// ```
 /// use aiodrive::{BoxError, wait_all};
@@ -69,7 +69,8 @@ use crate::scope::{Reporter, Rules, Unreported};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
 /// let mut readings = Vec::new();
-/// for (sensor, outcome) in wait_all((0..3).map(temperature).collect::<Vec<_>>()).await.into_iter().enumerate() {
+/// let outcomes = wait_all((0..3).map(temperature).collect::<Vec<_>>()).await;
+/// for (sensor, outcome) in outcomes.into_iter().enumerate() {
 ///     match outcome {
 ///         Ok(reading) => readings.push(reading),
 ///         Err(failed) => eprintln!("sensor {sensor}: {failed}"),
@@ -211,7 +212,8 @@ for_tuples!(wait_all_tuple);
 /// use aiodrive::futures::WaitAllFuture;
 /// use aiodrive::{BoxError, TaskError};
 ///
-/// let outcomes: WaitAllFuture<Vec<Result<u32, TaskError<BoxError>>>> = aiodrive::wait_all(vec![ready(Ok(1))]);
+/// let outcomes: WaitAllFuture<Vec<Result<u32, TaskError<BoxError>>>> =
+///     aiodrive::wait_all(vec![ready(Ok(1))]);
 /// assert_eq!(outcomes.await.remove(0).unwrap(), 1);
 /// # }
 /// ```

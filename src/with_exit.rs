@@ -20,12 +20,12 @@ use crate::scope::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported};
 use crate::shield::Shield;
 use crate::then::Then;
 
-/// Runs a body with a resource, then an exit handler that takes the resource: always, also if the body fails, panics,
+/// Runs a body with a resource, then an exit handler that takes the resource: always, even if the body fails, panics,
 /// or is dropped halfway.
 ///
 /// It is for what a destructor cannot do, since it cannot wait: end a session, give a lock back to a server, flush. The
-/// handler gets how the body ended, as an [`Exit`]. It begins when everything that the body opened has ended, and it
-/// runs as a task: nothing cuts it short, no grace and no abort. If the returned future is dropped, or its task
+/// handler gets an [`Exit`], which says how the body ended. It begins when everything that the body opened has ended,
+/// and it runs as a task: nothing cuts it short, no grace and no abort. If the returned future is dropped, or its task
 /// aborted, the runtime runs the handler and the enclosing pool waits for it.
 ///
 /// The handler cannot undo a failure of the body. If both fail, both errors are kept.

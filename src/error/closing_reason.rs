@@ -115,8 +115,8 @@ impl ClosingReason {
         }
     }
 
-    /// Why the enclosing pool closes, if that is what closes this one. Of several pools around each other, it is the
-    /// reason of the first that began to.
+    /// Why the enclosing pool closes, if that is what closes this one. If several pools around it close, it is the
+    /// reason of the one that began first.
     ///
     /// # Examples
     ///

@@ -34,9 +34,9 @@ pub enum Failure<E = BoxError> {
     Error(E),
     /// It panicked: while it ran, or in a destructor while it was aborted.
     Panic(PanicPayload),
-    /// It was aborted before it had ended. In a [`PoolError`](crate::PoolError) only because its runtime shut down: a
-    /// task that its pool or its handle aborted is no failure. As an item of [`TaskGroup`](crate::TaskGroup),
-    /// [`map`](crate::map()) and [`wait_all`](crate::wait_all()) by any abort.
+    /// It was aborted before it had ended. In a [`PoolError`](crate::PoolError), its runtime has shut down: a task that
+    /// its pool or its handle aborts is no failure. In the results of [`TaskGroup`](crate::TaskGroup),
+    /// [`map`](crate::map()) and [`wait_all`](crate::wait_all()), it may be any abort.
     Cancelled,
     /// It was essential, and ended well while its pool was open.
     Ended,

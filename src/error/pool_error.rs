@@ -33,8 +33,8 @@ use super::task_info::TaskInfo;
 ///   structure.
 ///
 /// It can be shown, asked for its [`source`](Error::source), and dropped, however deep pools are nested in each other.
-/// Where an error type of your own stands in between, and shows the error in it with its own `Display`, it is the one
-/// that recurses: after 64 such levels, three dots stand for the rest.
+/// An error type of your own in between, whose `Display` shows the error in it, recurses: after 64 such levels, three
+/// dots stand for the rest.
 ///
 /// Unlike tokio's `JoinError`, it knows the name of the task and where it was spawned, and it holds the task's own
 /// error beside the panics.
@@ -127,7 +127,8 @@ impl<E> PoolError<E> {
     /// pool.build_task().name("parse").spawn(async { Err("line 3 is empty".into()) });
     /// pool.build_task().name("count").spawn(async { panic!("division by zero") });
     /// let error = pool.run().await.unwrap_err();
-    /// let names: Vec<_> = error.failures().iter().map(|failed| failed.task().name().unwrap()).collect();
+    /// let failures = error.failures().iter();
+    /// let names: Vec<_> = failures.map(|failed| failed.task().name().unwrap()).collect();
     /// assert_eq!(names, ["parse", "count"]);
     /// # }
     /// ```
@@ -148,7 +149,8 @@ impl<E> PoolError<E> {
     /// let pool: Pool<String> = Pool::new();
     /// pool.spawn(async { Err("line 3 is empty".to_string()) });
     /// for failed in pool.run().await.unwrap_err().into_failures() {
-    ///     assert!(matches!(failed.into_failure(), Failure::Error(text) if text == "line 3 is empty"));
+    ///     let Failure::Error(text) = failed.into_failure() else { panic!("no error") };
+    ///     assert_eq!(text, "line 3 is empty");
     /// }
     /// # }
     /// ```
@@ -237,7 +239,7 @@ impl<E> PoolError<E> {
     /// Whether the pool was closed from outside: by a cancel, an abort or a signal, its own or that of the pool in
     /// which it is nested. Unlike with [`is_cancelled`](Self::is_cancelled), something may have failed as well.
     ///
-    /// By this, a service tells a shutdown on which something went wrong from an end that nobody wanted.
+    /// With this, a service can tell a shutdown in which something went wrong from an end that nobody asked for.
     ///
     /// # Examples
     ///
@@ -294,7 +296,8 @@ impl<E> PoolError<E> {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let error = Pool::open(async |_: Pool| Err::<(), _>("no such host".into())).await.unwrap_err();
+    /// let opened = Pool::open(async |_: Pool| Err::<(), _>("no such host".into()));
+    /// let error = opened.await.unwrap_err();
     /// assert_eq!(*error.closing_reason(), ClosingReason::Failed);
     /// # }
     /// ```
@@ -333,7 +336,7 @@ impl<E> PoolError<E> {
     ///
     /// # Examples
     ///
-    /// A test that is to fail where its task does:
+    /// A test that fails with the panic of its task:
     ///
     /// ```should_panic
     /// use aiodrive::Pool;
@@ -356,8 +359,8 @@ impl<E> PoolError<E> {
     }
 
     /// Failures of something nested whose owner was gone: of tasks that were still ending, of shielded work and exit
-    /// handlers whose future had been dropped, of a nested pool whose body panicked. Also panics of values that a
-    /// function could not return any more, as they were dropped.
+    /// handlers whose future had been dropped, of a nested pool whose body panicked. Also panics in the destructors of
+    /// values that a function could no longer return.
     ///
     /// # Examples
     ///
@@ -367,12 +370,14 @@ impl<E> PoolError<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let error = Pool::open(async |_: Pool| {
-    ///     drop(shield(async { panic!("the commit has failed") })); // as when its task is aborted
+    ///     // As when the task that awaits it is aborted.
+    ///     drop(shield(async { panic!("the commit has failed") }));
     ///     Ok(())
     /// });
     /// let error = error.await.unwrap_err();
     /// assert!(error.failures().is_empty());
-    /// assert!(error.cleanup_failures()[0].to_string().ends_with("panicked: the commit has failed"));
+    /// let failed = error.cleanup_failures()[0].to_string();
+    /// assert!(failed.ends_with("panicked: the commit has failed"));
     /// # }
     /// ```
     #[must_use]
@@ -465,7 +470,8 @@ impl<E> PoolError<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let error = serve().await.unwrap_err();
-    /// assert!(format!("{error:#}").ends_with("cannot load the configuration: no such file: app.toml"));
+    /// let report = format!("{error:#}");
+    /// assert!(report.ends_with("cannot load the configuration: no such file: app.toml"));
     /// # }
     /// ```
     #[must_use]

@@ -19,9 +19,9 @@ use super::pool_error::{PoolError, Report};
 
 /// Why a [`TaskHandle`](crate::TaskHandle) has no value to give.
 ///
-/// It only marks what happened: the error or the panic itself is in the [`PoolError`] of the task's
-/// pool. So `?` can be used on a handle: a task or a body that returns a `TaskStopped` does not add a failure to that,
-/// unless it is [`NotReady`](Self::NotReady).
+/// It only marks what happened: the error or the panic itself is in the [`PoolError`] of the task's pool. So `?` can be
+/// used on a handle: a task or a body that returns a `TaskStopped` adds no failure to it, unless it is
+/// [`NotReady`](Self::NotReady).
 ///
 /// # Examples
 ///
@@ -33,7 +33,8 @@ use super::pool_error::{PoolError, Report};
 /// let error = Pool::builder()
 ///     .on_failure(|_| OnFailure::Collect)
 ///     .open(async |pool: Pool| {
-///         let failed = pool.spawn_with_handle(async { Err::<(), _>("connection refused".into()) });
+///         let connect = async { Err::<(), _>("connection refused".into()) };
+///         let failed = pool.spawn_with_handle(connect);
 ///         assert_eq!(failed.await, Err(TaskStopped::Failed));
 ///         Ok(())
 ///     })

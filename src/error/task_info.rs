@@ -134,7 +134,8 @@ impl TaskInfo {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let error = Pool::open(async |_: Pool| Err::<(), _>("no such user".into())).await.unwrap_err();
+    /// let opened = Pool::open(async |_: Pool| Err::<(), _>("no such user".into()));
+    /// let error = opened.await.unwrap_err();
     /// assert!(error.first().unwrap().task().is_body());
     /// # }
     /// ```

@@ -70,8 +70,8 @@ fn spawn_local(task: impl Future<Output = ()> + 'static, name: &TaskName, set: &
         Ok(handle) => handle,
         Err(payload) if payload.message().is_some_and(|text| text.starts_with("`spawn_local` called from outside")) => {
             panic!(
-                "`spawn_local` was called outside of a `LocalSet` and of a `LocalRuntime`, to whose thread the task would \
-                 belong: run the pool within `LocalSet::run_until`"
+                "`spawn_local` was called outside of a `LocalSet` and of a `LocalRuntime`, one of which has to own the \
+                 task: run the pool within `LocalSet::run_until`"
             )
         }
         Err(payload) => payload.resume(),

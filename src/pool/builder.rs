@@ -87,7 +87,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # async fn main() {
     /// let pool: Pool = Pool::builder().name(format!("shard {}", 3)).build();
     /// pool.spawn(async { Err("disk full".into()) });
-    /// assert!(pool.run().await.unwrap_err().to_string().starts_with(r#"pool "shard 3": task at "#));
+    /// let text = pool.run().await.unwrap_err().to_string();
+    /// assert!(text.starts_with(r#"pool "shard 3": task at "#));
     /// # }
     /// ```
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
@@ -125,7 +126,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
     /// pool.spawn(async {
     ///     cancellation_token().cancelled().await;
-    ///     sleep(Duration::from_secs(2)).await; // to finish what it is at
+    ///     sleep(Duration::from_secs(2)).await; // to finish its work
     /// });
     /// pool.cancel_on(sleep(Duration::from_secs(60)));
     ///
@@ -185,7 +186,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     }
 
     /// Keeps the pool open when it has no task left and its body has returned: until it is cancelled, something fails,
-    /// or nothing can come any more. The default is `false`.
+    /// or nothing is left that could spawn or cancel. The default is `false`.
     ///
     /// It is for a pool that gets its work from elsewhere, through clones of its handle. So a handle outside of the
     /// pool's planned tasks keeps it open, and so do a daemon and a watcher, such as [`cancel_on`](Pool::cancel_on).
@@ -234,7 +235,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
         self
     }
 
-    /// Says which errors of a type of your own only pass on that something has stopped.
+    /// Says which errors of your own type only report that something has stopped.
     ///
     /// Such an error is no failure once the pool closes. The pool looks into a [`BoxError`] by itself, with all its
     /// sources, and into an `anyhow::Error` with the feature `anyhow`; any other type is opaque to it. If the hook
@@ -253,7 +254,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
-    /// let pool = Pool::<AppError>::builder().is_cancellation(|error| matches!(error, AppError::Worker(_))).build();
+    /// let pool = Pool::builder()
+    ///     .is_cancellation(|error: &AppError| matches!(error, AppError::Worker(_)))
+    ///     .build();
     /// let worker = pool.spawn_with_handle(std::future::pending::<Result<(), _>>());
     /// let canceller = pool.clone();
     /// pool.spawn(async move {
@@ -272,8 +275,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     ///
     /// The pool calls `policy` in the failing task, before anybody can see that the task has ended. It does not call it
     /// for the body, whose failures always close the pool, nor for a task with a [decision of its
-    /// own](crate::TaskBuilder::on_failure). If `policy` panics, the failure closes the pool, and the panic is reported
-    /// after it.
+    /// own](crate::TaskBuilder::on_failure). See [to go on after a
+    /// failure](crate::docs::errors_and_panics#to-go-on-after-a-failure). If `policy` panics, the failure closes the
+    /// pool, and the panic is reported after it.
     ///
     /// # Examples
     ///
@@ -371,8 +375,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// the span of their spawner. The task's future is polled and dropped in the span, as with `Instrument`, and its
     /// failure is recorded in it. The span closes when the task has ended, before the pool returns.
     ///
-    /// It goes for every task of the pool, watchers such as that of [`cancel_on`](Pool::cancel_on) included, but not for
-    /// the body, which is polled in place, nor for a [tracked](Pool::track_future) future.
+    /// Every task of the pool gets a span, and so does a watcher such as that of [`cancel_on`](Pool::cancel_on). The
+    /// body, which is polled in place, and a [tracked](Pool::track_future) future get none.
     ///
     /// A task for which `span` panics runs without a span; the panic is a failure of this task, when that has ended.
     ///
@@ -385,7 +389,9 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
     /// # let _guard = tracing::subscriber::set_default(tracing_subscriber::registry());
-    /// let by_name = |task: &TaskInfo| info_span!("task", name = task.name(), at = %task.spawned_at());
+    /// let by_name = |task: &TaskInfo| {
+    ///     info_span!("task", name = task.name(), at = %task.spawned_at())
+    /// };
     /// let opened = Pool::builder().span(by_name).open(async |pool: Pool| {
     ///     pool.build_task().name("fetch").spawn(async {
     ///         assert_eq!(Span::current().metadata().unwrap().name(), "task");

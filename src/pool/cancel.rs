@@ -106,7 +106,9 @@ impl<E: Send + 'static> Pool<E> {
     /// let pool: Pool = Pool::new();
     /// pool.spawn(std::future::pending::<()>());
     /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(60)));
-    /// assert!(pool.tree().nodes().any(|node| node.name() == Some("cancel_on") && node.is_daemon()));
+    /// let tree = pool.tree();
+    /// let watcher = tree.nodes().find(|node| node.name() == Some("cancel_on")).unwrap();
+    /// assert!(watcher.is_daemon());
     /// pool.run().await.unwrap();
     /// # }
     /// ```
@@ -119,10 +121,10 @@ impl<E: Send + 'static> Pool<E> {
         });
     }
 
-    /// Cancels the pool at `deadline`, a point in time of tokio's clock. The last call counts: a later deadline takes
-    /// the place of an earlier one, and `None` takes it back.
+    /// Cancels the pool at `deadline`, a point in time of tokio's clock. The last call counts: it replaces the deadline
+    /// of an earlier call, and `None` removes it.
     ///
-    /// So an idle timeout moves its deadline at each sign of life. A deadline that is over cancels at once. Like
+    /// So an idle timeout moves its deadline at each sign of life. A deadline in the past cancels at once. Like
     /// [`cancel_on`](Self::cancel_on), this is a watcher of the pool, with the name `cancel_at`; the
     /// [`closing_reason`](Self::closing_reason) is [`Deadline`](ClosingReason::Deadline).
     ///

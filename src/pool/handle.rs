@@ -22,8 +22,8 @@ use crate::error::TaskStopped;
 /// The handle yields the value, or a [`TaskStopped`] that only marks what happened. The error or panic itself is
 /// reported by the pool, exactly once, whether or not anybody looks at the handle.
 ///
-/// When it is ready, the task has ended and its future is dropped. What that future has left behind, as a nested pool
-/// that was cut short leaves its tasks, may still be ending then: the pool waits for that, the handle does not.
+/// When it is ready, the task has ended and its future is dropped. Tasks that the future has left behind, such as those
+/// of a nested pool that was cut short, may still be ending then: the pool waits for them, the handle does not.
 ///
 /// Unlike tokio's `JoinHandle`, it does not detach the task when it is dropped: the pool still owns it. The handle can
 /// outlive the pool, and never holds it open.
@@ -69,7 +69,8 @@ use crate::error::TaskStopped;
 ///         found = &mut lookup => println!("{}", found?),
 ///         () = tokio::time::sleep(Duration::from_secs(1)) => {
 ///             lookup.cancel();
-///             assert_eq!(lookup.await, Err(TaskStopped::Cancelled)); // and its future is dropped
+///             // When it is ready, the future of the task is dropped.
+///             assert_eq!(lookup.await, Err(TaskStopped::Cancelled));
 ///         }
 ///     }
 ///     Ok(())

@@ -91,7 +91,7 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///   future has been dropped. So has everything nested in it, at any depth: the tasks of nested pools, and those that
 ///   [`race`](crate::race()), [`try_all`](crate::try_all()), [`wait_all`](crate::wait_all()),
 ///   [`shield`](crate::shield()), [`with_exit`](crate::with_exit()), [`TaskGroup`](crate::TaskGroup) and
-///   [`map`](crate::map()) have spawned, also if their owner was aborted or dropped halfway.
+///   [`map`](crate::map()) have spawned, even if their owner was aborted or dropped halfway.
 /// - **Nothing is lost.** Every error and every panic of every task is in the returned [`PoolError`](crate::PoolError),
 ///   in order of occurrence, with the task's name, the line that spawned it and, for a panic, its payload.
 ///
@@ -114,7 +114,7 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///
 /// With several [depths](TaskBuilder::depth), each goes through all four steps before the next one begins, from the
 /// highest to the lowest. The chapter [how a pool closes](crate::docs::how_a_pool_closes) has the table of causes, what
-/// each makes `open` and `run` return, and how the times of nested pools fit into each other.
+/// each makes `open` and `run` return, and how the graces of nested pools relate.
 ///
 /// A task that reaches no `.await`, and a blocking closure that has begun, cannot be aborted. The pool waits for them,
 /// unless [`abandon_after`](PoolBuilder::abandon_after) limits that.
@@ -132,7 +132,7 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 /// If you want each result as it comes, a [`TaskGroup`](crate::TaskGroup) is a [`JoinSet`](tokio::task::JoinSet) that
 /// keeps the promises above. Unlike a `JoinSet`, a pool
 ///
-/// 1. ends by itself when all tasks have, and cannot be forgotten: the tasks live inside a call;
+/// 1. ends by itself when all its tasks have ended, and cannot be forgotten: the tasks live inside a call;
 /// 2. takes tasks from other tasks, and from any thread, and needs no lock around it;
 /// 3. returns *all* failures, and knows which task each is from;
 /// 4. waits for everything nested in it. `JoinSet::shutdown` returns when its own tasks have ended, while the tasks of
@@ -152,7 +152,8 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), PoolError> {
 /// let sum = Pool::open(async |pool: Pool| {
-///     let pages: Vec<_> = (1..=3).map(|n| pool.spawn_with_handle(async move { Ok(fetch(n).await?) })).collect();
+///     let spawn = |n| pool.spawn_with_handle(async move { Ok(fetch(n).await?) });
+///     let pages: Vec<_> = (1..=3).map(spawn).collect();
 ///     let mut sum = 0;
 ///     for page in pages {
 ///         sum += page.await?;
@@ -178,8 +179,10 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///     Ok(())
 /// })
 /// .await;
-/// let text = outcome.unwrap_err().to_string(); // task "lookup" (src/main.rs:6:42) failed: no such host
-/// assert!(text.starts_with(r#"task "lookup" ("#) && text.ends_with(") failed: no such host"));
+/// // task "lookup" (src/main.rs:6:42) failed: no such host
+/// let text = outcome.unwrap_err().to_string();
+/// assert!(text.starts_with(r#"task "lookup" ("#));
+/// assert!(text.ends_with(") failed: no such host"));
 /// # }
 /// ```
 ///

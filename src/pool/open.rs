@@ -16,11 +16,10 @@ use crate::scope::Scope;
 impl<E: Send + 'static> Pool<E> {
     /// Plans a pool: tasks that are spawned in it wait until it [runs](Self::run).
     ///
-    /// It needs no runtime. A pool that never runs drops its tasks unpolled, with its last handle. So a planned task
-    /// that has a handle of its own pool keeps both: [`cancel`](Self::cancel) such a pool if it is not to run.
+    /// It needs no runtime. A pool that never runs drops its tasks unpolled, with its last handle.
     ///
-    /// A planned task that has a handle of its own pool keeps the pool, which keeps the task. If such a pool may never be
-    /// run, [`cancel`](Self::cancel) it, which drops its tasks; or have the task ask for
+    /// A planned task that holds a handle of its own pool keeps the pool, which keeps the task. If you may never run
+    /// such a pool, [`cancel`](Self::cancel) it, which drops its tasks; or let the task call
     /// [`Pool::current`](Self::current).
     ///
     /// # Examples
@@ -47,7 +46,8 @@ impl<E: Send + 'static> Pool<E> {
     /// use std::time::Duration;
     /// use aiodrive::Pool;
     ///
-    /// let pool: Pool = Pool::builder().name("web").grace(Duration::from_secs(10)).limit(1_000).build();
+    /// let grace = Duration::from_secs(10);
+    /// let pool: Pool = Pool::builder().name("web").grace(grace).limit(1_000).build();
     /// assert_eq!(pool.name(), Some("web"));
     /// ```
     pub fn builder() -> PoolBuilder<E> {
@@ -71,7 +71,7 @@ impl<E: Send + 'static> Pool<E> {
     /// - If something nested failed whose owner was gone: with [cleanup failures](PoolError::cleanup_failures).
     /// - If the pool was [cancelled](Self::cancel) before the body had returned: with
     ///   [`is_cancelled`](PoolError::is_cancelled).
-    /// - If it stopped waiting, under [`abandon_after`](PoolBuilder::abandon_after): with the tasks that are
+    /// - If the pool stopped waiting, under [`abandon_after`](PoolBuilder::abandon_after): with the tasks that are
     ///   [stuck](PoolError::stuck).
     ///
     /// # Panics
@@ -124,7 +124,7 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// # Panics
     ///
-    /// - If the pool is running or has run, also through another handle.
+    /// - If the pool is running or has run, even through another handle.
     /// - When polled outside of a tokio runtime. The message names the line of this call.
     ///
     /// # Cancel safety

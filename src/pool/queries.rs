@@ -58,7 +58,8 @@ impl<E: Send + 'static> Pool<E> {
     /// assert_eq!(pool.closing_reason(), None);
     /// pool.spawn(async {
     ///     cancellation_token().cancelled().await;
-    ///     assert_eq!(Pool::<aiodrive::BoxError>::current().closing_reason(), Some(ClosingReason::Failed));
+    ///     let pool: Pool = Pool::current();
+    ///     assert_eq!(pool.closing_reason(), Some(ClosingReason::Failed));
     /// });
     /// pool.spawn(async { Err("disk full".into()) });
     /// assert_eq!(pool.run().await.unwrap_err().failures().len(), 1);
@@ -103,8 +104,8 @@ impl<E: Send + 'static> Pool<E> {
     /// Waits until no task is left but daemons, or the pool has closed. Queued and
     /// [tracked](Self::track_future) tasks count, and so do planned ones; the body does not.
     ///
-    /// It is ready at a poll at which that holds: a task may be spawned right after. Do not await it in a task of the
-    /// pool that is no daemon, which would wait for itself.
+    /// That holds at the poll at which this is ready; a task may be spawned right after. Do not await it in a task of
+    /// the pool that is no daemon, which would wait for itself.
     ///
     /// # Cancel safety
     ///
@@ -164,8 +165,8 @@ impl<E: Send + 'static> Pool<E> {
     /// that run tasks of their own. It answers the question which task keeps a service from stopping.
     ///
     /// It can be called at any time and from anywhere: in a task, in a destructor, from another thread, on a pool that
-    /// was not run yet or has ended. It waits for no task, and runs no user code under a lock. It takes the time of a
-    /// walk along all that is alive.
+    /// was not run yet or has ended. It waits for no task, and runs no user code under a lock. Its cost is linear in
+    /// what is alive.
     ///
     /// A nested pool is listed under the task in which it was first polled, or directly under the outer pool if that
     /// task is gone.
@@ -213,7 +214,8 @@ impl<E: Send + 'static> Pool<E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
     /// Pool::builder().name("service").open(async |_: Pool| {
-    ///     let nested = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
+    ///     let nested = Pool::builder().name("request");
+    ///     let nested = nested.open(async |pool: Pool| Ok(pool.root_tree()));
     ///     let tree = nested.await?;
     ///     assert_eq!(tree.root().name(), Some("service"));
     ///     assert_eq!(tree.origin().name(), Some("request"));

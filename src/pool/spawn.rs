@@ -17,7 +17,7 @@ impl<E: Send + 'static> Pool<E> {
     /// a [`limit`](super::PoolBuilder::limit), when it is its turn. If the pool is closed, the future is dropped
     /// without having been polled; [`try_spawn`](Self::try_spawn) gives it back.
     ///
-    /// Unlike with [`tokio::spawn`], there is no handle to be kept: the pool waits for the task, and returns its error.
+    /// Unlike with [`tokio::spawn`], you need not keep a handle: the pool waits for the task, and returns its error.
     ///
     /// Three things that the compiler may complain about:
     ///
@@ -234,8 +234,8 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Spawns a task that need not be `Send`, and stays on the thread that it is spawned from.
     ///
-    /// It runs in the tokio `LocalSet` or on the `LocalRuntime` that this is called from, of which tokio has the second
-    /// since 1.51. Everything else is as with [`spawn`](Self::spawn).
+    /// It runs in the tokio `LocalSet` of the caller, or on its `LocalRuntime`, which tokio has since 1.51. Everything
+    /// else is as with [`spawn`](Self::spawn).
     ///
     /// # Panics
     ///
@@ -333,11 +333,12 @@ impl<E: Send + 'static> Pool<E> {
     /// Spawns a task, and waits until it says that it is ready.
     ///
     /// `task` gets a [`Started`], and calls [`ready`](Started::ready) on it when it has set up what others need, for
-    /// example bound a port. What it gives to `ready` is what this yields. The task is spawned at the call, before the
-    /// returned future is polled, and belongs to the pool from then on. It may return what any task may.
+    /// example bound a port. This method yields the value that `task` passes to `ready`. The task is spawned at the
+    /// call, before the returned future is polled, and belongs to the pool from then on. It may return what any task
+    /// may.
     ///
-    /// Unlike a task and a oneshot channel, it never leaves its caller waiting: a task that ends, or forgets about its
-    /// `Started`, is an error here. The idea is that of trio's `nursery.start`.
+    /// Unlike a task and a oneshot channel, it never leaves its caller waiting: if the task ends, or drops its
+    /// `Started`, this method returns an error. The idea is that of trio's `nursery.start`.
     ///
     /// # Errors
     ///
@@ -389,10 +390,10 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Sets up a task with a name, a depth, or as a daemon.
     ///
-    /// The [`TaskBuilder`] ends with the same methods as are here: [`spawn`](TaskBuilder::spawn) and its family.
+    /// The [`TaskBuilder`] spawns by the same methods as the pool: [`spawn`](TaskBuilder::spawn) and its family.
     ///
-    /// A name is worth giving to whatever lives long: the [tree](Self::tree) of a service that does not stop, and the
-    /// error of one that did, are then read without the source.
+    /// Name the tasks that live long: then you can read the [tree](Self::tree) of a service that does not stop, and the
+    /// error of one that did, without the source.
     ///
     /// # Examples
     ///

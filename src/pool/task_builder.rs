@@ -22,8 +22,7 @@ use crate::scope::{TaskClass, TaskKind, erase};
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
 ///
-/// The settings come first, then one of the spawning methods, each of which does what the method of the same name of
-/// [`Pool`] does.
+/// The settings come first, then a method that spawns. Each of these does what the [`Pool`] method of that name does.
 ///
 /// # Examples
 ///
@@ -123,10 +122,10 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// [`limit`](crate::PoolBuilder::limit).
     ///
     /// When the body and all other tasks have ended, the pool cancels its daemons, and aborts them after the
-    /// [`grace`](crate::PoolBuilder::grace). A daemon that cannot have heard of it is aborted at once: if at its depth
+    /// [`grace`](crate::PoolBuilder::grace). A daemon that cannot hear the signal is aborted at once: if at its depth
     /// nobody has taken a [`cancellation_token`](crate::cancellation_token()) or awaits [`Pool::cancelled`], and no
-    /// pool is nested in a daemon. One that only looks at [`Pool::is_closed`] now and then counts as that. A daemon's
-    /// failure is a failure like any other.
+    /// pool is nested in a daemon. A daemon that only polls [`Pool::is_closed`] does not count as a listener. A
+    /// daemon's failure is a failure like any other.
     ///
     /// # Examples
     ///
@@ -179,7 +178,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         self
     }
 
-    /// Has the task count towards no [`limit`](crate::PoolBuilder::limit): it begins at once, and takes no slot.
+    /// Exempts the task from the [`limit`](crate::PoolBuilder::limit): it begins at once, and takes no slot.
     ///
     /// Daemons never count; this is for a task that holds the pool open, such as the one that feeds the others.
     ///
@@ -222,7 +221,8 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # async fn main() {
     /// let pool: Pool = Pool::new();
     /// pool.spawn(std::future::pending::<()>());
-    /// pool.build_task().name("accept").daemon().essential().spawn(async { /* the listener was closed */ });
+    /// let accept = pool.build_task().name("accept").daemon().essential();
+    /// accept.spawn(async { /* the listener was closed */ });
     /// let error = pool.run().await.unwrap_err();
     /// assert!(matches!(error.first().unwrap().failure(), Failure::Ended));
     /// # }
@@ -242,7 +242,8 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let pool: Pool = Pool::new();
-    /// pool.build_task().on_failure(OnFailure::Discard).spawn(async { Err("no statistics today".into()) });
+    /// let statistics = pool.build_task().on_failure(OnFailure::Discard);
+    /// statistics.spawn(async { Err("no statistics today".into()) });
     /// pool.spawn(async { Ok(()) });
     /// pool.run().await.unwrap();
     /// # }
@@ -382,7 +383,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         pool.admit_local(class, task);
     }
 
-    /// Spawns a closure on a thread of its own, and returns a handle for its value; see
+    /// Runs a closure on the runtime's threads for blocking work, and returns a handle for its value; see
     /// [`Pool::spawn_blocking_with_handle`].
     ///
     /// # Examples

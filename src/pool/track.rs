@@ -16,7 +16,7 @@ use crate::scope::{ChildKind, Completion, Current, Scoped, TaskClass};
 
 /// To make a future that somebody else polls a member of the pool.
 impl<E: Send + 'static> Pool<E> {
-    /// Makes a future a member of the pool that somebody else polls, such as a request handler of a web framework.
+    /// Makes a future that somebody else polls a member of the pool, such as a request handler of a web framework.
     ///
     /// From this call on, the pool waits for it, and counts it in [`len`](Self::len); in it, the
     /// [`cancellation_token`](crate::cancellation_token()) is the pool's, and [`Pool::current`] is this pool. Its
@@ -30,7 +30,7 @@ impl<E: Send + 'static> Pool<E> {
     /// In a planned pool the returned future is pending until the pool runs, and `future` becomes a member then. If the
     /// pool has nothing else, it may have ended by then; if it never runs, the future is pending for ever.
     ///
-    /// Unlike [`TaskTracker::track_future`], it can be cut off, and knows its pool.
+    /// Unlike with [`TaskTracker::track_future`], the pool can abort the future, and the future finds its pool.
     ///
     /// [`TaskTracker::track_future`]: https://docs.rs/tokio-util/latest/tokio_util/task/struct.TaskTracker.html
     ///
@@ -73,7 +73,7 @@ impl<E: Send + 'static> Pool<E> {
 }
 
 impl<E: Send + 'static> TaskBuilder<'_, E> {
-    /// Makes a future a member of the pool that somebody else polls; see [`Pool::track_future`].
+    /// Makes a future that somebody else polls a member of the pool; see [`Pool::track_future`].
     ///
     /// # Errors
     ///

@@ -33,8 +33,8 @@ pub(super) use self::snapshot::{tasks_of, tasks_without_grace};
 /// └── metrics  src/main.rs:60:10  daemon
 /// ```
 ///
-/// `{:#}` adds why a pool closes. What is nested more than 64 levels deep is not moved any further to the right. As
-/// data, the tree is a list of nodes, each before those nested in it.
+/// `{:#}` adds why a pool closes. What is nested more than 64 levels deep is not indented any further. As data, the
+/// tree is a list of nodes, each before those nested in it.
 ///
 /// It is a copy: the tasks run on while you look at it. Pools are visited one after the other, so that the tree of a
 /// busy pool is not exactly one moment.
@@ -51,7 +51,8 @@ pub(super) use self::snapshot::{tasks_of, tasks_without_grace};
 ///     let tree = pool.tree();
 ///     assert!(tree.to_string().starts_with("web (running, 1 task)\n└── accept  "));
 ///
-///     let names: Vec<_> = tree.nodes().filter(|node| node.kind() == NodeKind::Task).map(|node| node.name()).collect();
+///     let tasks = tree.nodes().filter(|node| node.kind() == NodeKind::Task);
+///     let names: Vec<_> = tasks.map(|node| node.name()).collect();
 ///     assert_eq!(names, [Some("accept")]);
 ///     Ok(())
 /// })
@@ -132,7 +133,8 @@ impl PoolTree {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
     /// Pool::builder().name("service").open(async |_: Pool| {
-    ///     let request = Pool::builder().name("request").open(async |pool: Pool| Ok(pool.root_tree()));
+    ///     let request = Pool::builder().name("request");
+    ///     let request = request.open(async |pool: Pool| Ok(pool.root_tree()));
     ///     assert_eq!(request.await?.origin().name(), Some("request"));
     ///     Ok(())
     /// })

@@ -20,7 +20,8 @@ use crate::scope::NodeState;
 /// pool.build_task().name("accept").depth(1).spawn(async {});
 /// let tree = pool.tree();
 /// let task = tree.root().children().next().unwrap();
-/// assert!(task.to_string().starts_with("accept  ") && task.to_string().ends_with("  depth 1"));
+/// let line = task.to_string();
+/// assert!(line.starts_with("accept  ") && line.ends_with("  depth 1"));
 /// ```
 #[derive(Clone, Copy)]
 pub struct TreeNode<'a> {
@@ -209,14 +210,16 @@ impl<'a> TreeNode<'a> {
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), aiodrive::PoolError> {
     /// Pool::open(async |outer: Pool| {
-    ///     let nested = Pool::builder().name("nested").grace(Duration::from_secs(1)).open(async |pool: Pool| {
+    ///     let nested = Pool::builder().name("nested").grace(Duration::from_secs(1));
+    ///     let nested = nested.open(async |pool: Pool| {
     ///         pool.spawn(std::future::pending::<()>());
     ///         Ok(())
     ///     });
     ///     drop(prime(nested)); // opened, and dropped halfway
     ///
     ///     let tree = outer.tree();
-    ///     assert!(tree.nodes().any(|node| node.name() == Some("nested") && node.is_handed_over()));
+    ///     let nested = tree.nodes().find(|node| node.name() == Some("nested")).unwrap();
+    ///     assert!(nested.is_handed_over());
     ///     Ok(()) // after the second that the nested pool takes to close
     /// })
     /// .await
