@@ -60,12 +60,13 @@ pub use error::{BoxError, ExitError, Failure, PanicPayload, PoolError, SpawnErro
 
 /// The futures of the functions, under their own names.
 ///
-/// With these, a field or a return type can name them. Each has spawned its branches when it was made, waits for them
-/// when it is polled, and aborts them when it is dropped.
+/// With these, a field or a return type can name them. Those of [`race()`], [`try_all()`] and [`wait_all()`] have spawned
+/// their branches when they are made, wait for them when they are polled, and abort them when they are dropped.
 pub mod futures {
     pub use crate::map::Source;
     #[cfg(feature = "stream")]
     pub use crate::map_stream::FromStream;
+    pub use crate::pool::StartFuture;
     pub use crate::race::RaceFuture;
     pub use crate::try_all::TryAllFuture;
     pub use crate::wait_all::WaitAllFuture;

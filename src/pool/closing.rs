@@ -58,7 +58,9 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &m
         Time::None => {}
         Time::Outer => ended.await,
         Time::Grace(grace) => {
-            if within(grace, ended).await.is_none() {
+            let is_over = within(grace, ended).await.is_none();
+            // An abort cuts it short.
+            if is_over || matches!(pool.time(), Time::None) && !pool.is_empty(depth) {
                 pool.overrun(depth);
             }
         }
@@ -228,6 +230,10 @@ impl<E: 'static> Shared<E> {
         drop(replaced);
         let is_deaf = deaf.is_some_and(|scopes| !scopes.iter().any(|scope| scope.has_children()));
         if is_deaf { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn is_empty(&self, depth: i32) -> bool {
+        self.lock().depths.get_mut(depth).is_none_or(|depth| depth.is_empty())
     }
 
     /// Notes the tasks that a depth has left when its grace is over, with those of nested pools that have no grace of

@@ -125,7 +125,10 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     fn start(&mut self) -> Arc<Scope> {
         let (call, site) = self.call;
         let Ok(runtime) = Handle::try_current() else {
-            panic!("`{call}` (called at {site}) was polled outside of a tokio runtime");
+            panic!(
+                "`{call}` (called at {site}) was polled outside of a tokio runtime: use it in an async fn below \
+                 `#[tokio::main]`, or in `Runtime::block_on`"
+            );
         };
         if let Some(setting) = self.pool.options.needs_timers() {
             let has_timers = catch(|| drop(sleep(Duration::ZERO))).is_ok();

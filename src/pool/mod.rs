@@ -78,7 +78,7 @@ pub use self::builder::PoolBuilder;
 pub use self::handle::TaskHandle;
 pub use self::on_failure::OnFailure;
 pub use self::output::TaskOutput;
-pub use self::start::Started;
+pub use self::start::{StartFuture, Started};
 pub use self::task_builder::TaskBuilder;
 pub use self::tree::{NodeKind, PoolTree, TreeNode};
 

@@ -135,10 +135,11 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.idle().await;
     }
 
-    /// The tasks that were aborted because the [grace](crate::PoolBuilder::grace) was over, in the order in which their
-    /// depths were closed: of this pool, and of pools nested in it without a grace of their own.
+    /// The tasks that were aborted because the [grace](crate::PoolBuilder::grace) was over, or was cut short by an
+    /// [`abort`](Self::abort), such as that of a second signal. They are in the order in which their depths were closed:
+    /// those of this pool, and of pools nested in it without a grace of their own.
     ///
-    /// An overrun is no failure. With the feature `tracing`, a `WARN` event has them too. They are kept until the last
+    /// An overrun is no failure, so it tells a program that was aborted from one that has finished its work. With the feature `tracing`, a `WARN` event has them too. They are kept until the last
     /// handle of the pool is gone.
     ///
     /// # Examples

@@ -3,8 +3,8 @@
 //! Each method here is that of a [`TaskBuilder`] without a name, at depth 0, and says in which ways a task can be
 //! spawned; how it is taken in, or refused, is in [`admission`](super::admission).
 
-use super::{Pool, Started, TaskBuilder, TaskHandle, TaskOutput};
-use crate::error::{SpawnError, TaskStopped};
+use super::{Pool, StartFuture, Started, TaskBuilder, TaskHandle, TaskOutput};
+use crate::error::SpawnError;
 
 /// To spawn tasks.
 impl<E: Send + 'static> Pool<E> {
@@ -125,7 +125,7 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// An error of the task closes the pool, as with [`spawn`](Self::spawn), whether or not anybody looks at the
     /// handle. The error itself is in the [`PoolError`](crate::PoolError); the handle only says that there was one. Its
-    /// [`TaskStopped`] can be returned with `?`: the pool does not count it as another failure.
+    /// [`TaskStopped`](crate::TaskStopped) can be returned with `?`: the pool does not count it as another failure.
     ///
     /// Unlike tokio's `JoinHandle`, the handle can be dropped: nothing is lost but the value.
     ///
@@ -344,10 +344,13 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// As soon as it is certain that the task will not be ready any more:
     ///
-    /// - [`Cancelled`](TaskStopped::Cancelled), [`Failed`](TaskStopped::Failed) or [`Panicked`](TaskStopped::Panicked)
-    ///   if the task has ended in that way. The error itself is the pool's.
-    /// - [`NotReady`](TaskStopped::NotReady) if it has ended well, or has dropped its `Started`, without saying that it
-    ///   is ready.
+    /// - [`Cancelled`], [`Failed`] or [`Panicked`] if the task has ended in that way. The error itself is the pool's.
+    /// - [`NotReady`] if it has ended well, or has dropped its `Started`, without saying that it is ready.
+    ///
+    /// [`Cancelled`]: crate::TaskStopped::Cancelled
+    /// [`Failed`]: crate::TaskStopped::Failed
+    /// [`Panicked`]: crate::TaskStopped::Panicked
+    /// [`NotReady`]: crate::TaskStopped::NotReady
     ///
     /// # Cancel safety
     ///
@@ -378,7 +381,7 @@ impl<E: Send + 'static> Pool<E> {
     /// # }
     /// ```
     #[track_caller]
-    pub fn start<V, S, F>(&self, task: S) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
+    pub fn start<V, S, F>(&self, task: S) -> StartFuture<V>
     where
         V: Send + 'static,
         S: FnOnce(Started<V>) -> F,

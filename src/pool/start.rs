@@ -7,7 +7,9 @@
 //! over.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
@@ -62,10 +64,10 @@ type Reply<V> = oneshot::Sender<Result<V, TaskStopped>>;
 
 impl<V> Started<V> {
     /// A new one, with its task's side and where the answer arrives.
-    pub(super) fn new() -> (Self, StartSender<V>, oneshot::Receiver<Result<V, TaskStopped>>) {
+    pub(super) fn new() -> (Self, StartSender<V>, StartFuture<V>) {
         let (reply, receiver) = oneshot::channel();
         let start = Arc::new(Start(Mutex::new(State { reply: Some(reply), busy: 1, dropped: false })));
-        (Self(Arc::clone(&start)), StartSender { start, polled: false }, receiver)
+        (Self(Arc::clone(&start)), StartSender { start, polled: false }, StartFuture(receiver))
     }
 
     /// Says that the task is ready, and gives `value` to whoever has started it.
@@ -109,6 +111,24 @@ impl<V> Drop for Started<V> {
 impl<V> fmt::Debug for Started<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Started")
+    }
+}
+
+/// The future of [`Pool::start`](crate::Pool::start) and [`TaskBuilder::start`](crate::TaskBuilder::start).
+#[must_use = "the task runs, but nobody waits until it is ready: await this, or use `spawn`"]
+pub struct StartFuture<V>(oneshot::Receiver<Result<V, TaskStopped>>);
+
+impl<V> Future for StartFuture<V> {
+    type Output = Result<V, TaskStopped>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or(Err(TaskStopped::Cancelled)))
+    }
+}
+
+impl<V> fmt::Debug for StartFuture<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StartFuture")
     }
 }
 

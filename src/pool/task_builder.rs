@@ -15,9 +15,9 @@ use super::on_failure::OnFailure;
 use super::options::TaskSettings;
 use super::output::{NoHandle, OutputSink, TaskOutput};
 use super::shared::Shared;
-use super::start::Started;
+use super::start::{StartFuture, Started};
 use super::task::Task;
-use crate::error::{BoxError, SpawnError, TaskInfo, TaskStopped};
+use crate::error::{BoxError, SpawnError, TaskInfo};
 use crate::scope::{TaskClass, TaskKind, erase};
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
@@ -450,16 +450,16 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # }
     /// ```
     #[track_caller]
-    pub fn start<V, S, F>(self, task: S) -> impl Future<Output = Result<V, TaskStopped>> + Send + use<V, S, F, E>
+    pub fn start<V, S, F>(self, task: S) -> StartFuture<V>
     where
         V: Send + 'static,
         S: FnOnce(Started<V>) -> F,
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        let (started, sender, answer) = Started::new();
+        let (started, sender, future) = Started::new();
         self.admit::<OnRuntime, _, _>(erase(task(started)), sender);
-        async move { answer.await.unwrap_or(Err(TaskStopped::Cancelled)) }
+        future
     }
 
     /// What a tracked future is listed as.

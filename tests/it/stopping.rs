@@ -706,6 +706,38 @@ async fn what_overran_a_grace_is_known_after_the_run() {
     assert!(well.overrun().is_empty());
 }
 
+#[apply(current_thread)]
+async fn what_an_abort_cuts_out_of_a_grace_has_overrun_it() {
+    let (log, begin) = (Log::default(), Instant::now());
+    let pool: Pool = with_grace(10).build();
+    pool.build_task().name("polite").spawn(async { drop(polite(1).await) });
+    pool.build_task().name("upload").spawn(stubborn("upload", begin, log.clone()));
+    // Its depth has no time at all: it was not being closed.
+    pool.build_task().name("deep").depth(-1).spawn(stubborn("deep", begin, log.clone()));
+    pool.cancel_on(yield_now());
+    pool.abort_on(sleep(secs(3)));
+    pool.clone().run().await.unwrap();
+    assert_eq!(log.events(), ["upload: 3", "deep: 3"]);
+    assert_eq!(pool.overrun().iter().map(|task| task.name()).collect::<Vec<_>>(), [Some("upload")]);
+}
+
+#[apply(current_thread)]
+async fn an_abort_that_cuts_no_grace_short_leaves_no_overrun() {
+    let aborted: Pool = with_grace(10).build();
+    aborted.spawn(pending::<()>());
+    aborted.abort_on(sleep(secs(1)));
+    aborted.clone().run().await.unwrap();
+    assert!(aborted.overrun().is_empty(), "it was never cancelled");
+
+    let ended: Pool = with_grace(10).build();
+    ended.spawn(async { drop(polite(1).await) });
+    ended.build_task().depth(-1).spawn(async { drop(polite(1).await) });
+    ended.cancel_on(yield_now());
+    ended.abort_on(sleep(secs(5)));
+    ended.clone().run().await.unwrap();
+    assert!(ended.overrun().is_empty(), "it had ended before the abort");
+}
+
 // ===== kept open, idle, how it closed =====
 
 #[apply(both)]
