@@ -35,7 +35,6 @@
 //! | `race` | the first to finish, and the end of the others |
 //! | `reentrancy` | destructors, errors, wakers and policies that call the pool back |
 //! | `reports` | causes, many failures, deep ones: how they read, and that they can be dropped |
-//! | `results` | random programs that use `TaskGroup` or `map`, against a model |
 //! | `run` | tasks that are planned before the pool runs |
 //! | `runtimes` | runtimes that have no drivers, are dropped, or shut down in the middle |
 //! | `shield` | work that is finished even if nobody waits for it |
@@ -85,7 +84,6 @@ mod queries;
 mod race;
 mod reentrancy;
 mod reports;
-mod results;
 mod run;
 mod runtimes;
 mod shield;

@@ -665,9 +665,9 @@ fn it_borrows_inside_of_a_spawned_task() {
 
 #[cfg(feature = "stream")]
 mod streams {
-    use ::futures::channel::mpsc;
     use ::futures::{StreamExt, TryStreamExt, stream};
     use aiodrive::{TaskGroup, map_stream};
+    use tokio::sync::mpsc;
 
     use super::*;
 
@@ -700,12 +700,12 @@ mod streams {
     fn a_stream_may_be_slow_and_end_late() {
         on_both(|| async {
             for ordered in [true, false] {
-                let (sender, receiver) = mpsc::unbounded();
-                let mapped = map_stream(2, receiver, same);
+                let (sender, mut receiver) = mpsc::unbounded_channel();
+                let mapped = map_stream(2, stream::poll_fn(move |cx| receiver.poll_recv(cx)), same);
                 let mut mapped = if ordered { mapped } else { mapped.unordered() };
                 for n in 0..5 {
                     stays_pending(pin!(mapped.next())).await;
-                    sender.unbounded_send(n).unwrap();
+                    sender.send(n).unwrap();
                     assert_eq!(mapped.next().await.unwrap().unwrap(), n);
                 }
                 let ended = tokio::spawn(async move { mapped.next().await.is_none() && mapped.next().await.is_none() });

@@ -1,6 +1,10 @@
 //! Random programs that use a `TaskGroup` or a `map`, against a model: which child may give which item, how many there
 //! may be at a time, and where each failure goes.
 
+#[path = "../../it/support/mod.rs"]
+#[allow(unused, reason = "it is the library of the tests in `it`")]
+mod support;
+
 use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex};
@@ -11,7 +15,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::task::yield_now;
 
-use crate::support::{Alive, busy, on_both, poll_once, quiet_panic};
+use self::support::{Alive, busy, on_both, poll_once, quiet_panic};
 
 /// What a child does: it takes some turns, and then ends.
 #[derive(Clone, Copy, Debug)]
