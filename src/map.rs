@@ -23,9 +23,14 @@ use crate::task_group::TaskGroup;
 /// The results come by [`next`](Map::next), in the order of the items or, with [`unordered`](Map::unordered), as they
 /// complete; or all at once by [`collect`](Map::collect).
 ///
-/// It pulls an item only when there is room: when fewer than `limit` pulled items still run or wait for you to take
-/// their result. So a slow consumer slows the source down, an endless source takes no more memory than `limit` items,
-/// and nothing is pulled except while `next` is awaited.
+/// It pulls an item only when there is room: when fewer than `limit` items are in hand, which are all that were pulled
+/// and whose result `next` has not given. So a slow consumer slows the source down, an endless source takes no more
+/// memory than `limit` items, and nothing is pulled except while `next` is awaited.
+///
+/// In order, `next` gives no result before those of earlier items, and results that wait are in hand, too. So **one
+/// slow item holds up the results behind it**: while `limit - 1` results wait behind it, it runs alone, and no item is
+/// pulled. If items take different times and you do not need their order, call [`unordered`](Map::unordered). `collect`
+/// takes results as they complete, and puts the values in order at the end: a slow item holds up nothing there.
 ///
 /// `items` and `f` are used in place and may borrow; the futures that `f` makes are tasks, and own what they need. They
 /// belong to the [scope](crate::docs#a-scope) in which `map` is called, as the children of a [`TaskGroup`] do. So over
@@ -213,9 +218,40 @@ where
 
     /// Has [`next`](Self::next) and [`collect`](Self::collect) give the results as they complete.
     ///
+    /// With `next`, use it wherever the order does not matter: then a slow item takes one place of the limit. In order
+    /// it takes all of them, once the results behind it wait. With `collect`, only the order of the values is
+    /// different.
+    ///
     /// It is to be called before the first `next`.
     ///
     /// # Examples
+    ///
+    /// The first item takes ten seconds, the others one. Two at a time:
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::{BoxError, map};
+    /// use tokio::time::{Instant, sleep};
+    ///
+    /// async fn work(seconds: u64) -> Result<(), BoxError> {
+    ///     Ok(sleep(Duration::from_secs(seconds)).await)
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// let begin = Instant::now();
+    /// let mut ordered = map(2, [10, 1, 1, 1, 1, 1], work);
+    /// while ordered.next().await.is_some() {}
+    /// assert_eq!(begin.elapsed().as_secs(), 12); // after ten, four items are left
+    ///
+    /// let begin = Instant::now();
+    /// let mut unordered = map(2, [10, 1, 1, 1, 1, 1], work).unordered();
+    /// while unordered.next().await.is_some() {}
+    /// assert_eq!(begin.elapsed().as_secs(), 10);
+    /// # }
+    /// ```
+    ///
+    /// With `collect`:
     ///
     /// ```
     /// use std::time::Duration;
@@ -289,6 +325,9 @@ where
     E: Into<BoxError> + Display + Send + 'static,
 {
     /// The result of the next item; `None` after the last one, when everything below the tasks has ended, too.
+    ///
+    /// In order, it waits for the earliest item in hand, also if results of later items are there; meanwhile these keep
+    /// their places of the limit. [`unordered`](Self::unordered) gives whichever result is there.
     ///
     /// A failure stops nothing: whoever gets it decides. After `None`, it is `None` for ever.
     ///

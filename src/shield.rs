@@ -23,7 +23,10 @@ use crate::scope::{Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
 /// the future: it runs on, and the enclosing pool waits for it. Use it for what must not be cut in half, such as the
 /// commit of a transaction, and keep it short: no pool can cut it off, not even by an abort.
 ///
-/// The future is spawned when `shield` is called, on the runtime that it is called from.
+/// The future is spawned when `shield` is called, on the runtime and in the [scope](crate::docs#a-scope) that it is
+/// called from. So call it inside of the task, as in `pool.spawn(async { shield(work).await })`: in
+/// `pool.spawn(shield(work))` it is called by whoever spawns, and the pool that waits for it is the one around *that*,
+/// if there is one.
 ///
 /// Unlike with a bare [`tokio::spawn`], the enclosing pool waits for it. If nobody awaits the `Shield`
 /// any more, a panic is one of the pool's [cleanup failures](crate::PoolError::cleanup_failures), and the output is

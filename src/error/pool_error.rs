@@ -16,7 +16,7 @@ use super::panic_payload::catch;
 use super::task_error::TaskError;
 use super::task_info::TaskInfo;
 
-/// Everything that went wrong in a pool, in order of occurrence.
+/// Everything that went wrong in a pool, in the order in which the pool recorded it.
 ///
 /// A pool returns this when a task or the body failed, when something nested failed whose owner was gone, when it
 /// stopped waiting for a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides
@@ -430,7 +430,7 @@ impl<E> PoolError<E> {
     /// let pool: Pool = Pool::builder().abandon_after(Duration::from_millis(1)).build();
     /// pool.build_task().name("printer").spawn_blocking(move || {
     ///     let _ = started.send(());
-    ///     drop(blocked.recv()); // for ever, as far as the pool can tell
+    ///     let _ = blocked.recv(); // for ever, as far as the pool can tell
     /// });
     /// pool.cancel_on(running);
     ///

@@ -103,8 +103,10 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// its tasks, and nested pools close. The tasks and the body run on, and can still spawn. A task that does not
     /// listen to its token, and does not end by itself, is aborted when the time is over; [`Pool::overrun`] lists it.
     ///
-    /// Each [depth](crate::TaskBuilder::depth) has `grace` for itself, and takes only as much of it as it needs.
-    /// `Duration::MAX` is for ever. [`Pool::abort`] ends a grace that has begun.
+    /// Each [depth](crate::TaskBuilder::depth) has `grace` for itself, and takes only as much of it as it needs: three
+    /// depths with a grace of 3 s may take 9 s. A recipe sets a [limit for the whole
+    /// shutdown](crate::docs::recipes#limit-for-the-whole-shutdown). `Duration::MAX` is for ever. [`Pool::abort`] ends
+    /// a grace that has begun.
     ///
     /// Without this setting there is no grace, with one exception: when the task around the pool is cancelled, the pool
     /// has the time of that task. A grace can be shorter than that time, but not longer. See [time
@@ -335,7 +337,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// let pool: Pool = Pool::builder().abandon_after(Duration::from_millis(1)).build();
     /// pool.build_task().name("culprit").spawn_blocking(move || {
     ///     let _ = started.send(());
-    ///     drop(blocked.recv());
+    ///     let _ = blocked.recv();
     /// });
     /// pool.cancel_on(running); // a closure that has not begun would be dropped
     ///

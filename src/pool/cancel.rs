@@ -173,6 +173,9 @@ impl<E: Send + 'static> Pool<E> {
     /// All tasks are aborted, down to the last nested pool. Only [`shield`](crate::shield())ed work and the handlers of
     /// [`with_exit`](crate::with_exit()) run on; the pool waits for them.
     ///
+    /// [Depths](TaskBuilder::depth) are aborted one after the other: a lower one, and the body at depth 0, runs on
+    /// until all above has ended.
+    ///
     /// It also ends a grace that has begun. So a service cancels at the first signal, and aborts at the second.
     ///
     /// # Panics

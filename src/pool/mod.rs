@@ -93,7 +93,7 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///   [`shield`](crate::shield()), [`with_exit`](crate::with_exit()), [`TaskGroup`](crate::TaskGroup) and
 ///   [`map`](crate::map()) have spawned, even if their owner was aborted or dropped halfway.
 /// - **Nothing is lost.** Every error and every panic of every task is in the returned [`PoolError`](crate::PoolError),
-///   in order of occurrence, with the task's name, the line that spawned it and, for a panic, its payload.
+///   with the task's name, the line that spawned it and, for a panic, its payload.
 ///
 /// `Pool` itself is a handle, cheap to clone and to send. Tasks spawn further tasks with it, from any thread. A handle
 /// does not hold the pool open. Inside a task, [`Pool::current`] gets one.
@@ -113,8 +113,9 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 /// 4. **Join.** The pool waits until every task has ended, with everything nested in it.
 ///
 /// With several [depths](TaskBuilder::depth), each goes through all four steps before the next one begins, from the
-/// highest to the lowest. The chapter [how a pool closes](crate::docs::how_a_pool_closes) has the table of causes, what
-/// each makes `open` and `run` return, and how the graces of nested pools relate.
+/// highest to the lowest, also after a failure or an abort; until then the lower ones run on. The chapter [how a pool
+/// closes](crate::docs::how_a_pool_closes) has the table of causes, what each makes `open` and `run` return, and how
+/// the graces of nested pools relate.
 ///
 /// A task that reaches no `.await`, and a blocking closure that has begun, cannot be aborted. The pool waits for them,
 /// unless [`abandon_after`](PoolBuilder::abandon_after) limits that.

@@ -12,6 +12,9 @@ use super::{Pool, PoolBuilder};
 use crate::error::{BoxError, PoolError};
 use crate::scope::Scope;
 
+const OUTSIDE: &str = "`Pool::current` was called outside of a pool. What `tokio::spawn` runs is in no pool, even if \
+    it was spawned in one: spawn it with `Pool::spawn`, or give it a handle of the pool";
+
 /// To make a pool, to open or run it, and to find it from inside.
 impl<E: Send + 'static> Pool<E> {
     /// Plans a pool: tasks that are spawned in it wait until it [runs](Self::run).
@@ -59,11 +62,21 @@ impl<E: Send + 'static> Pool<E> {
     /// The body runs in the calling task and can borrow from it. The tasks run on the runtime, and cannot: what they
     /// need is moved into them. See [how a pool closes](Self#how-a-pool-closes).
     ///
-    /// Write the type of the body's argument: `pool: Pool` for errors of every kind, `pool: Pool<MyError>` for one.
-    /// Without it, the compiler often cannot tell the error type.
-    ///
     /// Unlike a `JoinSet` or a `TaskTracker`, the pool lives inside this call: there is no way to return without having
     /// joined its tasks.
+    ///
+    /// # If it does not compile
+    ///
+    /// - *type annotations needed*: write the type of the body's argument, `pool: Pool` for errors of every kind, or
+    ///   `pool: Pool<MyError>` for one.
+    /// - *expected `Result<_, _>`, found `()`*, and *no two async blocks have the same type*: the body returns a
+    ///   `Result`. End it with `Ok(())`. So does the closure of [`map`](crate::map()).
+    /// - *does not live long enough*, *must outlive `'static`*: a task owns what it uses; see [`spawn`](Self::spawn).
+    ///   So does the future of an item of [`map`](crate::map()): an `async` closure over `&items` holds the reference,
+    ///   while `|item: &String| job(item.clone())` does not.
+    /// - *implementation of `AsyncFnOnce` is not general enough*: [`with_exit`](crate::with_exit()) owns its resource,
+    ///   and in a task the type of that must not name a lifetime.
+    /// - For the errors of single tasks, see [`spawn`](Self::spawn).
     ///
     /// # Errors
     ///
@@ -166,7 +179,8 @@ impl<E: Send + 'static> Pool<E> {
     ///
     /// # Panics
     ///
-    /// Outside of such a pool. What a bare [`tokio::spawn`] runs is outside, too.
+    /// Outside of such a pool. What a bare [`tokio::spawn`] runs is outside, too: spawn it with [`Pool::spawn`], or
+    /// give it a handle of the pool.
     ///
     /// # Examples
     ///
@@ -190,10 +204,10 @@ impl<E: Send + 'static> Pool<E> {
     #[must_use]
     #[track_caller]
     pub fn current() -> Self {
-        let Some(scope) = Scope::current() else { panic!("`Pool::current` was called outside of a pool") };
+        let Some(scope) = Scope::current() else { panic!("{OUTSIDE}") };
         match (scope.nearest_pool(), scope.innermost_error_type()) {
             (Some(shared), _) => Self::of(shared),
-            (None, None) => panic!("`Pool::current` was called outside of a pool"),
+            (None, None) => panic!("{OUTSIDE}"),
             (None, Some(found)) => panic!(
                 "`Pool::<{}>::current` was called in a pool with another error type, `Pool<{found}>`",
                 type_name::<E>()

@@ -194,7 +194,7 @@ impl<E: Send + 'static> Pool<E> {
     /// let lines = Pool::open(async |pool: Pool| {
     ///     pool.spawn_blocking(|| {
     ///         let text = std::fs::read_to_string("Cargo.toml")?;
-    ///         drop(sender.send(text.lines().count()));
+    ///         let _ = sender.send(text.lines().count());
     ///         Ok(())
     ///     });
     ///     Ok(receiver.await?)

@@ -88,7 +88,13 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     ///
     /// Give what others rely on a lower depth: an accept loop 1, the connections 0, their storage -1.
     ///
-    /// While one depth is closing, lower depths still accept tasks.
+    /// While a depth closes, lower depths are as before: their tasks run on, their tokens are not cancelled, and they
+    /// accept tasks. So it is for each cause, also after a failure and after an [abort](Pool::abort).
+    ///
+    /// A task that is cut off, because it failed, because its grace was over or by an abort, closes its channels like
+    /// one that is done. A receiver at a lower depth still runs then, and must not take that for the end of the data:
+    /// it commits only after an explicit last message, as in the recipe [staged
+    /// shutdown](crate::docs::recipes#staged-shutdown).
     ///
     /// # Examples
     ///
@@ -122,10 +128,13 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// [`limit`](crate::PoolBuilder::limit).
     ///
     /// When the body and all other tasks have ended, the pool cancels its daemons, and aborts them after the
-    /// [`grace`](crate::PoolBuilder::grace). A daemon that cannot hear the signal is aborted at once: if at its depth
-    /// nobody has taken a [`cancellation_token`](crate::cancellation_token()) or awaits [`Pool::cancelled`], and no
-    /// pool is nested in a daemon. A daemon that only polls [`Pool::is_closed`] does not count as a listener. A
-    /// daemon's failure is a failure like any other.
+    /// [`grace`](crate::PoolBuilder::grace). So a pool that has nothing but daemons ends at once, with `Ok`.
+    ///
+    /// Daemons that cannot hear the signal are aborted without a grace. A daemon can hear it if somebody at its depth
+    /// has taken a [`cancellation_token`](crate::cancellation_token()), if somebody awaits [`Pool::cancelled`], or if a
+    /// pool is nested in a daemon of that depth. To look at [`Pool::is_closed`] now and then does not count.
+    ///
+    /// A daemon's failure is a failure like any other.
     ///
     /// # Examples
     ///
@@ -209,10 +218,34 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// [`on_failure`](Self::on_failure) says, and fails: with the task's error or panic, or, if it ended well, with
     /// [`Failure::Ended`](crate::Failure::Ended).
     ///
-    /// An essential task that is no daemon holds the pool open for ever, so it is usually a daemon too: an accept loop,
-    /// a connection to a broker. One that is aborted through its own handle has not failed.
+    /// An essential task that is no daemon holds the pool open until the pool is cancelled or something fails. That is
+    /// right for the accept loop of a server. Make it a [`daemon`](Self::daemon) as well only beside tasks that the
+    /// pool is there for: a connection to a broker, beside the jobs that use it. A pool that has nothing but daemons
+    /// ends at once, with `Ok`.
+    ///
+    /// An essential task that is aborted through its own handle has not failed.
     ///
     /// # Examples
+    ///
+    /// A server: its pool is open until it is cancelled, or until the accept loop ends too early.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use aiodrive::{Pool, cancellation_token};
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() {
+    /// # let begin = tokio::time::Instant::now();
+    /// let pool: Pool = Pool::builder().grace(Duration::from_secs(10)).build();
+    /// let accept = pool.build_task().name("accept").essential();
+    /// accept.spawn(async { cancellation_token().cancelled().await }); // takes connections
+    /// pool.cancel_on(tokio::time::sleep(Duration::from_secs(3_600)));
+    /// pool.run().await.unwrap(); // after an hour
+    /// # assert_eq!(begin.elapsed(), Duration::from_secs(3_600));
+    /// # }
+    /// ```
+    ///
+    /// A daemon that the jobs need:
     ///
     /// ```
     /// use aiodrive::{Failure, Pool};
@@ -220,9 +253,9 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() {
     /// let pool: Pool = Pool::new();
-    /// pool.spawn(std::future::pending::<()>());
-    /// let accept = pool.build_task().name("accept").daemon().essential();
-    /// accept.spawn(async { /* the listener was closed */ });
+    /// pool.build_task().name("job").spawn(std::future::pending::<()>());
+    /// let broker = pool.build_task().name("broker").daemon().essential();
+    /// broker.spawn(async { /* the broker has closed the connection */ });
     /// let error = pool.run().await.unwrap_err();
     /// assert!(matches!(error.first().unwrap().failure(), Failure::Ended));
     /// # }
