@@ -1,6 +1,6 @@
 //! A stream as the source of a [`map`](crate::map()).
 
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -60,6 +60,7 @@ where
 /// let squares: Map<FromStream<Empty<u32>>, Square, u32> = map_stream(2, empty(), square);
 /// # drop(squares);
 /// ```
+#[derive(Debug)]
 pub struct FromStream<S>(S);
 
 impl<S: Stream + Unpin> Source for FromStream<S> {
@@ -67,11 +68,5 @@ impl<S: Stream + Unpin> Source for FromStream<S> {
 
     fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         Pin::new(&mut self.0).poll_next(cx)
-    }
-}
-
-impl<S> fmt::Debug for FromStream<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FromStream").finish_non_exhaustive()
     }
 }

@@ -345,6 +345,21 @@ fn a_subscriber_that_panics_at_any_call_loses_nothing() {
     }
 }
 
+#[test]
+fn an_essential_task_that_has_ended_is_told() {
+    let lines = recorded(async || {
+        let pool: Pool = Pool::new();
+        pool.build_task().name("accept").essential().spawn(async {});
+        pool.spawn(pending::<()>());
+        pool.run().await.unwrap_err();
+    });
+    let told: Vec<_> = lines.iter().filter(|line| line.starts_with("ERROR")).collect();
+    assert!(
+        matches!(told[..], [line] if line.contains("accept") && line.contains("ended although it is essential")),
+        "{lines:?}"
+    );
+}
+
 /// Uses a pool at each event.
 struct Meddler(Arc<OnceLock<Pool>>);
 

@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::yield_now;
 
 use crate::support::{
-    Alive, OnDrop, both, current_thread, failures, multi_thread, on_both, panic_of, panic_text, poll_once, quiet_panic,
-    stays_pending, until,
+    Alive, OnDrop, both, current_thread, failures, multi_thread, on_both, panic_of, panic_text, panics_in_drop,
+    poll_once, quiet_panic, stays_pending, until,
 };
 
 async fn same(n: usize) -> Result<usize, BoxError> {
@@ -659,6 +659,38 @@ fn it_borrows_inside_of_a_spawned_task() {
         });
         assert_eq!(tokio::spawn(opened).await.unwrap().unwrap(), [1]);
     });
+}
+
+#[apply(current_thread)]
+async fn collect_that_fails_reports_a_value_that_panics_as_it_is_dropped() {
+    let mapped = map(2, [true, false], async |fails| match fails {
+        true => Err(BoxError::from("broken")),
+        false => Ok(panics_in_drop()),
+    });
+    let Err(error) = mapped.collect().await else { panic!("an item has failed") };
+    assert_eq!(failures(error.failures()), ["error: broken"]);
+    assert_eq!(failures(error.cleanup_failures()), ["panic: in drop"]);
+}
+
+#[apply(both)]
+async fn unordered_gives_at_once_what_has_waited_for_its_turn() {
+    let gate = LatchEvent::new();
+    let mut waits = [Some(gate.wait_set()), None].into_iter();
+    let mut mapped = map(2, 0..2, |n| {
+        let wait = waits.next().flatten();
+        async move {
+            if let Some(wait) = wait {
+                wait.await;
+            }
+            Ok::<_, BoxError>(n)
+        }
+    });
+    stays_pending(pin!(mapped.next())).await;
+    let mut mapped = mapped.unordered();
+    assert_eq!(mapped.next().await.unwrap().unwrap(), 1);
+    gate.set();
+    assert_eq!(mapped.next().await.unwrap().unwrap(), 0);
+    assert!(mapped.next().await.is_none());
 }
 
 // ===== streams =====

@@ -1238,3 +1238,13 @@ fn a_started_shows_itself_whatever_its_value() {
     }));
     assert_eq!(text, "Started");
 }
+
+#[apply(current_thread)]
+async fn the_debug_text_of_the_future_is_its_name() {
+    let opened = Pool::open(async |pool: Pool| {
+        let ready = pool.start(async |started: Started<()>| started.ready(()));
+        assert_eq!(format!("{ready:?}"), "StartFuture");
+        Ok(ready.await?)
+    });
+    opened.await.unwrap();
+}

@@ -756,3 +756,9 @@ async fn a_group_is_a_field_of_a_struct() {
     });
     assert_eq!(running.await.unwrap().unwrap(), 1);
 }
+
+#[apply(current_thread)]
+async fn the_debug_text_of_a_builder_names_the_child() {
+    let mut group: TaskGroup<()> = TaskGroup::new();
+    assert_eq!(format!("{:?}", group.build_task().name("fetch")), r#"GroupTaskBuilder { name: Some("fetch"), .. }"#);
+}

@@ -880,3 +880,14 @@ async fn a_function_that_has_not_ended_is_shown_however_many_others_have() {
     });
     opened.await.unwrap();
 }
+
+#[apply(current_thread)]
+async fn a_tracked_future_of_a_planned_pool_is_in_its_tree() {
+    let pool: Pool = Pool::builder().name("web").build();
+    let member = pool.build_task().name("member").daemon().track_future(async {});
+    pool.build_task().name("task").spawn(async {});
+    let shown = drawn(&pool.tree());
+    assert!(shown[1..].iter().any(|line| line.contains("member") && line.contains("daemon")), "{shown:?}");
+    assert!(shown[1..].iter().any(|line| line.contains("task")), "{shown:?}");
+    drop(member);
+}
