@@ -210,7 +210,10 @@ async fn parked_tasks<const SIZE: usize>() -> [isize; 2] {
 /// tokio gives a task memory in steps of 128 bytes, so that a few bytes more take one more step in some sizes, and
 /// nothing in most. This looks at a whole step of sizes.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "a future that is spawned has an allocation of its own there: run it with `--release`")]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "a future that is spawned has an allocation of its own there: run it with `--release`"
+)]
 fn a_parked_task_takes_on_average_at_most_160_bytes_more_than_in_a_join_set() {
     on_both(|| async {
         let mut more = Vec::new();
