@@ -16,7 +16,8 @@ use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Log, OnDrop, Outcome, Witness, asked, both, poll_once, secs, until, with_and_without_grace, with_grace,
+    Log, OnDrop, Outcome, Witness, asked, both, cancelled_once, poll_once, secs, until, with_and_without_grace,
+    with_grace,
 };
 
 /// Spins until the token is cancelled; `false` if it never is.
@@ -73,11 +74,7 @@ async fn branches_of_functions_hear_the_enclosing_pool() {
         };
         Ok(with_exit((), body, handler).await?)
     });
-    let mut run = pin!(pool.clone().run());
-    assert!(poll_once(run.as_mut()).await.is_pending());
-    until(|| log.events().len() == 8).await;
-    pool.cancel();
-    run.await.unwrap();
+    cancelled_once(&pool, until(|| log.events().len() == 8)).await.unwrap();
     assert_eq!(log.events(), ["began"; 8]);
     assert_eq!((raced.await, tried.await, waited.await), (Ok(7), Ok([7, 7]), Ok(2)));
     assert_eq!((timed.await, stayed.await), (Ok(7), Ok(7)));
@@ -152,11 +149,7 @@ async fn a_blocking_closure_hears_the_request_in_the_grace() {
         begun.send(token.is_cancelled()).unwrap();
         Handle::current().block_on(token.cancelled());
     });
-    let mut run = pin!(pool.clone().run());
-    assert!(poll_once(run.as_mut()).await.is_pending());
-    assert_eq!(running.await, Ok(false));
-    pool.cancel();
-    run.await.unwrap();
+    cancelled_once(&pool, async { assert_eq!(running.await, Ok(false)) }).await.unwrap();
 }
 
 #[apply(both)]
@@ -170,11 +163,7 @@ async fn a_blocking_closure_hears_the_request_also_without_a_grace() {
         said.push(format!("old token {}", hears(&token)));
         said.push(format!("new token {}", hears(&cancellation_token())));
     });
-    let mut run = pin!(pool.clone().run());
-    assert!(poll_once(run.as_mut()).await.is_pending());
-    running.await.unwrap();
-    pool.cancel();
-    run.await.unwrap();
+    cancelled_once(&pool, async { running.await.unwrap() }).await.unwrap();
     assert_eq!(log.events(), ["old token true", "new token true"]);
 }
 

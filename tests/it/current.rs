@@ -4,7 +4,7 @@ use std::future::pending;
 use std::time::Duration;
 use std::{io, thread};
 
-use aiodrive::{BoxError, Pool, PoolError, race, shield, timeout, try_all, wait_all, with_exit};
+use aiodrive::{BoxError, Pool, race, shield, timeout, try_all, wait_all, with_exit};
 use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -15,8 +15,6 @@ use crate::support::{Log, OnDrop, Outcome, both, in_pool, quiet_panic};
 fn current_name() -> Option<String> {
     Pool::<BoxError>::try_current().and_then(|pool| pool.name().map(str::to_owned))
 }
-
-// ===== the current pool =====
 
 #[apply(both)]
 async fn there_is_no_current_pool_outside() {
@@ -127,17 +125,6 @@ async fn the_current_pool_is_known_in_blocking_tasks() {
 }
 
 #[apply(both)]
-async fn the_current_pool_is_known_in_branches() {
-    in_pool("a", async |_| {
-        assert_eq!(race([async { current_name() }]).await.1.as_deref(), Some("a"));
-        let (name,) = try_all((async { Ok::<_, BoxError>(current_name()) },)).await.unwrap();
-        assert_eq!(name.as_deref(), Some("a"));
-        assert_eq!(timeout(Duration::MAX, async { current_name() }).await.unwrap().as_deref(), Some("a"));
-    })
-    .await;
-}
-
-#[apply(both)]
 async fn a_bare_task_is_in_no_pool() {
     in_pool("a", async |_| {
         assert_eq!(tokio::spawn(async { current_name() }).await.unwrap(), None);
@@ -169,61 +156,22 @@ async fn a_planned_pool_is_nested_where_it_is_run() {
     assert_eq!(log.events(), ["run"]);
 }
 
-// ===== what a pool tells about itself =====
-
-#[apply(both)]
-async fn current_is_the_pool_in_its_body_and_in_its_tasks() {
-    assert!(Pool::<BoxError>::try_current().is_none());
-    let named = |name: &'static str| Pool::<BoxError>::builder().name(name);
-    let name = || Pool::<BoxError>::current().name().map(str::to_owned);
-    let names = named("outer").open(async |pool| {
-        let body = name();
-        let task = pool.spawn_with_handle(async move { Ok(name()) }).await?;
-        let inner = named("inner").open(async |_| Ok(name())).await?;
-        Ok([body, task, inner, name()])
-    });
-    assert_eq!(names.await.unwrap().map(Option::unwrap), ["outer", "outer", "inner", "outer"]);
-    assert!(Pool::<BoxError>::try_current().is_none());
-}
-
-#[apply(both)]
-async fn current_skips_pools_of_other_error_types() {
-    let found = Pool::<BoxError>::builder().name("boxed").open(async |_| {
-        let inner: Result<_, PoolError<&str>> = Pool::builder()
-            .name("strs")
-            .open(async |_| {
-                let strs = Pool::<&str>::current().name() == Some("strs");
-                let boxed = Pool::<BoxError>::current().name() == Some("boxed");
-                Ok(strs && boxed && Pool::<String>::try_current().is_none())
-            })
-            .await;
-        Ok(inner?)
-    });
-    assert!(found.await.unwrap());
-}
-
-async fn name_of_the_current_pool() -> Option<String> {
-    Pool::<BoxError>::current().name().map(str::to_owned)
-}
-
-// ===== the enclosing pool =====
-
 /// The functions have scopes of their own, but are no pools.
 #[apply(both)]
 async fn the_current_pool_is_the_one_around_a_function() {
     let opened = Pool::builder().name("around").open(async |_: Pool| {
         let around = Some("around".to_owned());
-        let named = async || Ok::<_, BoxError>(name_of_the_current_pool().await);
-        assert_eq!(race([name_of_the_current_pool()]).await, (0, around.clone()));
-        assert_eq!(shield(name_of_the_current_pool()).await, around);
-        assert_eq!(timeout(Duration::from_secs(1_000), name_of_the_current_pool()).await?, around);
-        let [tried] = try_all([async { Ok::<_, BoxError>(name_of_the_current_pool().await) }]).await?;
+        let named = || async { Ok::<_, BoxError>(current_name()) };
+        assert_eq!(race([async { current_name() }]).await, (0, around.clone()));
+        assert_eq!(shield(async { current_name() }).await, around);
+        assert_eq!(timeout(Duration::from_secs(1_000), async { current_name() }).await?, around);
+        let [tried] = try_all([named()]).await?;
         assert_eq!(tried, around);
-        let [waited] = wait_all([async { Ok::<_, BoxError>(name_of_the_current_pool().await) }]).await;
+        let [waited] = wait_all([named()]).await;
         assert_eq!(waited.unwrap(), around);
         let (tell, told) = oneshot::channel();
         let exit = |(), _| async {
-            tell.send(name_of_the_current_pool().await).unwrap();
+            tell.send(current_name()).unwrap();
             Ok(())
         };
         assert_eq!(with_exit((), async |_| named().await, exit).await?, around);

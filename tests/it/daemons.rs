@@ -10,11 +10,10 @@ use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
-use tokio_test::assert_ready_ok;
 
 use crate::support::{
-    Alive, FOREVER, Log, OnDrop, Outcome, both, busy, current_thread, failures, keep, on_both, on_current_thread,
-    panic_of, poll_once, quiet_panic, secs, until,
+    Alive, FOREVER, Log, OnDrop, Outcome, both, busy, current_thread, failures, keep, panic_of, quiet_panic, secs,
+    until,
 };
 
 /// Ends some turns after it has begun, and writes that.
@@ -132,7 +131,7 @@ async fn a_planned_pool_of_nothing_but_daemons_is_over_at_once() {
             });
         }
         pool.run().await.unwrap();
-        assert_eq!(alive.count(), 0);
+        assert_eq!(alive.count(), 0, "a daemon is left; grace: {grace:?}");
     }
 }
 
@@ -362,8 +361,8 @@ async fn a_failure_of_a_daemon_closes_the_pool() {
                 pending().await
             })
             .await;
-            assert_eq!(failures(outcome.unwrap_err().failures()), [text]);
-            assert_eq!(alive.count(), 0);
+            assert_eq!(failures(outcome.unwrap_err().failures()), [text], "at depth {depth}");
+            assert_eq!(alive.count(), 0, "somebody is left; depth: {depth}, panics: {panics}");
         }
     }
 }
@@ -561,8 +560,8 @@ async fn a_task_spawned_as_the_pool_ends_is_joined_or_refused_and_never_leaked()
                 })
                 .await;
             outcome.unwrap();
-            assert_eq!(alive.count(), 0);
-            assert!(!taken.events().is_empty());
+            assert_eq!(alive.count(), 0, "a task is left; grace: {grace:?}");
+            assert!(!taken.events().is_empty(), "no task was taken; grace: {grace:?}");
         }
     }
 }
@@ -622,39 +621,6 @@ async fn the_end_of_a_daemon_frees_no_slot() {
     let (most, ever) = (most.load(Ordering::SeqCst), ever.load(Ordering::SeqCst));
     assert_eq!(ever, 100);
     assert!((1..=2).contains(&most), "{most} at a time");
-}
-
-#[apply(both)]
-async fn daemons_of_a_pool_that_is_kept_open_live_until_it_is_cancelled() {
-    let (alive, pool) = (Alive::default(), Pool::<BoxError>::builder().keep_open(true).build());
-    daemon(&pool, keep(alive.one()));
-    let stop = pool.clone();
-    let mut run = Box::pin(pool.run());
-    for _ in 0..50 {
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        yield_now().await;
-    }
-    assert_eq!(alive.count(), 1);
-    stop.cancel();
-    run.await.unwrap();
-    assert_eq!(alive.count(), 0);
-}
-
-#[test]
-fn cancel_on_is_a_daemon() {
-    on_both(|| async {
-        let alive = Alive::default();
-        let pool: Pool = Pool::new();
-        pool.cancel_on(keep(alive.one()));
-        pool.spawn(yield_now());
-        pool.run().await.unwrap();
-        assert_eq!(alive.count(), 0);
-    });
-    // Nothing but a daemon: over at its first poll.
-    on_current_thread(|| async {
-        let pool: Pool = Pool::new();
-        assert_ready_ok!(tokio_test::task::spawn(pool.run()).poll());
-    });
 }
 
 #[apply(both)]

@@ -90,7 +90,7 @@ async fn the_lowest_depth_alone_is_closed() {
         spawn_at(&pool, depth, &log);
         pool.cancel_on(yield_now());
         pool.run().await.unwrap();
-        assert_eq!(log.events(), [depth.to_string()]);
+        assert_eq!(log.events(), [depth.to_string()], "at depth {depth}");
     }
 }
 
@@ -101,7 +101,7 @@ async fn the_order_does_not_depend_on_the_depth_of_the_failure() {
         let pool: Pool = Pool::new();
         [1, -1, 2, 0].iter().for_each(|&depth| spawn_at(&pool, depth, &log));
         pool.build_task().depth(failing).spawn(async { Err("first".into()) });
-        assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: first"]);
+        assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: first"], "failure at {failing}");
         assert_eq!(log.events(), ["2", "1", "0", "-1"], "failure at {failing}");
     }
 }
@@ -147,7 +147,7 @@ async fn the_order_does_not_depend_on_the_cause() {
             enclosing.unwrap();
             let events = log.events().into_iter().filter(|event| event != "body").collect::<Vec<_>>();
             assert_eq!(events, ["2", "1", "0", "-1"], "{cause}, grace {grace:?}");
-            assert_eq!(log.events().len(), 5);
+            assert_eq!(log.events().len(), 5, "with the body; {cause}, grace {grace:?}");
         }
     }
 }
@@ -258,7 +258,7 @@ async fn the_token_of_a_depth_is_not_cancelled_before_its_turn() {
         cancellation_token().cancelled().await;
         for _ in 0..100 {
             yield_now().await;
-            assert!(tokens.iter().all(|token| !token.is_cancelled()));
+            assert!(tokens.iter().all(|token| !token.is_cancelled()), "a depth hears before its turn");
         }
         logged.push("looked");
     });
@@ -310,7 +310,7 @@ async fn a_task_of_any_depth_holds_the_pool_open() {
             Ok(42)
         })
         .await;
-        assert_eq!((outcome.unwrap(), ended.events().len()), (42, 1));
+        assert_eq!((outcome.unwrap(), ended.events().len()), (42, 1), "at depth {depth}");
     }
 }
 
@@ -417,8 +417,8 @@ where
     });
     pool.cancel_on(says_so);
     pool.run().await.unwrap();
-    assert_eq!(log.events(), ["0 alive"]);
-    assert_eq!(alive.count(), 0);
+    assert_eq!(log.events(), ["0 alive"], "depth 0 is touched while something above is left");
+    assert_eq!(alive.count(), 0, "something is left");
 }
 
 #[apply(both)]
@@ -935,16 +935,16 @@ async fn while_a_depth_closes_lower_ones_take_tasks_and_it_does_not() {
                 let given_back = pool.build_task().depth(refused).try_spawn(keep(())).unwrap_err();
                 drop(given_back.into_inner());
                 let refused = pool.build_task().depth(refused).spawn_with_handle(async { Ok(()) });
-                assert!(refused.is_finished());
+                assert!(refused.is_finished(), "a handle of what was refused is not finished");
                 assert_eq!(assert_ready!(tokio_test::task::spawn(refused).poll()), Err(TaskStopped::Cancelled));
             }
             let (sender, receiver) = mpsc::channel();
             for accepted in [0, -1, i32::MIN] {
                 let sender = sender.clone();
                 let run = async move { sender.send(accepted).unwrap() };
-                assert!(pool.build_task().depth(accepted).try_spawn(run).is_ok());
+                assert!(pool.build_task().depth(accepted).try_spawn(run).is_ok(), "depth {accepted} is refused");
                 // It runs, although a higher depth is being closed.
-                assert_eq!(receiver.recv(), Ok(accepted));
+                assert_eq!(receiver.recv(), Ok(accepted), "the task of a lower depth does not run");
             }
         });
         begins.await?;
@@ -1067,7 +1067,7 @@ async fn a_pool_of_one_depth_without_a_grace_takes_nothing_at_any_depth_once_it_
     let outcome: Outcome = Pool::open(async |pool: Pool| {
         pool.cancel();
         for depth in [i32::MIN, -1, 0, 1] {
-            assert!(pool.build_task().depth(depth).try_spawn(async {}).is_err());
+            assert!(pool.build_task().depth(depth).try_spawn(async {}).is_err(), "depth {depth} is not refused");
         }
         Ok(())
     })

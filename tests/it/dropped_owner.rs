@@ -14,8 +14,9 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::support::{
-    Alive, Clock, GRACE, Log, Outcome, Witness, asked, both, current_thread, endless, failures, poll_once, poll_until,
-    quiet_panic, secs, stays_pending, until, with_and_without_grace, with_grace,
+    Alive, Clock, GRACE, Log, Outcome, Witness, asked, both, current_thread, dropped_after, endless, failures,
+    poll_once, poll_until, quiet_panic, secs, stays_pending, until, with_and_without_grace, with_grace,
+    with_stubborn_task,
 };
 
 // ===== dropped owners =====
@@ -24,15 +25,11 @@ use crate::support::{
 async fn the_closing_of_a_dropped_owner_goes_through_the_same_steps() {
     let clock = Clock::start();
     let outcome: Outcome = Pool::open(async |_| {
-        {
-            let inner = with_grace(GRACE).build();
-            for (depth, name) in [(-1, "-1 gone"), (2, "2 gone"), (0, "0 gone")] {
-                inner.build_task().depth(depth).spawn(clock.stubborn(name));
-            }
-            let mut run = pin!(inner.run());
-            assert!(poll_once(run.as_mut()).await.is_pending());
-            sleep(secs(1)).await;
+        let inner = with_grace(GRACE).build();
+        for (depth, name) in [(-1, "-1 gone"), (2, "2 gone"), (0, "0 gone")] {
+            inner.build_task().depth(depth).spawn(clock.stubborn(name));
         }
+        dropped_after(secs(1), inner.run()).await;
         clock.say("dropped");
         Ok(())
     })
@@ -47,18 +44,10 @@ async fn the_closing_of_a_dropped_owner_goes_through_the_same_steps() {
 
 #[apply(current_thread)]
 async fn a_dropped_owner_keeps_the_rest_of_its_grace() {
-    let clock = Clock::start();
+    let (inner, clock) = with_stubborn_task(GRACE);
     let outcome: Outcome = Pool::open(async |_| {
-        {
-            let inner = with_grace(GRACE).build();
-            inner.spawn(clock.stubborn("gone"));
-            inner.cancel_on(sleep(secs(1)));
-            let mut run = pin!(inner.run());
-            tokio::select! {
-                _ = run.as_mut() => panic!("it has returned"),
-                () = sleep(secs(7)) => {}
-            }
-        }
+        inner.cancel_on(sleep(secs(1)));
+        dropped_after(secs(7), inner.run()).await;
         clock.say("dropped");
         Ok(())
     })
@@ -72,18 +61,13 @@ async fn a_dropped_owner_keeps_the_rest_of_its_grace() {
 async fn a_body_that_is_dropped_in_the_grace_is_gone_at_once() {
     let clock = Clock::start();
     let outcome: Outcome = Pool::open(async |_| {
-        {
-            let mut opened = pin!(with_grace(GRACE).open(async |pool: Pool| -> Result<(), BoxError> {
-                pool.spawn(clock.stubborn("task gone"));
-                let _gone = clock.on_drop("body gone");
-                pool.cancel();
-                pending().await
-            }));
-            tokio::select! {
-                _ = opened.as_mut() => panic!("it has returned"),
-                () = sleep(secs(4)) => {}
-            }
-        }
+        let opened = with_grace(GRACE).open(async |pool: Pool| -> Result<(), BoxError> {
+            pool.spawn(clock.stubborn("task gone"));
+            let _gone = clock.on_drop("body gone");
+            pool.cancel();
+            pending().await
+        });
+        dropped_after(secs(4), opened).await;
         clock.say("dropped");
         Ok(())
     })
@@ -163,14 +147,8 @@ async fn a_panic_of_the_body_whose_owner_is_dropped_in_the_grace_is_a_cleanup_fa
 
 #[apply(current_thread)]
 async fn with_no_enclosing_pool_the_runtime_carries_the_grace_on() {
-    let clock = Clock::start();
-    {
-        let inner = with_grace(GRACE).build();
-        inner.spawn(clock.stubborn("gone"));
-        let mut run = pin!(inner.run());
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        sleep(secs(1)).await;
-    }
+    let (inner, clock) = with_stubborn_task(GRACE);
+    dropped_after(secs(1), inner.run()).await;
     clock.say("dropped");
     sleep(secs(9)).await;
     assert_eq!(clock.events(), ["1: dropped", "1: asked"]);
@@ -299,7 +277,7 @@ async fn a_handle_of_a_pool_whose_owner_was_dropped_does_not_delay_the_pool_arou
         })
         .await;
         opened.unwrap();
-        assert!(kept.unwrap().is_closed());
+        assert!(kept.unwrap().is_closed(), "the pool is still open; spawns: {spawns}");
     }
 }
 

@@ -14,12 +14,11 @@ use macro_rules_attribute::apply;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{coop, yield_now};
-use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, task};
 
 use crate::support::{
-    Alive, Counted, Log, OnDrop, both, busy, current_thread, multi_thread, on_both, on_multi_thread, poll_once,
-    quiet_panic, stays_pending,
+    Alive, Counted, Log, block_until_closed, bomb, both, current_thread, multi_thread, on_both, on_multi_thread,
+    poll_once, quiet_panic, stays_pending,
 };
 
 /// What failed, without which task it was.
@@ -53,16 +52,11 @@ fn only<E: fmt::Debug + fmt::Display + 'static>(error: &PoolError<E>) -> &TaskEr
     only
 }
 
-/// Panics with the text when it is dropped, as a task that is aborted does.
-fn panics_when_dropped(text: &'static str) -> OnDrop<impl FnOnce()> {
-    OnDrop::new(move || panic!("{text}"))
-}
-
 /// Fails, then panics as it is aborted: with one failure after the other on both runtimes.
 async fn error_then_panic(pool: &Pool) {
     let (started, wait) = oneshot::channel();
     pool.spawn(async move {
-        let _panics = panics_when_dropped("second");
+        let _panics = bomb("second");
         started.send(()).unwrap();
         std::future::pending::<()>().await;
     });
@@ -231,17 +225,6 @@ async fn what_fails_while_the_pool_closes_comes_after_the_trigger() {
     assert_eq!(reason(error.first().unwrap()), "first");
 }
 
-#[apply(both)]
-async fn aborted_siblings_leave_no_trace() {
-    let error = Pool::open(async |pool: Pool| {
-        (0..5).for_each(|_| pool.spawn(std::future::pending::<()>()));
-        pool.spawn(async { Err("alone".into()) });
-        std::future::pending().await
-    });
-    let error = error.await.map(drop::<()>).unwrap_err();
-    assert_eq!(reasons(&error), ["alone"]);
-}
-
 #[apply(current_thread)]
 async fn equal_errors_are_all_kept() {
     let error = Pool::open(async |pool: Pool<&str>| {
@@ -348,18 +331,6 @@ async fn the_error_type_can_be_anything_that_becomes_a_boxed_error() {
 // ===== a task fails while the body runs =====
 
 #[apply(both)]
-async fn a_failing_task_interrupts_a_waiting_body() {
-    let alive = Alive::default();
-    let error = Pool::open(async |pool: Pool| {
-        let _one = alive.one();
-        pool.spawn(async { Err("broken".into()) });
-        std::future::pending::<Result<(), _>>().await
-    });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
-    assert_eq!(alive.count(), 0);
-}
-
-#[apply(both)]
 async fn a_failing_task_stops_its_siblings_in_either_order_of_spawning() {
     for failing_first in [true, false] {
         let alive = Alive::default();
@@ -384,69 +355,9 @@ async fn a_failing_task_stops_its_siblings_in_either_order_of_spawning() {
             }
             Ok(())
         });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
-        assert_eq!(alive.count(), 0);
+        assert_eq!(reasons(&error.await.unwrap_err()), ["broken"], "failing first: {failing_first}");
+        assert_eq!(alive.count(), 0, "something is left; failing first: {failing_first}");
     }
-}
-
-#[apply(both)]
-async fn a_failure_in_the_first_poll_reaches_a_busy_body() {
-    let error = Pool::open(async |pool: Pool| {
-        pool.spawn(async { Err("early".into()) });
-        busy().await;
-        Ok(())
-    });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["early"]);
-}
-
-#[apply(both)]
-async fn a_failure_after_the_body_discards_its_value() {
-    let alive = Alive::default();
-    let (open, gate) = oneshot::channel();
-    let mut opened = task::spawn(Pool::open(async |pool: Pool| {
-        pool.spawn(std::future::pending::<()>());
-        pool.spawn(async move {
-            gate.await?;
-            Err("late".into())
-        });
-        Ok(alive.one())
-    }));
-    assert!(opened.poll().is_pending());
-    assert_eq!(alive.count(), 1);
-    open.send(()).unwrap();
-    let error = opened.await.map(drop).unwrap_err();
-    assert_eq!((reasons(&error), alive.count()), (vec![String::from("late")], 0));
-}
-
-#[apply(current_thread)]
-async fn the_pool_ends_at_the_instant_of_the_failure() {
-    let start = Instant::now();
-    let error = Pool::open(async |pool: Pool| {
-        pool.spawn(sleep(Duration::from_secs(3_600)));
-        pool.spawn(async {
-            sleep(Duration::from_millis(10)).await;
-            Err("at 10 ms".into())
-        });
-        sleep(Duration::from_secs(3_600)).await;
-        Ok(())
-    });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["at 10 ms"]);
-    assert_eq!(start.elapsed().as_millis(), 10);
-}
-
-#[apply(both)]
-async fn a_body_that_waits_for_a_message_is_interrupted() {
-    let error = Pool::open(async |pool: Pool| {
-        let (sender, receiver) = oneshot::channel::<()>();
-        pool.spawn(async move {
-            std::future::pending::<()>().await;
-            drop(sender);
-        });
-        pool.spawn(async { Err("elsewhere".into()) });
-        receiver.await?;
-        unreachable!("nobody sends");
-    });
-    assert_eq!(reasons(&error.await.map(drop::<()>).unwrap_err()), ["elsewhere"]);
 }
 
 #[apply(both)]
@@ -560,44 +471,6 @@ async fn a_failure_that_the_body_passes_on_in_its_grace_is_reported_once() {
 
 // ===== the body fails =====
 
-#[apply(both)]
-async fn an_error_of_the_body_aborts_the_tasks_and_is_the_only_failure() {
-    for yields in [0, 1, 5] {
-        let alive = Alive::default();
-        let error = Pool::open(async |pool: Pool| {
-            for _ in 0..2 {
-                let one = alive.one();
-                pool.spawn(async move {
-                    let _one = one;
-                    busy().await;
-                });
-            }
-            for _ in 0..yields {
-                yield_now().await;
-            }
-            Err::<(), _>("body".into())
-        });
-        let error = error.await.unwrap_err();
-        assert_eq!((reasons(&error), alive.count()), (vec![String::from("body")], 0));
-        assert!(only(&error).task().is_body());
-    }
-}
-
-#[apply(current_thread)]
-async fn an_error_of_the_body_ends_tasks_that_were_never_polled() {
-    let alive = Alive::default();
-    let error = Pool::open(async |pool: Pool| {
-        let one = alive.one();
-        pool.spawn(async move {
-            let _one = one;
-            unreachable!("the pool closes before its first poll");
-        });
-        Err::<(), _>("body".into())
-    });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["body"]);
-    assert_eq!(alive.count(), 0);
-}
-
 #[test]
 fn a_body_that_returns_early_with_handles_leaves_nothing_behind() {
     async fn work(alive: &Alive) -> Result<i32, PoolError> {
@@ -655,7 +528,7 @@ async fn the_error_of_the_body_comes_before_what_fails_in_the_abort() {
     let error = Pool::open(async |pool: Pool| {
         let (started, wait) = oneshot::channel();
         pool.spawn(async move {
-            let _panics = panics_when_dropped("cleanup");
+            let _panics = bomb("cleanup");
             started.send(()).unwrap();
             std::future::pending::<()>().await;
         });
@@ -668,7 +541,7 @@ async fn the_error_of_the_body_comes_before_what_fails_in_the_abort() {
 #[apply(both)]
 async fn a_destructor_of_the_body_that_panics_comes_after_the_failure_that_cut_it_short() {
     let error = Pool::open(async |pool: Pool| {
-        let _panics = panics_when_dropped("body's destructor");
+        let _panics = bomb("body's destructor");
         pool.spawn(async { Err("task".into()) });
         std::future::pending::<Result<(), _>>().await
     });
@@ -681,12 +554,10 @@ async fn a_destructor_of_the_body_that_panics_comes_after_the_failure_that_cut_i
 async fn errors_of_the_body_and_of_a_task_are_both_reported() {
     // The task is blocking, so that it cannot be aborted, and fails once the body has failed.
     let error = Pool::open(async |pool: Pool| {
-        let ((started, wait), closing) = (oneshot::channel(), pool.clone());
+        let (started, wait) = oneshot::channel();
         pool.spawn_blocking(move || {
             started.send(()).unwrap();
-            while !closing.is_closed() {
-                std::thread::yield_now();
-            }
+            block_until_closed();
             Err("task".into())
         });
         wait.await?;
@@ -889,7 +760,7 @@ async fn the_failure_of_a_nested_pool_that_is_dealt_with_does_not_reach_the_oute
 async fn what_fails_after_its_owner_was_dropped_is_a_cleanup_failure() {
     let error = Pool::open(async |_: Pool| {
         let mut inner = task::spawn(Pool::open(async |inner: Pool| {
-            let panics = panics_when_dropped("orphan");
+            let panics = bomb("orphan");
             inner.build_task().name("leaf").spawn(async move {
                 let _panics = panics;
                 std::future::pending::<()>().await;
@@ -1022,7 +893,7 @@ async fn a_body_was_spawned_where_its_pool_was_opened() {
         let error = error.unwrap_err();
         let info = only(&error).task();
         assert_eq!((info.spawned_at().file(), info.spawned_at().line()), (file!(), line));
-        assert!(info.is_body() && info.name().is_none());
+        assert!(info.is_body() && info.name().is_none(), "it is not told as the body: {info:?}");
         assert_eq!(info.to_string(), "body");
     }
 }
@@ -1055,8 +926,8 @@ async fn a_name_is_kept_by_every_way_of_spawning() {
         }
         let error = pool.run().await.unwrap_err();
         let info: TaskInfo = only(&error).task().clone();
-        assert_eq!(info.name(), Some(format!("way {way}").as_str()));
-        assert_eq!(info.to_string(), format!("task \"way {way}\" ({})", info.spawned_at()));
+        assert_eq!(info.name(), Some(format!("way {way}").as_str()), "way {way}");
+        assert_eq!(info.to_string(), format!("task \"way {way}\" ({})", info.spawned_at()), "way {way}");
     }
 }
 
@@ -1197,7 +1068,7 @@ async fn a_single_failure_that_is_a_nested_pool_reads_indented() {
 async fn failures_and_cleanup_failures_are_both_read() {
     let error = Pool::open(async |_: Pool| {
         let mut inner = task::spawn(Pool::open(async |inner: Pool| {
-            let panics = panics_when_dropped("orphan");
+            let panics = bomb("orphan");
             inner.spawn(async move {
                 let _panics = panics;
                 std::future::pending::<()>().await;
@@ -1261,7 +1132,9 @@ fn an_exit_error_reads_as_one_failure_or_both() {
 
 #[apply(both)]
 async fn debug_of_what_runs_shows_how_it_stands() {
-    let builder = Pool::<BoxError>::builder().name("web");
+    let builder = Pool::<BoxError>::builder();
+    assert!(format!("{builder:?}").starts_with("PoolBuilder { name: None, "), "{builder:?}");
+    let builder = builder.name("web");
     assert_eq!(
         format!("{builder:?}"),
         r#"PoolBuilder { name: Some("web"), grace: None, keep_open: false, limit: None, abandon_after: None, has_on_failure: false }"#
@@ -1271,6 +1144,7 @@ async fn debug_of_what_runs_shows_how_it_stands() {
     assert_eq!(format!("{builder:?}"), expected);
     let pool = builder.build();
     assert_eq!(format!("{pool:?}"), r#"Pool { name: Some("web"), state: planned, len: 0 }"#);
+    assert_eq!(format!("{:?}", pool.build_task()), "TaskBuilder { name: None, depth: 0, daemon: false }");
     let task = pool.build_task().name("task").depth(2).daemon();
     assert_eq!(format!("{task:?}"), r#"TaskBuilder { name: Some("task"), depth: 2, daemon: true }"#);
     let handle = pool.spawn_with_handle(async { Ok(()) });
@@ -1457,44 +1331,11 @@ async fn a_payload_can_go_on_as_a_panic() {
 // ===== the reason of a cancellation =====
 
 #[apply(both)]
-async fn the_first_reason_stays() {
-    let error = Pool::open(async |pool: Pool| {
-        pool.cancel_with("first");
-        pool.cancel_with(String::from("second"));
-        pool.cancel();
-        std::future::pending::<Result<(), _>>().await
-    });
-    assert_eq!(error.await.unwrap_err().cancel_reason(), Some("first"));
-}
-
-#[apply(both)]
-async fn a_reason_given_after_a_failure_is_not_what_closed_the_pool() {
-    let log = Log::default();
-    let error = Pool::open(async |pool: Pool| {
-        let (closing, log, (begun, wait)) = (pool.clone(), log.clone(), oneshot::channel());
-        pool.spawn_blocking(move || {
-            begun.send(()).unwrap();
-            while !closing.is_closed() {
-                std::thread::yield_now();
-            }
-            closing.cancel_with("too late");
-            log.push("given");
-        });
-        wait.await?;
-        pool.spawn(async { Err("broken".into()) });
-        Ok(())
-    });
-    let error = error.await.unwrap_err();
-    assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("broken")], None));
-    assert_eq!(log.events(), ["given"]);
-}
-
-#[apply(both)]
 async fn a_failure_after_a_cancellation_leaves_its_reason() {
     let error = Pool::open(async |pool: Pool| {
         let (started, wait) = oneshot::channel();
         pool.spawn(async move {
-            let _panics = panics_when_dropped("cleanup");
+            let _panics = bomb("cleanup");
             started.send(()).unwrap();
             std::future::pending::<()>().await;
         });
@@ -1553,7 +1394,7 @@ async fn that_a_task_has_stopped_is_no_failure_of_a_pool_that_is_cancelled() {
 async fn what_is_left_of_a_nested_pool_is_told_also_by_a_body_that_is_cancelled() {
     let error = asked_to_stop(async || {
         let opened: Result<(), PoolError> = Pool::open(async |_: Pool| {
-            drop(shield(async { panic_quietly("cleanup") }));
+            drop(shield(async { quiet_panic("cleanup") as () }));
             Ok(())
         })
         .await;
@@ -1565,8 +1406,4 @@ async fn what_is_left_of_a_nested_pool_is_told_also_by_a_body_that_is_cancelled(
     let error = error.await;
     assert_eq!(error.failures().len(), 1);
     assert_eq!(error_in(only(&error)).downcast_ref::<PoolError>().unwrap().cleanup_failures().len(), 1);
-}
-
-fn panic_quietly(message: &'static str) {
-    quiet_panic(message)
 }

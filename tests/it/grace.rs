@@ -1,6 +1,6 @@
 //! What tasks and bodies have between the request to stop and the abort: each cause of a closing, with a grace and without.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,8 +13,9 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, Clock, GRACE, Log, OnDrop, Outcome, WITNESSES, Witness, asked, both, current_thread, failures, multi_thread,
-    panic_of, poll_once, quiet_panic, secs, stays_pending, with_and_without_grace, with_grace,
+    Alive, Clock, GRACE, Log, OnDrop, Outcome, WITNESSES, Witness, asked, both, cancelled_once, current_thread,
+    failures, multi_thread, panic_of, poll_once, quiet_panic, secs, stays_pending, with_and_without_grace, with_grace,
+    with_stubborn_task,
 };
 
 // ===== each row of the table =====
@@ -72,10 +73,7 @@ async fn daemons_have_the_grace_when_the_body_has_returned_and_no_task_is_left()
 async fn an_error_of_a_task_asks_the_others_and_the_body() {
     with_and_without_grace(async |w: Witness| {
         let outcome: Outcome<_> = w
-            .builder()
             .open(async |pool| {
-                w.enter(&pool);
-                w.begun().await;
                 pool.spawn(async { Err("task".into()) });
                 w.body().await
             })
@@ -93,10 +91,7 @@ async fn an_error_of_a_task_asks_the_others_and_the_body() {
 async fn a_panic_of_a_task_asks_the_others_and_the_body() {
     with_and_without_grace(async |w: Witness| {
         let outcome: Outcome<_> = w
-            .builder()
             .open(async |pool| {
-                w.enter(&pool);
-                w.begun().await;
                 pool.spawn(async { quiet_panic("task") });
                 w.body().await
             })
@@ -113,14 +108,7 @@ async fn a_panic_of_a_task_asks_the_others_and_the_body() {
 #[apply(both)]
 async fn an_error_of_the_body_asks_the_tasks() {
     with_and_without_grace(async |w: Witness| {
-        let outcome: Outcome = w
-            .builder()
-            .open(async |pool| {
-                w.enter(&pool);
-                w.begun().await;
-                Err("body".into())
-            })
-            .await;
+        let outcome: Outcome = w.open(async |_| Err("body".into())).await;
         let error = outcome.unwrap_err();
         assert_eq!(failures(error.failures()), ["error: body"]);
         assert!(error.failures()[0].task().is_body());
@@ -132,12 +120,7 @@ async fn an_error_of_the_body_asks_the_tasks() {
 #[apply(both)]
 async fn a_panic_of_the_body_asks_the_tasks_and_is_resumed_when_they_have_ended() {
     with_and_without_grace(async |w: Witness| {
-        let panic = panic_of(w.builder().open(async |pool| -> Result<(), BoxError> {
-            w.enter(&pool);
-            w.begun().await;
-            quiet_panic("body")
-        }))
-        .await;
+        let panic = panic_of(w.open(async |_| -> Result<(), BoxError> { quiet_panic("body") })).await;
         assert_eq!(panic, "body");
         w.check();
     })
@@ -148,10 +131,7 @@ async fn a_panic_of_the_body_asks_the_tasks_and_is_resumed_when_they_have_ended(
 async fn cancelling_asks_the_tasks_and_keeps_the_value_of_a_body_that_had_returned() {
     with_and_without_grace(async |w: Witness| {
         let outcome: Outcome<_> = w
-            .builder()
             .open(async |pool| {
-                w.enter(&pool);
-                w.begun().await;
                 pool.clone().spawn(async move {
                     yield_now().await;
                     pool.cancel();
@@ -169,10 +149,7 @@ async fn cancelling_asks_the_tasks_and_keeps_the_value_of_a_body_that_had_return
 async fn cancelling_asks_a_body_that_can_still_return_its_value_in_the_grace() {
     with_and_without_grace(async |w: Witness| {
         let outcome: Outcome<_> = w
-            .builder()
             .open(async |pool| {
-                w.enter(&pool);
-                w.begun().await;
                 pool.clone().spawn(async move { pool.cancel_with("deployment") });
                 w.body().await
             })
@@ -194,10 +171,7 @@ async fn cancelling_asks_a_body_that_can_still_return_its_value_in_the_grace() {
 async fn a_body_that_cancels_its_own_pool_goes_on_in_the_grace() {
     with_and_without_grace(async |w: Witness| {
         let outcome: Outcome<_> = w
-            .builder()
             .open(async |pool| {
-                w.enter(&pool);
-                w.begun().await;
                 pool.cancel();
                 w.body().await
             })
@@ -264,9 +238,7 @@ async fn a_body_that_panics_in_the_grace_is_resumed_when_the_tasks_have_ended() 
         if !w.has_grace() {
             return;
         }
-        let panic = panic_of(w.builder().open(async |pool| -> Result<(), BoxError> {
-            w.enter(&pool);
-            w.begun().await;
+        let panic = panic_of(w.open(async |pool| -> Result<(), BoxError> {
             pool.cancel();
             asked().await;
             quiet_panic("body")
@@ -283,11 +255,7 @@ async fn a_planned_pool_that_is_cancelled_returns_ok_when_its_tasks_have_ended()
     with_and_without_grace(async |w: Witness| {
         let pool = w.builder().build();
         w.enter(&pool);
-        let mut run = pin!(pool.clone().run());
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        w.begun().await;
-        pool.cancel();
-        run.await.unwrap();
+        cancelled_once(&pool, w.begun()).await.unwrap();
         w.check();
     })
     .await;
@@ -299,7 +267,7 @@ async fn a_pool_that_is_cancelled_before_it_runs_has_nothing_to_wait_for() {
         let pool = w.builder().build();
         w.enter(&pool);
         pool.cancel();
-        assert_eq!(w.alive.count(), 0);
+        assert_eq!((w.alive.count(), pool.len(), pool.is_closed()), (0, 0, true));
         assert!(pool.try_spawn(async {}).is_err());
         pool.run().await.unwrap();
         assert_eq!(w.log.events().len(), 0);
@@ -310,19 +278,13 @@ async fn a_pool_that_is_cancelled_before_it_runs_has_nothing_to_wait_for() {
 #[apply(both)]
 async fn a_pool_whose_enclosing_task_is_asked_to_stop_asks_its_own_tasks() {
     with_and_without_grace(async |w: Witness| {
-        let outer = w.builder().build();
-        let inner = w.builder().build();
+        let (outer, inner, log) = (w.builder().build(), w.builder().build(), w.log.clone());
         w.enter(&inner);
-        let (inner, kept) = (Some(inner), w.log.clone());
         outer.spawn(async move {
-            let ended = inner.unwrap().run().await;
-            kept.push(format!("inner returned {}", ended.is_ok()));
+            let ended = inner.run().await;
+            log.push(format!("inner returned {}", ended.is_ok()));
         });
-        let mut run = pin!(outer.clone().run());
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        w.begun().await;
-        outer.cancel();
-        run.await.unwrap();
+        cancelled_once(&outer, w.begun()).await.unwrap();
         w.check();
         assert_eq!(w.count("inner returned true"), usize::from(w.has_grace()));
     })
@@ -451,16 +413,14 @@ async fn a_grace_that_is_shorter_than_a_tick_is_over_all_the_same() {
     let begin = Instant::now();
     let pool = with_grace(Duration::from_nanos(1)).build();
     pool.spawn(pending::<()>());
-    pool.cancel_on(std::future::ready(()));
+    pool.cancel_on(ready(()));
     pool.run().await.unwrap();
     assert!(begin.elapsed() <= Duration::from_millis(2), "{:?}", begin.elapsed());
 }
 
 #[apply(current_thread)]
 async fn the_time_before_the_request_is_not_part_of_the_grace() {
-    let clock = Clock::start();
-    let pool = with_grace(GRACE).build();
-    pool.spawn(clock.stubborn("gone"));
+    let (pool, clock) = with_stubborn_task(GRACE);
     pool.cancel_on(sleep(secs(100)));
     pool.run().await.unwrap();
     assert_eq!(clock.events(), ["100: asked", "110: gone"]);
@@ -544,10 +504,7 @@ async fn tasks_spawned_during_the_grace_have_been_asked_already() {
 async fn tasks_that_were_never_polled_before_the_request_still_run_in_the_grace() {
     let pool = with_grace(GRACE).build();
     let value = pool.spawn_with_handle(async { Ok(cancellation_token().is_cancelled()) });
-    let mut run = pin!(pool.clone().run());
-    assert!(poll_once(run.as_mut()).await.is_pending());
-    pool.cancel();
-    run.await.unwrap();
+    cancelled_once(&pool, ready(())).await.unwrap();
     assert_eq!(value.await, Ok(true));
 }
 
@@ -607,17 +564,6 @@ async fn handles_of_what_is_refused_or_cut_off_by_the_end_of_the_grace_say_so() 
     assert_eq!((cut_off.await, refused.await), (Err(TaskStopped::Cancelled), Err(TaskStopped::Cancelled)));
 }
 
-#[apply(both)]
-async fn a_closed_pool_without_grace_refuses_spawns_at_once() {
-    let outcome: Outcome = Pool::open(async |pool| {
-        pool.cancel();
-        assert!(pool.try_spawn(async {}).is_err());
-        pending().await
-    })
-    .await;
-    assert!(outcome.unwrap_err().is_cancelled());
-}
-
 #[apply(current_thread)]
 async fn tasks_that_wait_for_a_slot_get_it_during_the_grace_and_are_dropped_by_the_abort() {
     let (clock, alive) = (Clock::start(), Alive::default());
@@ -630,7 +576,7 @@ async fn tasks_that_wait_for_a_slot_get_it_during_the_grace_and_are_dropped_by_t
             sleep(secs(6)).await;
         });
     }
-    pool.cancel_on(std::future::ready(()));
+    pool.cancel_on(ready(()));
     pool.run().await.unwrap();
     clock.say("returned");
     assert_eq!(clock.events(), ["0: first", "6: second", "10: returned"]);
@@ -664,7 +610,7 @@ async fn tasks_that_spawn_as_long_as_they_can_are_all_gone_in_the_end() {
             })
             .await;
         assert!(outcome.unwrap_err().is_cancelled());
-        assert_eq!(alive.count(), 0);
+        assert_eq!(alive.count(), 0, "tasks are left");
     }
 }
 

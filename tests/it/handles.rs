@@ -138,7 +138,7 @@ async fn a_handle_is_ready_once_its_task_has_been_dropped() {
                 Poll::Ready(Ok(()))
             });
             pool.spawn_with_handle(held).await?;
-            assert_eq!(alive.count(), 0);
+            assert_eq!(alive.count(), 0, "a value is there although its task is still held");
             let cancelled = waiting(&pool, &alive).await;
             cancelled.cancel();
             assert_eq!((cancelled.await, alive.count()), (Err(TaskStopped::Cancelled), 0));

@@ -212,7 +212,7 @@ async fn a_waker_of_a_token_that_panics_keeps_the_pool_from_no_step() {
         });
         let told = opened.await.unwrap_err().to_string();
         assert!(told.contains("panicked: in a waker"), "{told}");
-        assert_eq!(alive.count(), 0);
+        assert_eq!(alive.count(), 0, "something is left; dropped: {is_dropped}");
     }
 }
 
@@ -320,7 +320,7 @@ async fn a_destructor_in_a_function_that_is_dropped_may_use_the_pool() {
                 }),
             };
             for _ in 0..5 {
-                assert!(poll_once(waiting.as_mut()).await.is_pending());
+                assert!(poll_once(waiting.as_mut()).await.is_pending(), "{which} ended before it was dropped");
                 yield_now().await;
             }
             drop(waiting);
@@ -557,7 +557,7 @@ async fn the_source_the_function_and_the_name_of_a_map_may_use_the_pool() {
                 meddle_in(1);
                 ready(Ok::<_, BoxError>(n))
             });
-            assert_eq!(mapped.name(name).collect().await.unwrap(), [0, 1, 2, 3]);
+            assert_eq!(mapped.name(name).collect().await.unwrap(), [0, 1, 2, 3], "who meddles: {which}");
             Ok(())
         });
         // The pool is cancelled, which the body notices only where it waits.
@@ -597,14 +597,17 @@ async fn the_source_and_the_function_of_a_map_may_panic_as_they_are_dropped() {
                 if ends {
                     while mapped.next().await.is_some() {}
                 } else {
-                    assert!(poll_once(pin!(mapped.next())).await.is_pending());
+                    assert!(
+                        poll_once(pin!(mapped.next())).await.is_pending(),
+                        "it has a result too early; who panics: {which}"
+                    );
                 }
                 let text = panic_text(|| drop(mapped));
-                assert_eq!(text, "dropped");
+                assert_eq!(text, "dropped", "who panics: {which}, ends: {ends}");
                 Ok(())
             });
-            assert_eq!(all_failures(opened.await), [""; 0]);
-            assert_eq!(alive.count(), 0);
+            assert_eq!(all_failures(opened.await), [""; 0], "who panics: {which}, ends: {ends}");
+            assert_eq!(alive.count(), 0, "something is left; who panics: {which}, ends: {ends}");
         }
     }
 }

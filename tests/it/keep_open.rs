@@ -5,11 +5,9 @@ use std::future::pending;
 use aiodrive::{BoxError, OnFailure, Pool};
 use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, LONG, Log, Slot, both, busy, current_thread, failed, fails, failures, kept_open, running, secs,
-    stays_pending, until,
+    Alive, LONG, Log, Slot, both, busy, failed, fails, failures, kept_open, running, stays_pending, until,
 };
 
 #[apply(both)]
@@ -54,14 +52,6 @@ async fn a_later_failure_closes_a_pool_that_is_kept_open_and_idle() {
     stays_pending(run.as_mut()).await;
     pool.spawn(fails("broken"));
     assert_eq!(failures(run.await.unwrap_err().failures()), ["error: broken"]);
-}
-
-#[apply(current_thread)]
-async fn cancel_on_closes_a_pool_that_is_kept_open() {
-    let (pool, begin) = (kept_open(), Instant::now());
-    pool.cancel_on(sleep(secs(60)));
-    pool.run().await.unwrap();
-    assert_eq!(begin.elapsed(), secs(60));
 }
 
 #[apply(both)]

@@ -73,7 +73,7 @@ fn a_change_wakes_all_who_wait_for_it() {
         }
         latch.set_to(state);
         for waiter in &mut waiters {
-            assert!(waiter.is_woken());
+            assert!(waiter.is_woken(), "a waiter sleeps on; state: {state}");
             assert_ready!(waiter.poll());
         }
     }
@@ -87,9 +87,9 @@ fn a_pulse_completes_who_waits_for_it() {
         assert_pending!(waiter.poll());
         latch.set_to(state);
         latch.set_to(!state);
-        assert!(waiter.is_woken());
+        assert!(waiter.is_woken(), "the pulse is missed; state: {state}");
         assert_ready!(waiter.poll());
-        assert_eq!(latch.is_set(), !state);
+        assert_eq!(latch.is_set(), !state, "state: {state}");
     }
 }
 
@@ -165,7 +165,10 @@ fn many_pulses_at_once_complete_all_waiters_of_both_directions() {
             latch.unset();
             latch.set();
         }
-        assert!(set.iter().take(2).chain(unset.iter().take(2)).all(|waiter| waiter.is_woken()));
+        assert!(
+            set.iter().take(2).chain(unset.iter().take(2)).all(|waiter| waiter.is_woken()),
+            "a waiter sleeps on after {pulses} pulses"
+        );
         for waiter in set.iter_mut().chain(&mut unset) {
             assert_ready!(waiter.poll());
         }
@@ -204,7 +207,7 @@ fn setting_what_is_set_wakes_nobody() {
         assert_pending!(other.poll());
         assert_pending!(change.poll());
         latch.set_to(state);
-        assert!(!other.is_woken() && !change.is_woken());
+        assert!(!other.is_woken() && !change.is_woken(), "no change wakes somebody; state: {state}");
     }
 }
 
@@ -215,7 +218,7 @@ fn wait_change_waits_for_the_next_change_and_says_what_it_is() {
         let mut change = task::spawn(latch.wait_change());
         assert_pending!(change.poll());
         latch.set_to(state);
-        assert!(change.is_woken());
+        assert!(change.is_woken(), "the change to {state} is missed");
         assert_ready_eq!(change.poll(), state);
     }
 }
@@ -269,18 +272,18 @@ fn a_waiter_that_is_dropped_is_forgotten_and_disturbs_nobody() {
         assert_pending!(first.poll());
         assert_pending!(dropped.poll());
         assert_pending!(last.poll());
-        assert!(format!("{latch:?}").contains("waiters: 3"));
+        assert!(format!("{latch:?}").contains("waiters: 3"), "{latch:?}");
         if woken {
             latch.set();
         }
         drop(dropped);
-        assert!(format!("{latch:?}").contains("waiters: 2"));
+        assert!(format!("{latch:?}").contains("waiters: 2"), "{latch:?}, woken: {woken}");
         latch.set();
-        assert!(first.is_woken() && last.is_woken());
+        assert!(first.is_woken() && last.is_woken(), "somebody else is disturbed; woken: {woken}");
         assert_ready!(first.poll());
         assert_ready!(last.poll());
         drop((first, last));
-        assert!(format!("{latch:?}").contains("waiters: 0"));
+        assert!(format!("{latch:?}").contains("waiters: 0"), "{latch:?}, woken: {woken}");
     }
 }
 
@@ -409,7 +412,7 @@ fn a_change_from_another_thread_is_never_missed() {
             let state = round % 2 == 0;
             let answer = back.wait_change();
             there.set_to(state);
-            assert_eq!(executor.block_on(answer), state);
+            assert_eq!(executor.block_on(answer), state, "round {round}");
         }
         answering.join().unwrap();
     });

@@ -54,7 +54,7 @@ impl Crowd {
     #[track_caller]
     fn respected(&self, limit: usize, tasks: usize) {
         let [inside, most, ever] = self.counts();
-        assert_eq!((inside, ever), (0, tasks));
+        assert_eq!((inside, ever), (0, tasks), "how many are still inside, and have ever been");
         assert!((1..=limit).contains(&most), "{most} at a time");
     }
 
@@ -81,7 +81,7 @@ async fn as_many_tasks_run_as_the_limit_allows_and_no_more() {
             });
         }
         pool.run().await.unwrap();
-        assert_eq!(crowd.counts(), [0, gathered, tasks]);
+        assert_eq!(crowd.counts(), [0, gathered, tasks], "{tasks} tasks, limit {limit}");
     }
 }
 
@@ -314,7 +314,11 @@ async fn tasks_that_wait_hold_the_pool_open_and_are_counted() {
     for left in (1..=5).rev() {
         for _ in 0..20 {
             assert!(poll_once(run.as_mut()).await.is_pending());
-            assert_eq!((watcher.len(), watcher.is_empty(), watcher.is_closed()), (left, false, false));
+            assert_eq!(
+                (watcher.len(), watcher.is_empty(), watcher.is_closed()),
+                (left, false, false),
+                "with {left} tasks left"
+            );
             yield_now().await;
         }
         release.add_permits(1);
@@ -343,11 +347,11 @@ async fn a_spawn_local_that_panics_takes_no_slot_and_is_no_failure() {
         let outcome: Outcome = builder
             .open(async |pool: Pool| {
                 for _ in 0..3 {
-                    assert!(!pool.is_closed());
+                    assert!(!pool.is_closed(), "the panic has closed the pool");
                     let text = panic_text(|| pool.spawn_local(async {}));
                     assert!(text.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{text}");
                 }
-                assert_eq!(pool.len(), 0);
+                assert_eq!(pool.len(), 0, "the panic has left a task behind");
                 let logged = log.clone();
                 pool.spawn(async move { logged.push("ran") });
                 Ok(())
@@ -435,7 +439,7 @@ async fn handles_of_tasks_that_wait_say_cancelled_when_the_pool_is() {
         .await;
     outcome.unwrap();
     for handle in handles {
-        assert!(handle.is_finished());
+        assert!(handle.is_finished(), "the handle of a task that waits is not finished");
         assert_eq!(handle.await, Err(TaskStopped::Cancelled));
     }
 }
@@ -795,7 +799,7 @@ async fn ready_returns_when_the_pool_closes() {
                 Ok(())
             })
             .await;
-        assert_eq!(outcome.is_ok(), cancelled);
+        assert_eq!(outcome.is_ok(), cancelled, "cancelled: {cancelled}");
     }
 }
 
@@ -940,13 +944,13 @@ async fn a_destructor_of_a_task_that_waits_may_panic_and_is_a_failure() {
         let pool: Pool = Pool::builder().limit(1).grace(grace).build();
         pool.spawn(pending::<()>());
         let bomb = OnDrop::new(|| {
-            assert!(Pool::<BoxError>::try_current().is_some());
+            assert!(Pool::<BoxError>::try_current().is_some(), "it is dropped outside of its pool");
             quiet_panic("in drop")
         });
         pool.build_task().name("waits").spawn(keep(bomb));
         pool.cancel_on(yield_now());
         let error = pool.run().await.unwrap_err();
-        assert_eq!(failures(error.failures()), ["panic: in drop"]);
+        assert_eq!(failures(error.failures()), ["panic: in drop"], "grace: {grace:?}");
         assert_eq!(error.first().unwrap().task().name(), Some("waits"));
     }
 }
@@ -970,7 +974,7 @@ async fn a_destructor_may_panic_of_a_task_that_its_handle_takes_out_of_the_queue
             let late = (!planned).then(|| spawn(&inside));
             for handle in late.into_iter().chain(early) {
                 handle.cancel();
-                assert_eq!(handle.await, Err(TaskStopped::Panicked));
+                assert_eq!(handle.await, Err(TaskStopped::Panicked), "planned: {planned}");
             }
             logged.push("not held up");
         });
@@ -1033,7 +1037,7 @@ fn a_runtime_that_shuts_down_drops_a_hundred_thousand_tasks_that_wait() {
                 }
                 alive.count()
             });
-            assert_eq!(left, 0);
+            assert_eq!(left, 0, "the runtime leaves tasks behind; owned by it: {owned}");
         }
     }
 }

@@ -50,9 +50,9 @@ macro_rules! rest {
 async fn results_come_in_the_order_of_the_items() {
     for limit in [1, 2, 3, 100, usize::MAX] {
         let mut mapped = map(limit, 0..50, after_a_while);
-        assert_eq!(all(rest!(mapped)), (0..50).collect::<Vec<_>>());
+        assert_eq!(all(rest!(mapped)), (0..50).collect::<Vec<_>>(), "limit {limit}");
         for _ in 0..3 {
-            assert!(mapped.next().await.is_none());
+            assert!(mapped.next().await.is_none(), "something comes after the end; limit {limit}");
         }
     }
 }
@@ -63,7 +63,7 @@ async fn without_an_order_every_item_comes_once() {
     for limit in [1, 2, 3, 100, usize::MAX] {
         let mut results = all(rest!(map(limit, 0..50, after_a_while).unordered()));
         results.sort();
-        assert_eq!(results, (0..50).collect::<Vec<_>>());
+        assert_eq!(results, (0..50).collect::<Vec<_>>(), "limit {limit}");
     }
 }
 
@@ -133,8 +133,8 @@ async fn no_more_run_at_a_time_than_the_limit() {
     for limit in [1, 2, 7] {
         let running = Running::default();
         let results = map(limit, 0..100, |n| running.clone().run(n)).collect().await.unwrap();
-        assert_eq!(results.len(), 100);
-        assert!(running.most() <= limit);
+        assert_eq!(results.len(), 100, "limit {limit}");
+        assert!(running.most() <= limit, "{} of {limit} at a time", running.most());
         assert!(limit == 1 || running.most() > 1, "{} of {limit}", running.most());
     }
 }
@@ -147,7 +147,7 @@ async fn an_endless_source_is_pulled_no_faster_than_results_are_taken() {
         let items = std::iter::repeat_with(|| pulled.fetch_add(1, Ordering::Relaxed));
         let mapped = map(5, items, same);
         let mut mapped = if ordered { mapped } else { mapped.unordered() };
-        assert_eq!(pulled.load(Ordering::Relaxed), 0);
+        assert_eq!(pulled.load(Ordering::Relaxed), 0, "pulled before the first call; ordered: {ordered}");
         for taken in 1..100 {
             mapped.next().await.unwrap().unwrap();
             for _ in 0..20 {
@@ -230,7 +230,7 @@ fn text(result: Result<usize, TaskError>) -> String {
 async fn a_failure_is_an_item_and_stops_nothing() {
     for limit in [1, 3, 100] {
         let texts: Vec<_> = rest!(map(limit, 0..6, odd_fails)).into_iter().map(text).collect();
-        assert_eq!(texts, ["0", "error: item 1", "2", "panic: a bug", "4", "error: item 5"]);
+        assert_eq!(texts, ["0", "error: item 1", "2", "panic: a bug", "4", "error: item 5"], "limit {limit}");
     }
 }
 
@@ -289,15 +289,18 @@ async fn a_panic_of_the_source_or_the_function_ends_it() {
             });
             let mut mapped = if ordered { mapped } else { mapped.unordered() };
             if ordered {
-                assert_eq!(mapped.next().await.unwrap().unwrap(), 0);
+                assert_eq!(mapped.next().await.unwrap().unwrap(), 0, "in the source: {in_source}");
             } else {
                 // Whichever of the two comes first.
                 drop(mapped.next().await.unwrap());
             }
             let text = panic_of(async { while mapped.next().await.is_some() {} }).await;
-            assert_eq!(text, if in_source { "in the source" } else { "in the function" });
+            assert_eq!(text, if in_source { "in the source" } else { "in the function" }, "ordered: {ordered}");
             for _ in 0..3 {
-                assert!(mapped.next().await.is_none());
+                assert!(
+                    mapped.next().await.is_none(),
+                    "something comes after the panic; in the source: {in_source}, ordered: {ordered}"
+                );
             }
             assert_eq!(alive.count(), 0, "`None` comes when nothing is left below");
             Ok(())
@@ -306,7 +309,7 @@ async fn a_panic_of_the_source_or_the_function_ends_it() {
         if ordered {
             // Unless it was aborted before it had begun.
             if let Err(error) = ended {
-                assert_eq!(failures(error.cleanup_failures()), ["error: lost?"]);
+                assert_eq!(failures(error.cleanup_failures()), ["error: lost?"], "in the source: {in_source}");
             }
         }
     }
@@ -333,10 +336,14 @@ fn outside_of_a_runtime_it_panics() {
 #[apply(both)]
 async fn collect_gives_all_values_in_order() {
     for limit in [1, 3, usize::MAX] {
-        assert_eq!(map(limit, 0..50, after_a_while).collect().await.unwrap(), (0..50).collect::<Vec<_>>());
+        assert_eq!(
+            map(limit, 0..50, after_a_while).collect().await.unwrap(),
+            (0..50).collect::<Vec<_>>(),
+            "limit {limit}"
+        );
         let mut unordered = map(limit, 0..50, after_a_while).unordered().collect().await.unwrap();
         unordered.sort();
-        assert_eq!(unordered, (0..50).collect::<Vec<_>>());
+        assert_eq!(unordered, (0..50).collect::<Vec<_>>(), "limit {limit}");
     }
     let mut mapped = map(3, 0..10, after_a_while);
     assert_eq!(mapped.next().await.unwrap().unwrap(), 0);
@@ -456,7 +463,7 @@ async fn a_consumer_may_stop_at_each_position() {
                 Ok(())
             });
             opened.await.unwrap();
-            assert_eq!(alive.count(), 0);
+            assert_eq!(alive.count(), 0, "a task is left at position {position}; ordered: {ordered}");
         }
     }
 }
@@ -475,7 +482,7 @@ async fn next_is_cancel_safe() {
             }
         }
         results.sort_by_key(|n| if ordered { 0 } else { *n });
-        assert_eq!(results, (0..100).collect::<Vec<_>>());
+        assert_eq!(results, (0..100).collect::<Vec<_>>(), "ordered: {ordered}");
     }
 }
 
@@ -549,7 +556,7 @@ async fn failures_that_nobody_took_go_to_the_pool() {
         let mut texts = failures(error.cleanup_failures());
         texts.append(&mut taken_by_test.lock().unwrap());
         texts.sort();
-        assert_eq!(texts, ["error: item 1", "error: item 2"]);
+        assert_eq!(texts, ["error: item 1", "error: item 2"], "ordered: {ordered}");
     }
 }
 
@@ -738,15 +745,15 @@ mod streams {
                 for n in 0..5 {
                     stays_pending(pin!(mapped.next())).await;
                     sender.send(n).unwrap();
-                    assert_eq!(mapped.next().await.unwrap().unwrap(), n);
+                    assert_eq!(mapped.next().await.unwrap().unwrap(), n, "ordered: {ordered}");
                 }
                 let ended = tokio::spawn(async move { mapped.next().await.is_none() && mapped.next().await.is_none() });
                 for _ in 0..100 {
                     yield_now().await;
                 }
-                assert!(!ended.is_finished());
+                assert!(!ended.is_finished(), "it has ended before its source; ordered: {ordered}");
                 drop(sender);
-                assert!(ended.await.unwrap());
+                assert!(ended.await.unwrap(), "something comes after the end; ordered: {ordered}");
             }
         });
     }
@@ -761,7 +768,7 @@ mod streams {
             let mut mapped = map_stream(3, items, same);
             for taken in 1..20 {
                 mapped.next().await.unwrap().unwrap();
-                assert!(polled.load(Ordering::Relaxed) <= taken + 3);
+                assert!(polled.load(Ordering::Relaxed) <= taken + 3, "polled ahead of {taken} results");
             }
         });
     }

@@ -175,17 +175,6 @@ async fn finished() -> Pool {
 }
 
 #[apply(both)]
-async fn spawn_on_a_closed_pool_drops_the_future_unpolled() {
-    let (pool, alive, polled) = (finished().await, Alive::default(), Arc::new(AtomicBool::new(false)));
-    let (one, flag) = (alive.one(), Arc::clone(&polled));
-    pool.spawn(async move {
-        let _one = one;
-        flag.store(true, Ordering::SeqCst);
-    });
-    assert_eq!((alive.count(), polled.load(Ordering::SeqCst), pool.len()), (0, false, 0));
-}
-
-#[apply(both)]
 async fn try_spawn_on_a_closed_pool_gives_the_future_back() {
     let pool = finished().await;
     let polled = Arc::new(AtomicBool::new(false));
@@ -197,31 +186,6 @@ async fn try_spawn_on_a_closed_pool_gives_the_future_back() {
     assert!(polled.load(Ordering::SeqCst));
     let named = pool.build_task().name("late").try_spawn(async {}).unwrap_err();
     named.into_inner().await;
-}
-
-#[apply(both)]
-async fn the_handle_of_a_refused_task_says_cancelled() {
-    let (pool, alive) = (finished().await, Alive::default());
-    let one = alive.one();
-    let refused = pool.spawn_with_handle(async move {
-        drop(one);
-        Ok(1)
-    });
-    assert_eq!(alive.count(), 0);
-    assert!(refused.is_finished() && refused.id().is_none());
-    refused.cancel();
-    assert_eq!(refused.await, Err(TaskStopped::Cancelled));
-}
-
-#[apply(both)]
-async fn a_blocking_task_on_a_closed_pool_is_dropped_uncalled() {
-    let (pool, alive, called) = (finished().await, Alive::default(), Arc::new(AtomicBool::new(false)));
-    let (one, flag) = (alive.one(), Arc::clone(&called));
-    pool.spawn_blocking(move || {
-        let _one = one;
-        flag.store(true, Ordering::SeqCst);
-    });
-    assert_eq!((alive.count(), called.load(Ordering::SeqCst)), (0, false));
 }
 
 /// Spawns in every way into a pool that is closed, and finds that each is refused, unpolled.
@@ -249,14 +213,17 @@ fn every_spawn_is_refused(pool: &Pool) {
     pool.build_task().depth(1).try_spawn(task()).map_err(drop).unwrap_err();
     pool.build_task().name("late").spawn_blocking(closure());
     pool.cancel_on(task());
-    assert_eq!(alive.count(), 0);
+    assert_eq!(alive.count(), 0, "what was refused is kept");
 
     let one = alive.one();
     let handle = pool.spawn_with_handle(async move {
         drop(one);
         Ok(1)
     });
-    assert!(alive.count() == 0 && handle.is_finished() && handle.id().is_none());
+    assert!(
+        alive.count() == 0 && handle.is_finished() && handle.id().is_none(),
+        "the handle of a refused task is not at its end: {handle:?}"
+    );
     handle.cancel();
     assert_ready_eq!(tokio_test::task::spawn(handle).poll(), Err(TaskStopped::Cancelled));
 
@@ -265,13 +232,18 @@ fn every_spawn_is_refused(pool: &Pool) {
         started.ready(1);
         drop(one);
     });
-    assert_eq!(alive.count(), 0);
+    assert_eq!(alive.count(), 0, "a start that was refused is kept");
     assert_ready_eq!(tokio_test::task::spawn(start).poll(), Err(TaskStopped::Cancelled));
 
     assert_ready!(tokio_test::task::spawn(pool.cancelled()).poll());
     assert_ready!(tokio_test::task::spawn(pool.ready()).poll());
     pool.cancel();
     assert!(pool.is_closed() && pool.is_empty() && Pool::<BoxError>::try_current().is_none());
+}
+
+#[apply(both)]
+async fn a_closed_pool_refuses_tasks() {
+    every_spawn_is_refused(&finished().await);
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use aiodrive::{BoxError, LatchEvent, Pool, TaskStopped, cancellation_token, race, shield, timeout, try_all, wait_all};
+use aiodrive::{
+    BoxError, LatchEvent, Pool, PoolBuilder, TaskStopped, cancellation_token, race, shield, timeout, try_all, wait_all,
+};
 use macro_rules_attribute::apply;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -12,8 +14,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, Clock, GRACE, Log, Outcome, Witness, asked, both, current_thread, failures, multi_thread, poll_once, secs,
-    stays_pending, until, with_and_without_grace, with_grace,
+    Alive, Clock, GRACE, Log, Outcome, Witness, asked, both, cancelled_once, current_thread, failures, multi_thread,
+    nested, poll_once, secs, stays_pending, until, with_and_without_grace, with_grace,
 };
 
 /// Opens a pool in a blocking closure of a pool, and checks that it hears of the end of that, and how. What is asked on
@@ -51,7 +53,23 @@ async fn a_pool_in_a_blocking_closure_hears(outer: Pool, expected: &[&str]) {
     outer.cancel();
     let heard = ends_by_itself(run.as_mut(), &inner).await;
     assert!(heard, "it hangs until somebody else cancels it");
-    assert_eq!(log.events(), expected);
+    assert_eq!(log.events(), expected, "what was heard in the closure");
+}
+
+/// What happens in which second, when a pool is cancelled that has another one in one of its tasks: with `asked` and
+/// `inner gone`, the task of the inner pool says what becomes of it, which hears of its end and does not heed that.
+async fn cancelled_after_a_second(outer: PoolBuilder, inner: PoolBuilder) -> Vec<String> {
+    let (clock, outer, inner) = (Clock::start(), outer.build(), inner.build());
+    inner.spawn(clock.stubborn("inner gone"));
+    let said = clock.clone();
+    outer.spawn(async move {
+        let _gone = said.on_drop("owner gone");
+        inner.run().await.unwrap();
+    });
+    outer.cancel_on(sleep(secs(1)));
+    outer.run().await.unwrap();
+    clock.say("returned");
+    clock.events()
 }
 
 /// Whether the run of a pool ends without one below it being cancelled.
@@ -110,18 +128,11 @@ async fn nested_pools_close_themselves_three_levels_down_each_with_its_own_grace
 #[apply(both)]
 async fn nested_pools_hear_the_request_at_every_level() {
     with_and_without_grace(async |w: Witness| {
-        let pools = [w.builder().build(), w.builder().build(), w.builder().build()];
-        let [outer, middle, inner] = pools.clone();
-        w.enter(&inner);
-        middle.spawn(async move { inner.run().await.map_err(BoxError::from) });
-        outer.spawn(async move { middle.run().await.map_err(BoxError::from) });
-        let mut run = pin!(outer.run());
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        w.begun().await;
-        pools[0].cancel();
-        run.await.unwrap();
+        let pools = nested([w.builder(), w.builder(), w.builder()]);
+        w.enter(&pools[2]);
+        cancelled_once(&pools[0], w.begun()).await.unwrap();
         w.check();
-        assert!(pools.iter().all(Pool::is_closed));
+        assert_eq!(pools.each_ref().map(Pool::is_closed), [true; 3]);
     })
     .await;
 }
@@ -136,11 +147,7 @@ async fn a_nested_pool_inside_a_function_hears_the_request() {
             let (_, ended) = race([async move { timeout(Duration::MAX, inner.run()).await }]).await;
             ended.unwrap().unwrap();
         });
-        let mut run = pin!(outer.clone().run());
-        assert!(poll_once(run.as_mut()).await.is_pending());
-        w.begun().await;
-        outer.cancel();
-        run.await.unwrap();
+        cancelled_once(&outer, w.begun()).await.unwrap();
         w.check();
     })
     .await;
@@ -148,36 +155,17 @@ async fn a_nested_pool_inside_a_function_hears_the_request() {
 
 #[apply(current_thread)]
 async fn a_nested_grace_that_is_longer_ends_with_the_enclosing_one() {
-    let clock = Clock::start();
-    let outer = with_grace(secs(10)).build();
-    let inner = with_grace(secs(100)).build();
-    inner.spawn(clock.stubborn("inner gone"));
-    let said = clock.clone();
-    outer.spawn(async move {
-        let _cut_off = said.on_drop("owner gone");
-        inner.run().await.unwrap();
-    });
-    outer.cancel_on(sleep(secs(1)));
-    outer.run().await.unwrap();
-    clock.say("returned");
-    assert_eq!(clock.events(), ["1: asked", "11: owner gone", "11: inner gone", "11: returned"]);
+    let events = cancelled_after_a_second(with_grace(secs(10)), with_grace(secs(100))).await;
+    assert_eq!(events, ["1: asked", "11: owner gone", "11: inner gone", "11: returned"]);
 }
 
 #[apply(current_thread)]
 async fn a_nested_pool_has_no_grace_when_the_enclosing_one_has_none() {
-    let clock = Clock::start();
-    let outer: Pool = Pool::new();
-    let inner = with_grace(GRACE).build();
-    inner.spawn(clock.stubborn("inner gone"));
-    let said = clock.clone();
-    outer.spawn(async move {
-        let _cut_off = said.on_drop("owner gone");
-        inner.run().await.unwrap();
-    });
-    outer.cancel_on(sleep(secs(1)));
-    outer.run().await.unwrap();
-    clock.say("returned");
-    assert_eq!(clock.events(), ["1: owner gone", "1: inner gone", "1: returned"]);
+    for none in [None, Some(Duration::ZERO)] {
+        let outer = none.map_or_else(Pool::builder, with_grace);
+        let events = cancelled_after_a_second(outer, with_grace(GRACE)).await;
+        assert_eq!(events, ["1: owner gone", "1: inner gone", "1: returned"], "outer grace: {none:?}");
+    }
 }
 
 #[apply(current_thread)]
@@ -348,17 +336,16 @@ async fn a_user_who_cancels_the_token_closes_the_nested_pools_that_listen_to_it(
 #[apply(multi_thread)]
 async fn a_request_is_heard_by_a_nested_pool_whose_tasks_have_begun() {
     for round in 0..20 {
-        let (outer, inner) = (with_grace(Duration::MAX).build(), with_grace(Duration::MAX).build());
-        let (stop, below) = (outer.clone(), inner.clone());
+        let [outer, inner] = nested([with_grace(Duration::MAX), with_grace(Duration::MAX)]);
+        let stop = outer.clone();
         inner.spawn(async move {
             stop.cancel();
             asked().await;
         });
         // The more there are to be launched, the longer is the moment.
         (0..1000).for_each(|_| inner.spawn(async {}));
-        outer.spawn(async move { inner.run().await.map_err(BoxError::from) });
         let mut run = pin!(outer.run());
-        assert!(ends_by_itself(run.as_mut(), &below).await, "it hangs, in round {round}");
+        assert!(ends_by_itself(run.as_mut(), &inner).await, "it hangs, in round {round}");
     }
 }
 
@@ -386,11 +373,7 @@ async fn a_task_that_passes_on_that_its_pool_was_asked_is_cancelled_and_has_not_
             .await?;
         Ok(value)
     });
-    let mut run = pin!(pool.clone().run());
-    assert!(poll_once(run.as_mut()).await.is_pending());
-    until(|| begun.count() == 1).await;
-    pool.cancel();
-    run.await.unwrap();
+    cancelled_once(&pool, until(|| begun.count() == 1)).await.unwrap();
     assert_eq!(handle.await, Err(TaskStopped::Cancelled));
 }
 

@@ -13,12 +13,11 @@ use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 
 use crate::support::{
-    Alive, Log, OnDrop, both, busy, current_thread, multi_thread, on_both, on_current_thread, on_multi_thread,
-    panic_of, poll_once, poll_until, quiet_panic, stays_pending, until,
+    Alive, Log, OnDrop, Outcome, block_until_closed, both, busy, current_thread, multi_thread, on_both,
+    on_current_thread, on_multi_thread, panic_of, poll_once, poll_until, quiet_panic, stays_pending, until,
 };
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
-type Outcome<T = ()> = Result<T, PoolError>;
 type Leaf = fn(Alive) -> Job;
 
 // ===== trees of pools =====
@@ -288,7 +287,7 @@ async fn nothing_is_left_of_a_busy_leaf_in_a_thousand_rounds() {
         })
         .await;
         outcome.unwrap();
-        assert_eq!(alive.count(), 0);
+        assert_eq!(alive.count(), 0, "something is left");
     }
 }
 
@@ -307,7 +306,7 @@ async fn nothing_is_left_of_a_chain_that_is_still_growing_in_a_thousand_rounds()
         })
         .await;
         outcome.unwrap();
-        assert_eq!(alive.count(), 0);
+        assert_eq!(alive.count(), 0, "something is left in round {round}");
     }
 }
 
@@ -475,18 +474,6 @@ async fn a_handle_that_a_task_of_another_pool_keeps_does_not_delay_a_pool() {
 }
 
 #[apply(both)]
-async fn a_handle_that_outlives_its_pool_is_harmless() {
-    let pool: Pool = Pool::open(async |pool| Ok(pool)).await.unwrap();
-    let alive = Alive::default();
-    let one = alive.one();
-    pool.spawn(async move { drop(one) });
-    pool.cancel();
-    pool.cancelled().await;
-    assert!(pool.is_closed() && pool.is_empty());
-    assert_eq!(alive.count(), 0);
-}
-
-#[apply(both)]
 async fn a_bare_task_in_a_pool_is_not_owned() {
     let alive = Alive::default();
     let one = alive.one();
@@ -596,18 +583,11 @@ where
     outcome.unwrap_err()
 }
 
-/// Blocks until the pool that this is called in has lost its owner, which is the only thing that closes it.
-fn wait_until_closed() {
-    let pool: Pool = Pool::current();
-    while !pool.is_closed() {
-        thread::yield_now();
-    }
-}
-
+#[track_caller]
 fn assert_only_cleanup(error: &PoolError) -> &Failure {
-    assert!(error.failures().is_empty() && error.first().is_none());
-    assert!(!error.is_cancelled() && !error.is_panic());
-    assert_eq!(error.cleanup_failures().len(), 1);
+    assert!(error.failures().is_empty() && error.first().is_none(), "more than cleanup failures: {error:#}");
+    assert!(!error.is_cancelled() && !error.is_panic(), "a cleanup failure passes for a cause: {error:#}");
+    assert_eq!(error.cleanup_failures().len(), 1, "{error:#}");
     error.cleanup_failures()[0].failure()
 }
 
@@ -618,15 +598,15 @@ async fn an_error_below_a_dropped_owner_is_a_cleanup_failure() {
             |pool: &Pool| {
                 pool.build_task().name("late").spawn_blocking(|| {
                     begun.send(()).unwrap();
-                    wait_until_closed();
+                    block_until_closed();
                     Err("late".into())
                 });
             }
         })
         .await;
         let Failure::Error(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
-        assert_eq!(late.to_string(), "late");
-        assert_eq!(error.cleanup_failures()[0].task().name(), Some("late"));
+        assert_eq!(late.to_string(), "late", "{levels} levels");
+        assert_eq!(error.cleanup_failures()[0].task().name(), Some("late"), "{levels} levels");
     }
 }
 
@@ -637,14 +617,14 @@ async fn a_panic_below_a_dropped_owner_is_a_cleanup_failure() {
             |pool: &Pool| {
                 pool.spawn_blocking(|| {
                     begun.send(()).unwrap();
-                    wait_until_closed();
+                    block_until_closed();
                     quiet_panic("late")
                 });
             }
         })
         .await;
         let Failure::Panic(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
-        assert_eq!(late.message(), Some("late"));
+        assert_eq!(late.message(), Some("late"), "{levels} levels");
     }
 }
 
@@ -662,7 +642,7 @@ async fn a_panic_in_drop_below_a_dropped_owner_is_a_cleanup_failure() {
         })
         .await;
         let Failure::Panic(late) = assert_only_cleanup(&error) else { panic!("{error:?}") };
-        assert_eq!(late.message(), Some("in drop"));
+        assert_eq!(late.message(), Some("in drop"), "{levels} levels");
     }
 }
 
@@ -826,7 +806,7 @@ async fn cancel_chain(levels: usize, leaf: Leaf) {
     })
     .await;
     outcome.unwrap();
-    assert_eq!(alive.count(), 0);
+    assert_eq!(alive.count(), 0, "something is left of {levels} levels");
 }
 
 #[apply(both)]

@@ -170,7 +170,7 @@ async fn failures_while_the_pool_closes_are_decided_too() {
             let panics =
                 Pool::<BoxError>::current().spawn_with_handle(async { quiet_panic("late") as Result<(), BoxError> });
             failed(&Pool::current(), "late").await;
-            assert_eq!(panics.await, Err(TaskStopped::Panicked));
+            assert_eq!(panics.await, Err(TaskStopped::Panicked), "decided: {what:?}");
         });
         let running = running(&pool);
         wait.await.unwrap();
@@ -180,7 +180,7 @@ async fn failures_while_the_pool_closes_are_decided_too() {
             Err(error) => {
                 let mut texts = failures(error.failures());
                 texts.sort();
-                assert_eq!(texts, expected);
+                assert_eq!(texts, expected, "decided: {what:?}");
             }
         }
     }
@@ -340,10 +340,10 @@ async fn the_failure_of_a_daemon_is_decided_as_any() {
         let opened = Pool::builder().on_failure(move |_| what).open(async |pool: Pool| {
             let daemon = pool.build_task().daemon().spawn_with_handle(fails("daemon"));
             assert_eq!(daemon.await, Err(TaskStopped::Failed));
-            assert!(!pool.is_closed());
+            assert!(!pool.is_closed(), "{what:?} closes the pool");
             Ok(())
         });
-        assert_eq!(opened.await.map_or_else(|error| error.failures().len(), |()| 0), expected);
+        assert_eq!(opened.await.map_or_else(|error| error.failures().len(), |()| 0), expected, "decided: {what:?}");
     }
 }
 
@@ -390,8 +390,8 @@ async fn handles_still_say_how_their_task_failed() {
             let handle = pool.spawn_with_handle(async move {
                 if panics { quiet_panic("broken") } else { Err::<(), BoxError>("broken".into()) }
             });
-            assert_eq!(pool.run().await.is_ok(), what == OnFailure::Discard);
-            assert_eq!(handle.await, Err(expected));
+            assert_eq!(pool.run().await.is_ok(), what == OnFailure::Discard, "decided: {what:?}, panics: {panics}");
+            assert_eq!(handle.await, Err(expected), "decided: {what:?}, panics: {panics}");
         }
     }
 }
@@ -505,8 +505,8 @@ async fn a_policy_may_cancel_its_pool() {
             });
         let error = opened.await.unwrap_err();
         let expected: &[&str] = if what == OnFailure::Discard { &[] } else { &["error: broken"] };
-        assert_eq!(failures(error.failures()), expected);
-        assert_eq!(error.cancel_reason(), Some("policy"));
+        assert_eq!(failures(error.failures()), expected, "decided: {what:?}");
+        assert_eq!(error.cancel_reason(), Some("policy"), "decided: {what:?}");
     }
 }
 

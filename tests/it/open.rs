@@ -33,24 +33,6 @@ async fn all_tasks_have_ended_when_run_returns() {
 }
 
 #[apply(both)]
-async fn all_tasks_have_ended_when_open_returns() {
-    let count = Count::default();
-    Pool::open(async |pool: Pool| {
-        for _ in 0..100 {
-            let count = count.clone();
-            pool.spawn(async move {
-                yield_now().await;
-                count.up();
-            });
-        }
-        Ok(())
-    })
-    .await
-    .unwrap();
-    assert_eq!(count.get(), 100);
-}
-
-#[apply(both)]
 async fn open_waits_for_tasks_that_the_body_does_not_look_at() {
     let (count, gates) = (Count::default(), [oneshot::channel(), oneshot::channel()]);
     let (open, wait): (Vec<_>, Vec<_>) = gates.into_iter().unzip();
@@ -106,14 +88,6 @@ async fn an_empty_pool_is_ready_at_its_first_poll() {
     assert_ready_ok!(task::spawn(Pool::<BoxError>::new().run()).poll());
     assert_eq!(assert_ready_ok!(task::spawn(Pool::open(async |_: Pool| Ok(1))).poll()), 1);
     assert_eq!(assert_ready_ok!(task::spawn(Pool::<BoxError>::builder().open(async |_| Ok(2))).poll()), 2);
-}
-
-#[apply(both)]
-async fn a_pool_handle_holds_no_pool_open() {
-    let kept = Pool::<BoxError>::new();
-    kept.clone().run().await.unwrap();
-    let inner = Pool::open(async |pool: Pool| Ok(pool)).await.unwrap();
-    assert!(kept.is_closed() && inner.is_closed());
 }
 
 #[apply(both)]

@@ -40,7 +40,7 @@ async fn payloads_that_panic_in_their_destructors_are_all_kept() {
         let Failure::Panic(payload) = failed.into_failure() else { panic!("no panic") };
         assert_eq!(payload.message(), None);
         let payload = payload.into_inner();
-        assert!(payload.is::<ExplosivePayload>());
+        assert!(payload.is::<ExplosivePayload>(), "it is another payload");
         std::mem::forget(payload);
         kept += 1;
     }

@@ -582,7 +582,7 @@ async fn a_pool_may_be_dropped_after_any_number_of_polls() {
             }
             yield_now().await;
         }
-        assert!(!finished || alive.count() == 0);
+        assert!(!finished || alive.count() == 0, "it has ended before its tasks, after {polls} polls");
         drop(open);
         until(|| alive.count() == 0).await;
         if finished {
@@ -609,7 +609,7 @@ async fn a_nested_pool_may_be_dropped_after_any_number_of_polls() {
         })
         .await;
         outcome.unwrap();
-        assert_eq!(alive.count(), 0);
+        assert_eq!(alive.count(), 0, "something is left after {polls} polls");
         if finished {
             break;
         }
@@ -637,8 +637,8 @@ async fn a_task_may_panic_at_any_step() {
                 Ok(())
             })
             .await;
-            assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: culprit"]);
-            assert_eq!(alive.count(), 0);
+            assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: culprit"], "task {culprit} at step {step}");
+            assert_eq!(alive.count(), 0, "something is left of task {culprit} at step {step}");
         }
     }
 }
@@ -661,8 +661,8 @@ async fn the_body_may_panic_at_any_step() {
             }
             Ok(())
         }));
-        assert_eq!(panic.await, "body");
-        assert_eq!(alive.count(), 0);
+        assert_eq!(panic.await, "body", "at step {step}");
+        assert_eq!(alive.count(), 0, "something is left at step {step}");
     }
 }
 

@@ -4,7 +4,6 @@ use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::thread;
 
 use aiodrive::{BoxError, Pool};
 use macro_rules_attribute::apply;
@@ -12,9 +11,7 @@ use tokio::sync::{Barrier, oneshot};
 use tokio::task::yield_now;
 use tokio_test::{assert_pending, assert_ready, task};
 
-use crate::support::{Outcome, both, multi_thread, poll_once, until};
-
-// ===== what a handle shows =====
+use crate::support::{Outcome, both, poll_once, until};
 
 #[apply(both)]
 async fn is_closed_from_the_first_cause_on() {
@@ -29,22 +26,6 @@ async fn is_closed_from_the_first_cause_on() {
     let seen = pool.clone();
     pool.run().await.unwrap();
     assert!(seen.is_closed());
-}
-
-#[apply(multi_thread)]
-async fn is_closed_is_seen_by_whoever_has_seen_a_failure() {
-    for _ in 0..1_000 {
-        let outcome: Outcome = Pool::open(async |pool| {
-            let failing = pool.spawn_with_handle(async { Err::<(), _>("task".into()) });
-            while !failing.is_finished() {
-                thread::yield_now();
-            }
-            assert!(pool.is_closed());
-            Ok(())
-        })
-        .await;
-        assert!(outcome.is_err());
-    }
 }
 
 #[apply(both)]
@@ -85,16 +66,6 @@ async fn a_waiter_is_pending_until_the_pool_closes() {
 }
 
 #[apply(both)]
-async fn a_waiter_hears_that_the_pool_has_come_to_its_end() {
-    let pool = Pool::<BoxError>::new();
-    let waiting = pool.clone();
-    let mut waiter = pin!(waiting.cancelled());
-    assert!(poll_once(waiter.as_mut()).await.is_pending());
-    pool.run().await.unwrap();
-    waiter.await;
-}
-
-#[apply(both)]
 async fn a_waiter_outside_does_not_hold_the_pool_open() {
     let outcome: Outcome<_> = Pool::open(async |pool: Pool| {
         let waiting = pool.clone();
@@ -111,7 +82,7 @@ async fn len_counts_the_tasks_that_have_not_ended() {
     let (release, released) = oneshot::channel::<()>();
     pool.spawn(async { drop(released.await) });
     pool.spawn(async {});
-    assert_eq!((pool.len(), pool.is_empty()), (2, false));
+    assert_eq!((pool.len(), pool.is_empty(), pool.is_closed()), (2, false, false));
     let seen = pool.clone();
     let mut run = pin!(pool.run());
     assert!(poll_once(run.as_mut()).await.is_pending());
@@ -122,25 +93,8 @@ async fn len_counts_the_tasks_that_have_not_ended() {
     until(|| seen.len() == 1).await;
     seen.cancel();
     run.await.unwrap();
-    assert!(seen.is_empty());
+    assert_eq!((seen.len(), seen.is_empty(), seen.is_closed()), (0, true, true));
 }
-
-#[apply(both)]
-async fn name_is_the_name_it_was_given() {
-    let pool = Pool::<BoxError>::builder().name("web").build();
-    assert_eq!((pool.name(), pool.clone().name()), (Some("web"), Some("web")));
-    assert_eq!(Pool::<BoxError>::new().name(), None);
-    let outcome: Outcome = Pool::builder()
-        .name(String::from("own"))
-        .open(async |pool: Pool| {
-            assert_eq!(pool.name(), Some("own"));
-            Ok(())
-        })
-        .await;
-    outcome.unwrap();
-}
-
-// ===== what a pool tells about itself =====
 
 #[apply(both)]
 async fn len_follows_spawns_and_ends() {
@@ -170,16 +124,6 @@ async fn len_follows_spawns_and_ends() {
     })
     .await
     .unwrap();
-}
-
-#[apply(both)]
-async fn len_counts_planned_tasks_and_is_zero_after_the_end() {
-    let pool = Pool::<BoxError>::new();
-    pool.spawn(async {});
-    pool.spawn(async {});
-    assert_eq!((pool.len(), pool.is_empty(), pool.is_closed()), (2, false, false));
-    pool.clone().run().await.unwrap();
-    assert_eq!((pool.len(), pool.is_empty(), pool.is_closed()), (0, true, true));
 }
 
 #[apply(both)]
@@ -216,16 +160,6 @@ async fn debug_shows_name_state_and_len() {
     assert_eq!(unnamed, r#"Pool { name: None, state: planned, len: 0 }"#);
 }
 
-#[test]
-fn debug_of_the_builders_shows_their_names() {
-    assert!(format!("{:?}", Pool::<BoxError>::builder()).starts_with("PoolBuilder { name: None, "));
-    assert!(format!("{:?}", Pool::<BoxError>::builder().name("a")).starts_with(r#"PoolBuilder { name: Some("a"), "#));
-    let pool = Pool::<BoxError>::new();
-    assert_eq!(format!("{:?}", pool.build_task()), "TaskBuilder { name: None, depth: 0, daemon: false }");
-    let task = pool.build_task().name("b").depth(-1).daemon();
-    assert_eq!(format!("{task:?}"), r#"TaskBuilder { name: Some("b"), depth: -1, daemon: true }"#);
-}
-
 #[apply(both)]
 async fn cancelled_is_ready_once_the_pool_has_ended() {
     let pool = Pool::<BoxError>::new();
@@ -233,6 +167,7 @@ async fn cancelled_is_ready_once_the_pool_has_ended() {
     let mut cancelled = task::spawn(other.cancelled());
     assert_pending!(cancelled.poll());
     pool.clone().run().await.unwrap();
+    assert!(cancelled.is_woken());
     assert_eq!(cancelled.poll(), Poll::Ready(()));
     assert_eq!(task::spawn(pool.cancelled()).poll(), Poll::Ready(()));
 }

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_test::{assert_pending, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, Log, OnDrop, PanicsInDrop, blocked_until_abort, both, busy, cleanup_of, current_thread, endless_branch,
-    leaves_behind, multi_thread, on_both, panic_of, panic_text, panicking_in_drop, panics_in_drop, paused_runtime,
-    poll_once, poll_until, quiet_panic, stays_pending, until,
+    Alive, Log, OnDrop, PanicsInDrop, a_group_that_is_dropped_is_waited_for, blocked_until_abort, both, busy,
+    cleanup_of, current_thread, endless_branch, leaves_behind, multi_thread, on_both, panic_of, panic_text,
+    panicking_in_drop, panics_in_drop, paused_runtime, poll_until, quiet_panic, stays_pending, until,
 };
 
 // ===== race =====
@@ -260,22 +260,7 @@ async fn race_spawns_its_futures_when_it_is_called() {
 
 #[apply(both)]
 async fn race_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
-    for polled in [false, true] {
-        let alive = Alive::default();
-        let cleanup = cleanup_of(async || {
-            let begun = Arc::new(Barrier::new(3));
-            let branches = [(); 2].map(|()| endless_branch::<()>(alive.clone(), begun.clone()));
-            let mut racing = race(branches);
-            if polled {
-                assert!(poll_once(pin!(&mut racing)).await.is_pending());
-            }
-            begun.wait().await;
-            drop(racing);
-        })
-        .await;
-        assert!(cleanup.is_empty(), "to be aborted is no failure: {cleanup:?}");
-        assert_eq!(alive.count(), 0, "polled: {polled}");
-    }
+    a_group_that_is_dropped_is_waited_for::<(), _>(race).await;
 }
 
 #[apply(both)]

@@ -1,109 +1,78 @@
 //! `Pool::run`: tasks that are planned before the pool runs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use aiodrive::{BoxError, Pool, TaskStopped};
 use macro_rules_attribute::apply;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio_test::assert_ready_ok;
 
-use crate::support::{Alive, Count, Log, Outcome, both, current_thread, endless, poll_until, stays_pending, until};
-
-// ===== planned pools =====
-
-#[apply(both)]
-async fn an_empty_pool_is_ready_at_once() {
-    let mut run = tokio_test::task::spawn(Pool::<BoxError>::new().run());
-    assert_ready_ok!(run.poll());
-    let mut open = tokio_test::task::spawn(Pool::<BoxError>::open(async |_| Ok(1)));
-    assert_eq!(assert_ready_ok!(open.poll()), 1);
-}
+use crate::support::{Alive, Count, Log, Outcome, both, endless, poll_until, stays_pending, turns, until};
 
 #[apply(both)]
 async fn planned_tasks_begin_when_run_is_polled() {
-    let (polled, pool) = (Arc::new(AtomicUsize::new(0)), Pool::<BoxError>::new());
-    for _ in 0..3 {
-        let polled = Arc::clone(&polled);
-        pool.spawn(async move {
-            polled.fetch_add(1, Ordering::SeqCst);
-        });
+    let (log, pool) = (Log::default(), Pool::<BoxError>::new());
+    for nth in 0..3 {
+        let log = log.clone();
+        pool.spawn(async move { log.push(nth.to_string()) });
     }
+    yield_now().await;
     let run = pool.run();
-    for _ in 0..10 {
-        yield_now().await;
-    }
-    assert_eq!(polled.load(Ordering::SeqCst), 0);
+    turns(10).await;
+    assert!(log.events().is_empty(), "no task begins before the first poll");
     run.await.unwrap();
-    assert_eq!(polled.load(Ordering::SeqCst), 3);
+    let mut events = log.events();
+    // On several threads, those that begin in their order may be polled in another.
+    if Handle::current().runtime_flavor() != RuntimeFlavor::CurrentThread {
+        events.sort();
+    }
+    assert_eq!(events, ["0", "1", "2"]);
 }
 
 #[apply(both)]
 async fn a_run_that_is_dropped_unpolled_drops_the_planned_tasks() {
-    let (alive, polled, pool) = (Alive::default(), Arc::new(AtomicBool::new(false)), Pool::<BoxError>::new());
+    let (alive, polled, pool) = (Alive::default(), Count::default(), Pool::<BoxError>::new());
     for _ in 0..3 {
-        let (one, polled) = (alive.one(), Arc::clone(&polled));
+        let (one, polled) = (alive.one(), polled.clone());
         pool.spawn(async move {
             let _one = one;
-            polled.store(true, Ordering::SeqCst);
+            polled.up();
         });
     }
     let planned = pool.spawn_with_handle(async { Ok(1) });
     let seen = pool.clone();
     drop(pool.run());
-    assert_eq!((alive.count(), polled.load(Ordering::SeqCst)), (0, false));
+    assert_eq!((alive.count(), polled.get()), (0, 0));
     assert!(seen.is_closed() && seen.is_empty());
     assert_eq!(planned.await, Err(TaskStopped::Cancelled));
 }
 
 #[apply(both)]
-async fn a_pool_that_is_never_run_drops_its_tasks_with_its_last_handle() {
-    let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
-    pool.spawn(endless(&alive));
-    assert_eq!(alive.count(), 1);
-    drop(pool);
-    assert_eq!(alive.count(), 0);
-}
-
-#[test]
-fn a_planned_pool_needs_no_runtime() {
-    let (pool, count) = (Pool::<BoxError>::new(), Arc::new(AtomicUsize::new(0)));
-    for _ in 0..100 {
-        let count = Arc::clone(&count);
-        pool.spawn(async move {
-            count.fetch_add(1, Ordering::SeqCst);
-        });
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(pool.run()).unwrap();
-    assert_eq!(count.load(Ordering::SeqCst), 100);
-}
-
-#[apply(both)]
 async fn plain_threads_may_spawn_in_a_running_pool() {
-    let count = Arc::new(AtomicUsize::new(0));
+    let count = Count::default();
     let outcome: Outcome = Pool::open(async |pool| {
         let threads: Vec<_> = (0..4)
             .map(|_| {
-                let (pool, count) = (pool.clone(), Arc::clone(&count));
+                let (pool, count) = (pool.clone(), count.clone());
                 thread::spawn(move || {
                     for _ in 0..250 {
-                        let count = Arc::clone(&count);
-                        pool.spawn(async move {
-                            count.fetch_add(1, Ordering::SeqCst);
-                        });
+                        let count = count.clone();
+                        pool.spawn(async move { count.up() });
                     }
+                    pool.spawn_with_handle(async { Ok(5) })
                 })
             })
             .collect();
         until(|| threads.iter().all(thread::JoinHandle::is_finished)).await;
+        for thread in threads {
+            assert_eq!(thread.join().unwrap().await, Ok(5));
+        }
         Ok(())
     })
     .await;
     outcome.unwrap();
-    assert_eq!(count.load(Ordering::SeqCst), 1_000);
+    assert_eq!(count.get(), 1_000);
 }
 
 #[apply(both)]
@@ -123,38 +92,6 @@ async fn a_spawn_into_an_empty_pool_is_joined_like_any_other() {
     stays_pending(open.as_mut()).await;
     drop(open);
     until(|| alive.count() == 0).await;
-}
-
-// ===== planned tasks =====
-
-#[apply(current_thread)]
-async fn planned_tasks_start_when_run_is_polled() {
-    let (log, pool) = (Log::default(), Pool::<BoxError>::new());
-    for nth in 0..3 {
-        let log = log.clone();
-        pool.spawn(async move { log.push(nth.to_string()) });
-    }
-    yield_now().await;
-    let run = pool.run();
-    yield_now().await;
-    assert!(log.events().is_empty());
-    run.await.unwrap();
-    assert_eq!(log.events(), ["0", "1", "2"]);
-}
-
-#[apply(both)]
-async fn a_run_that_is_dropped_unpolled_drops_planned_tasks_unpolled() {
-    let (alive, count, pool) = (Alive::default(), Count::default(), Pool::<BoxError>::new());
-    for _ in 0..3 {
-        let (one, count) = (alive.one(), count.clone());
-        pool.spawn(async move {
-            count.up();
-            drop(one);
-        });
-    }
-    drop(pool.clone().run());
-    assert_eq!((alive.count(), count.get()), (0, 0));
-    assert!(pool.is_closed());
 }
 
 #[test]

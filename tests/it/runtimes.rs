@@ -19,8 +19,8 @@ use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
     Alive, GRACE, Log, OnDrop, Outcome, asked, bomb, both, current_thread, current_thread_runtime, failures, meddle,
-    panic_of, panic_text, paused_runtime, poll_once, poll_with_bomb, quiet_panic, secs, stays_pending, turning, turns,
-    until, watched, with_grace,
+    nested, panic_of, panic_text, paused_runtime, poll_once, poll_with_bomb, quiet_panic, secs, stays_pending, turning,
+    turns, until, watched, with_grace,
 };
 
 fn runtimes() -> [tokio::runtime::Runtime; 2] {
@@ -39,7 +39,7 @@ fn a_runtime_that_is_dropped_in_the_middle_of_the_grace_ends_everything() {
                 let (alive, log) = (Alive::default(), Log::default());
                 let seen = |event: &str| log.events().iter().filter(|seen| *seen == event).count();
                 runtime.block_on(async {
-                    let inner = with_grace(grace).build();
+                    let [outer, inner] = nested([with_grace(grace), with_grace(grace)]);
                     for _ in 0..3 {
                         let (one, log) = (alive.one(), log.clone());
                         inner.spawn(async move {
@@ -50,16 +50,14 @@ fn a_runtime_that_is_dropped_in_the_middle_of_the_grace_ends_everything() {
                             pending::<()>().await
                         });
                     }
-                    let outer = with_grace(grace).build();
-                    outer.spawn(async move { inner.run().await.map_err(BoxError::from) });
                     drop(tokio::spawn(outer.clone().run()));
                     until(|| seen("began") == 3).await;
                     outer.cancel();
                     until(|| seen("asked") == 3).await;
                 });
-                assert_eq!(alive.count(), 3);
+                assert_eq!(alive.count(), 3, "somebody has ended in the grace; {grace:?}");
                 drop(runtime);
-                assert_eq!(alive.count(), 0);
+                assert_eq!(alive.count(), 0, "somebody outlives the runtime; {grace:?}");
             }
         });
     }
@@ -86,7 +84,7 @@ fn a_pool_whose_runtime_is_dropped_in_its_grace_can_still_be_polled_elsewhere() 
                 until(|| heard.events().len() == 1).await;
             });
             drop(runtime);
-            assert_eq!(alive.count(), 0);
+            assert_eq!(alive.count(), 0, "somebody outlives the runtime");
             let [other, _] = runtimes();
             let error = other.block_on(run).unwrap_err();
             assert_eq!(failures(error.failures()), ["cancelled"]);
@@ -122,12 +120,12 @@ fn a_pool_in_a_blocking_closure_ends_when_its_runtime_is_dropped_in_the_grace() 
                     until(|| !log.events().is_empty()).await;
                 });
                 drop(runtime);
-                assert_eq!(alive.count(), 0);
+                assert_eq!(alive.count(), 0, "somebody outlives the runtime; {grace:?}");
                 log.events()
             })
         });
         for events in events {
-            assert_eq!(events[0], "asked");
+            assert_eq!(events[0], "asked", "{events:?}");
             // Which of the two it hears of first is not decided.
             assert!(events[1..] == [ends] || events[1..] == ["failures: 1"], "{events:?}");
         }
@@ -211,7 +209,7 @@ async fn with_a_bomb(
     }
     turns(20).await;
     assert!(poll_with_bomb(Pin::new(local)).is_pending());
-    assert_eq!(alive.count(), 4);
+    assert_eq!(alive.count(), 4, "something is gone before the runtime");
 }
 
 /// Waits for ever with what it holds.
@@ -251,7 +249,7 @@ fn a_runtime_that_is_dropped_takes_the_pools_on_it_along() {
             }));
             runtime.block_on(until(|| ready.load(Ordering::SeqCst) == 10));
             drop(runtime);
-            assert_eq!(alive.count(), 0);
+            assert_eq!(alive.count(), 0, "somebody outlives the runtime");
         }
     });
 }
@@ -269,8 +267,8 @@ fn tasks_that_are_cut_off_by_their_runtime_are_failures() {
                 });
                 pending::<()>().await;
             });
-            assert_eq!(seen.count(), 0);
-            assert!(pool.is_closed());
+            assert_eq!(seen.count(), 0, "somebody outlives the runtime");
+            assert!(pool.is_closed(), "a task that was cut off closes nothing");
             let error = current_thread_runtime().block_on(open).unwrap_err();
             assert_eq!(failures(error.failures()), ["cancelled"]);
             assert!(!error.is_cancelled() && error.to_string().contains("runtime shutting down"), "{error}");
@@ -291,8 +289,8 @@ fn a_task_spawned_on_a_dead_runtime_is_a_failure() {
                 meddle(&own);
             });
             pool.spawn(async { drop(meddling) });
-            assert_eq!(alive.count(), 0);
-            assert!(pool.is_closed());
+            assert_eq!(alive.count(), 0, "a task of the dead runtime is kept");
+            assert!(pool.is_closed(), "a task of the dead runtime closes nothing");
             let error = current_thread_runtime().block_on(open).unwrap_err();
             let all = failures(error.failures());
             assert!(all.contains(&"cancelled".to_owned()), "{all:?}");
@@ -411,10 +409,10 @@ fn a_forgotten_owner_leaves_its_tasks_to_the_runtime() {
                 assert!(poll_once(open.as_mut()).await.is_pending());
                 std::mem::forget(open);
                 yield_now().await;
-                assert_eq!(alive.count(), 1);
+                assert_eq!(alive.count(), 1, "the forgotten owner has ended its task");
             });
             drop(runtime);
-            assert_eq!(alive.count(), 0);
+            assert_eq!(alive.count(), 0, "somebody outlives the runtime");
         }
     });
 }

@@ -236,7 +236,7 @@ async fn shield_panic_is_reported_also_if_it_is_dropped_just_as_the_work_ends() 
             }
             drop::<aiodrive::Shield<()>>(work);
         });
-        assert_eq!(cleanup.await, ["panic: untaken"]);
+        assert_eq!(cleanup.await, ["panic: untaken"], "dropped after {turns} turns");
     }
 }
 
@@ -252,8 +252,8 @@ async fn shield_output_that_nobody_takes_is_dropped_also_if_it_is_an_error() {
             }
             drop(shielded);
         });
-        assert!(cleanup.await.is_empty());
-        assert_eq!(alive.count(), 0);
+        assert!(cleanup.await.is_empty(), "an error that nobody takes is reported; finished before: {finished_before}");
+        assert_eq!(alive.count(), 0, "the output is kept; finished before: {finished_before}");
     }
 }
 

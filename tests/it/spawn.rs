@@ -26,29 +26,6 @@ async fn the_body_can_spawn_late() {
     assert_eq!(sum.await.unwrap(), 42);
 }
 
-#[apply(both)]
-async fn a_task_can_spawn_into_its_own_pool() {
-    let count = Count::default();
-    Pool::open(async |pool: Pool| {
-        let (inner, counts) = (pool.clone(), [count.clone(), count.clone(), count.clone()]);
-        let [outermost, middle, innermost] = counts;
-        pool.spawn(async move {
-            yield_now().await;
-            let innermost_pool = inner.clone();
-            inner.spawn(async move {
-                yield_now().await;
-                innermost_pool.spawn(async move { innermost.up() });
-                middle.up();
-            });
-            outermost.up();
-        });
-        Ok(())
-    })
-    .await
-    .unwrap();
-    assert_eq!(count.get(), 3);
-}
-
 #[test]
 fn a_task_that_spawns_its_successor_keeps_the_pool_open() {
     fn spawn_next(pool: &Pool, left: usize, count: Count) {
@@ -66,15 +43,6 @@ fn a_task_that_spawns_its_successor_keeps_the_pool_open() {
         pool.run().await.unwrap();
         assert_eq!(count.get(), 1_000);
     });
-}
-
-#[apply(both)]
-async fn a_thread_without_a_runtime_can_spawn_into_a_running_pool() {
-    let value = Pool::open(async |pool: Pool| {
-        let thread = std::thread::spawn(move || pool.spawn_with_handle(async { Ok(5) }));
-        Ok(thread.join().unwrap().await?)
-    });
-    assert_eq!(value.await.unwrap(), 5);
 }
 
 #[apply(both)]
@@ -141,19 +109,6 @@ async fn tasks_run_on_several_threads() {
 }
 
 #[apply(both)]
-async fn a_task_that_ends_well_disturbs_nobody() {
-    let (open, gate) = oneshot::channel();
-    let value = Pool::open(async |pool: Pool| {
-        let slow = pool.spawn_with_handle(async { Ok::<i32, BoxError>(gate.await?) });
-        pool.spawn_with_handle(async { Ok(()) }).await?;
-        assert!(!pool.is_closed() && !slow.is_finished());
-        open.send(9).unwrap();
-        Ok(slow.await?)
-    });
-    assert_eq!(value.await.unwrap(), 9);
-}
-
-#[apply(both)]
 async fn pools_in_a_loop_that_never_have_to_wait_let_others_run() {
     tokio::select! {
         biased;
@@ -211,7 +166,7 @@ async fn a_task_may_return_nothing_a_result_or_never() {
     assert_eq!(error.await.unwrap_err().into_first_error(), Some("enough"));
 }
 
-// ===== what a pool tells about itself =====
+// ===== blocking tasks =====
 
 #[apply(both)]
 async fn a_blocking_task_runs_inside_the_pool_and_can_spawn() {

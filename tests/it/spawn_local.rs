@@ -193,7 +193,7 @@ async fn a_local_task_that_fails_closes_the_pool_and_has_its_name_and_site() {
         assert_eq!(failures(error.failures()), [if panics { "panic: broken" } else { "error: broken" }]);
         let task = error.first().unwrap().task();
         assert_eq!((task.name(), task.spawned_at().file(), task.spawned_at().line()), (Some("local"), file!(), line));
-        assert_eq!(alive.count(), 0);
+        assert_eq!(alive.count(), 0, "something is left; panics: {panics}");
     }
 }
 
@@ -246,7 +246,7 @@ async fn a_pool_is_as_it_was_after_spawn_local_has_panicked_outside_of_a_local_s
             panic_text(|| pool.spawn_local(pending::<()>()));
         }
         assert!(!pool.is_closed(), "no task has failed");
-        assert_eq!(pool.len(), 0);
+        assert_eq!(pool.len(), 0, "the panic has left a task behind; limit {limit}");
         assert_eq!(pool.spawn_with_handle(async { Ok(42) }).await, Ok(42), "the slots were given back");
         pool.cancel();
         running.await.unwrap().unwrap();

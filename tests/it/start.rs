@@ -450,7 +450,7 @@ async fn closed_before_ready(grace: Duration, close: impl FnOnce(&Pool)) -> (Vec
     begun.wait_set().await;
     close(&pool);
     let ended = running.await.unwrap();
-    assert_eq!(alive.count(), 0);
+    assert_eq!(alive.count(), 0, "something is left when the pool has returned");
     (told.events(), ended)
 }
 
@@ -801,7 +801,7 @@ async fn dropping_the_call_does_nothing_to_the_task() {
         until(|| pool.len() == 1).await;
         latch.set();
         running.await.unwrap().unwrap();
-        assert_eq!(log.events(), ["ended"]);
+        assert_eq!(log.events(), ["ended"], "polled: {polled}");
     }
 }
 

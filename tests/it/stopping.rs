@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, PoolBuilder, PoolError, TaskGroup, TaskHandle,
-    TaskStopped, cancellation_token, race, shield, timeout, try_all, try_cancellation_token, wait_all, with_exit,
+    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, TaskGroup, TaskHandle, TaskStopped, race, shield,
+    timeout, try_all, try_cancellation_token, wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
 use tokio::runtime::Handle;
@@ -17,29 +17,18 @@ use tokio::task::{block_in_place, yield_now};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, Log, OnDrop, both, current_thread, failures, multi_thread, on_both, on_current_thread, on_multi_thread,
-    poll_once, quiet_panic, secs, until,
+    Alive, Clock, Log, OnDrop, Outcome, asked, both, current_thread, failures, kept_open, multi_thread, nested,
+    on_both, on_current_thread, on_multi_thread, poll_once, quiet_panic, secs, stays_pending, until, with_grace,
 };
 
-type Outcome<T = ()> = Result<T, PoolError>;
 type Job = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
 type MakeJob = fn() -> Job;
 
-fn with_grace(seconds: u64) -> PoolBuilder {
-    Pool::builder().grace(secs(seconds))
-}
-
 /// Hears the signal, works for so many seconds more, and returns.
 async fn polite(seconds: u64) -> Result<u64, BoxError> {
-    cancellation_token().cancelled().await;
+    asked().await;
     sleep(secs(seconds)).await;
     Ok(seconds)
-}
-
-/// Ends when it is aborted, and says when that was.
-async fn stubborn(name: &'static str, begin: Instant, log: Log) {
-    let _gone = OnDrop::new(move || log.push(format!("{name}: {}", begin.elapsed().as_secs())));
-    pending::<()>().await
 }
 
 /// How long something takes on the paused clock.
@@ -53,7 +42,7 @@ async fn elapsed<F: Future>(future: F) -> (u64, F::Output) {
 
 #[apply(current_thread)]
 async fn what_fans_out_has_the_time_of_the_task_around_it() {
-    let pool: Pool = with_grace(10).build();
+    let pool: Pool = with_grace(secs(10)).build();
     let by_pool = pool.spawn_with_handle(async {
         Ok(Pool::open(async |inner: Pool| Ok(inner.spawn_with_handle(polite(3)).await?)).await?)
     });
@@ -71,83 +60,67 @@ async fn what_fans_out_has_the_time_of_the_task_around_it() {
 
 #[apply(current_thread)]
 async fn an_inner_grace_never_outlasts_the_outer_one() {
-    for (outer, inner, expected) in [(2, 10, 2), (10, 2, 2), (0, 10, 0)] {
-        let (log, begin) = (Log::default(), Instant::now());
-        let pool: Pool = with_grace(outer).build();
-        let seen = log.clone();
-        pool.spawn(async move {
-            let nested: Pool = with_grace(inner).build();
-            nested.spawn(stubborn("gone", begin, seen));
-            nested.run().await?;
-            Ok(())
-        });
-        pool.cancel_on(yield_now());
-        pool.run().await.unwrap();
-        assert_eq!(log.events(), [format!("gone: {expected}")], "{inner} seconds in {outer}");
+    for (outer, inner, expected) in [(2, 10, "2: gone"), (10, 2, "2: gone"), (0, 10, "0: gone")] {
+        let clock = Clock::start();
+        let [around, below] = nested([with_grace(secs(outer)), with_grace(secs(inner))]);
+        below.spawn(clock.deaf("gone"));
+        around.cancel_on(yield_now());
+        around.run().await.unwrap();
+        assert_eq!(clock.events(), [expected], "{inner} seconds in {outer}");
     }
 }
 
 #[apply(current_thread)]
 async fn a_cause_of_its_own_ends_the_time_that_a_pool_has_from_outside() {
     for cancels in [true, false] {
-        let (log, begin) = (Log::default(), Instant::now());
-        let pool: Pool = with_grace(10).on_failure(|_| OnFailure::Collect).build();
-        let seen = log.clone();
-        pool.spawn(async move {
-            let nested: Pool = Pool::new();
-            nested.spawn(stubborn("gone", begin, seen));
-            let canceller = nested.clone();
-            nested.spawn(async move {
-                polite(2).await?;
-                if cancels {
-                    canceller.cancel();
-                    pending::<()>().await;
-                }
-                Err("broken".into())
-            });
-            nested.run().await?;
-            Ok(())
+        let clock = Clock::start();
+        let [outer, inner] = nested([with_grace(secs(10)).on_failure(|_| OnFailure::Collect), Pool::builder()]);
+        inner.spawn(clock.deaf("gone"));
+        let canceller = inner.clone();
+        inner.spawn(async move {
+            polite(2).await?;
+            if cancels {
+                canceller.cancel();
+                pending::<()>().await;
+            }
+            Err("broken".into())
         });
-        pool.cancel_on(yield_now());
-        assert_eq!(pool.run().await.is_ok(), cancels);
-        assert_eq!(log.events(), ["gone: 2"], "cancels: {cancels}");
+        outer.cancel_on(yield_now());
+        assert_eq!(outer.run().await.is_ok(), cancels, "cancels: {cancels}");
+        assert_eq!(clock.events(), ["2: gone"], "cancels: {cancels}");
     }
 }
 
 #[apply(current_thread)]
 async fn who_is_dropped_by_a_timeout_has_its_own_grace() {
-    let (log, begin) = (Log::default(), Instant::now());
+    let clock = Clock::start();
     let outer = Pool::open(async |_: Pool| {
-        let inner: Pool = with_grace(5).build();
-        inner.spawn(stubborn("gone", begin, log.clone()));
+        let inner: Pool = with_grace(secs(5)).build();
+        inner.spawn(clock.deaf("gone"));
         assert!(timeout(secs(1), inner.run()).await.is_err());
         Ok(())
     });
     outer.await.unwrap();
-    assert_eq!(log.events(), ["gone: 6"]);
+    assert_eq!(clock.events(), ["6: gone"]);
 }
 
 /// No task is left in the pool around, and nobody in it waits for a turn: what is nested there has its time all the same.
 #[apply(current_thread)]
 async fn what_an_ended_task_has_handed_on_has_the_time_of_its_pool() {
     for outer in [None, Some(10)] {
-        let (log, begin) = (Log::default(), Instant::now());
-        let around: Pool = with_grace(10).build();
-        let seen = log.clone();
-        around.spawn(async move {
-            let pool = outer.map_or_else(Pool::builder, with_grace).build();
-            pool.spawn(async move {
-                let inner: Pool = with_grace(5).build();
-                inner.spawn(stubborn("gone", begin, seen));
-                assert!(poll_once(pin!(inner.run())).await.is_pending());
-                Ok(())
-            });
-            pool.run().await?;
-            Ok(())
+        let clock = Clock::start();
+        let grace = outer.map_or_else(Pool::builder, |grace| with_grace(secs(grace)));
+        let [around, pool] = nested([with_grace(secs(10)), grace]);
+        let task = clock.deaf("gone");
+        pool.spawn(async move {
+            let inner: Pool = with_grace(secs(5)).build();
+            inner.spawn(task);
+            assert!(poll_once(pin!(inner.run())).await.is_pending());
         });
         around.cancel_on(sleep(secs(1)));
-        assert_eq!(elapsed(around.run()).await.0, 5);
-        assert_eq!(log.events(), ["gone: 5"], "outer grace: {outer:?}");
+        around.run().await.unwrap();
+        clock.say("returned");
+        assert_eq!(clock.events(), ["5: gone", "5: returned"], "outer grace: {outer:?}");
     }
 }
 
@@ -155,56 +128,45 @@ async fn what_an_ended_task_has_handed_on_has_the_time_of_its_pool() {
 
 #[apply(current_thread)]
 async fn an_abort_ends_every_grace_below() {
-    let (log, begin) = (Log::default(), Instant::now());
-    let pool: Pool = with_grace(100).build();
-    let seen = log.clone();
-    pool.spawn(async move {
-        let one = with_grace(80).build();
-        one.spawn(stubborn("nested", begin, seen.clone()));
-        one.spawn(async move {
-            let two: Pool = with_grace(60).build();
-            two.spawn(stubborn("two levels down", begin, seen));
-            two.run().await?;
-            Ok(())
-        });
-        one.run().await?;
-        Ok(())
-    });
+    let clock = Clock::start();
+    let [pool, one, two] = nested([with_grace(secs(100)), with_grace(secs(80)), with_grace(secs(60))]);
+    one.spawn(clock.deaf("nested"));
+    two.spawn(clock.deaf("two levels down"));
     pool.cancel_on(sleep(secs(1)));
     pool.abort_on(sleep(secs(3)));
     pool.clone().run().await.unwrap();
-    let mut events = log.events();
+    let mut events = clock.events();
     events.sort();
-    assert_eq!(events, ["nested: 3", "two levels down: 3"]);
+    assert_eq!(events, ["3: nested", "3: two levels down"]);
     assert!(matches!(pool.closing_reason(), Some(ClosingReason::Cancelled(_))), "the first reason stays");
 }
 
 #[apply(current_thread)]
 async fn an_abort_reaches_a_closing_that_was_handed_on() {
-    let (log, begin) = (Log::default(), Instant::now());
+    let clock = Clock::start();
     let outer = Pool::open(async |pool: Pool| {
-        let inner: Pool = with_grace(100).build();
-        inner.spawn(stubborn("gone", begin, log.clone()));
+        let inner: Pool = with_grace(secs(100)).build();
+        inner.spawn(clock.deaf("gone"));
         assert!(tokio::time::timeout(secs(1), inner.run()).await.is_err());
         sleep(secs(1)).await;
         pool.abort();
         pending::<Result<(), _>>().await
     });
     assert!(outer.await.unwrap_err().is_cancelled());
-    assert_eq!(log.events(), ["gone: 2"]);
+    assert_eq!(clock.events(), ["2: gone"]);
 }
 
 #[apply(current_thread)]
 async fn an_abort_leaves_shielded_work_and_exit_handlers_alone() {
-    let (log, begin) = (Log::default(), Instant::now());
+    let clock = Clock::start();
     let pool: Pool = Pool::new();
-    let (shielded, handled) = (log.clone(), log.clone());
+    let (shielded, handled) = (clock.clone(), clock.clone());
     pool.spawn(async move {
         shield(async move {
-            let inner: Pool = with_grace(100).build();
+            let inner: Pool = with_grace(secs(100)).build();
             inner.spawn(async move {
                 sleep(secs(3)).await;
-                shielded.push("shielded work is done");
+                shielded.say("shielded work is done");
             });
             drop(inner.run().await);
         })
@@ -213,7 +175,7 @@ async fn an_abort_leaves_shielded_work_and_exit_handlers_alone() {
     pool.spawn(async move {
         let exit = async move |(), _| {
             sleep(secs(3)).await;
-            handled.push("the handler is done");
+            handled.say("the handler is done");
             Ok::<_, BoxError>(())
         };
         with_exit((), async |()| pending::<Result<(), BoxError>>().await, exit).await?;
@@ -221,10 +183,8 @@ async fn an_abort_leaves_shielded_work_and_exit_handlers_alone() {
     });
     pool.abort_on(sleep(secs(1)));
     pool.run().await.unwrap();
-    assert_eq!(begin.elapsed(), secs(4));
-    let mut events = log.events();
-    events.sort();
-    assert_eq!(events, ["shielded work is done", "the handler is done"]);
+    clock.say("returned");
+    assert_eq!(clock.events(), ["3: shielded work is done", "4: the handler is done", "4: returned"]);
 }
 
 #[apply(multi_thread)]
@@ -234,7 +194,7 @@ async fn what_begins_in_an_aborted_task_has_no_time() {
     let one = alive.one();
     pool.spawn(async move {
         let _late = OnDrop::new(move || {
-            let inner: Pool = with_grace(1_000).build();
+            let inner: Pool = with_grace(secs(1_000)).build();
             inner.spawn(async move {
                 let _one = one;
                 pending::<()>().await
@@ -257,7 +217,8 @@ fn in_place(end: fn(&Pool, Job)) {
                 let (begun, has_begun) = oneshot::channel();
                 let one = alive.one();
                 let blocks = Box::pin(async move {
-                    let builder = limit.map_or_else(|| with_grace(0), |limit| with_grace(1_000).limit(limit));
+                    let builder =
+                        limit.map_or_else(|| with_grace(secs(0)), |limit| with_grace(secs(1_000)).limit(limit));
                     let inner: Pool = builder.build();
                     inner.spawn(async move {
                         let _one = one;
@@ -278,7 +239,7 @@ fn in_place(end: fn(&Pool, Job)) {
             })
             .await;
             assert_eq!(failures(opened.unwrap_err().failures()), ["error: beside it"], "limit: {limit:?}");
-            assert_eq!(alive.count(), 0);
+            assert_eq!(alive.count(), 0, "something is left; limit: {limit:?}");
         }
     });
 }
@@ -315,7 +276,7 @@ async fn a_pool_in_a_blocking_call_hears_that_its_task_is_cancelled_by_a_handle(
     let opened: Outcome = Pool::open(async |outer: Pool| {
         let (begun, has_begun) = oneshot::channel();
         let blocks = outer.spawn_with_handle(async move {
-            let inner: Pool = with_grace(1_000).build();
+            let inner: Pool = with_grace(secs(1_000)).build();
             inner.spawn(async move {
                 begun.send(()).expect("somebody waits");
                 pending::<()>().await
@@ -339,7 +300,7 @@ async fn a_pool_in_a_blocking_closure_is_aborted_with_the_pool_around_it() {
     let pool: Pool = Pool::new();
     let (set, runtime) = (begun.clone(), Handle::current());
     pool.spawn_blocking(move || {
-        let inner: Pool = with_grace(1_000).build();
+        let inner: Pool = with_grace(secs(1_000)).build();
         inner.spawn(async move {
             set.set();
             pending::<()>().await
@@ -356,34 +317,34 @@ async fn a_pool_in_a_blocking_closure_is_aborted_with_the_pool_around_it() {
 /// no branch any more by which the pool could hear of the abort.
 #[test]
 fn an_abort_reaches_what_an_ended_branch_has_left_behind() {
-    async fn leaves(log: Log) -> Result<(), BoxError> {
-        let left: Pool = with_grace(1_000).build();
-        left.spawn(stubborn("left", Instant::now(), log));
+    async fn leaves(clock: Clock) -> Result<(), BoxError> {
+        let left: Pool = with_grace(secs(1_000)).build();
+        left.spawn(clock.deaf("left"));
         assert!(poll_once(pin!(left.run())).await.is_pending());
         Ok(())
     }
 
     // Not of a `race`: what a branch that wins has left behind is aborted with the others.
-    let calls: [fn(Log) -> Job; 3] = [
-        |log| Box::pin(async { Ok(try_all([leaves(log)]).await.map(drop)?) }),
-        |log| Box::pin(async { Ok(wait_all([leaves(log)]).await.into_iter().collect::<Result<_, _>>()?) }),
-        |log| {
+    let calls: [fn(Clock) -> Job; 3] = [
+        |clock| Box::pin(async { Ok(try_all([leaves(clock)]).await.map(drop)?) }),
+        |clock| Box::pin(async { Ok(wait_all([leaves(clock)]).await.into_iter().collect::<Result<_, _>>()?) }),
+        |clock| {
             Box::pin(async {
                 let mut group = TaskGroup::new();
-                group.spawn(leaves(log));
+                group.spawn(leaves(clock));
                 while group.next().await.transpose()?.is_some() {}
                 Ok(())
             })
         },
     ];
-    for call in calls {
+    for (call, name) in calls.into_iter().zip(["try_all", "wait_all", "TaskGroup"]) {
         on_current_thread(|| async move {
-            let (pool, log): (Pool, _) = (with_grace(10).build(), Log::default());
-            pool.spawn(call(log.clone()));
+            let (pool, clock): (Pool, _) = (with_grace(secs(10)).build(), Clock::start());
+            pool.spawn(call(clock.clone()));
             pool.cancel_on(sleep(secs(1)));
-            let (took, ended) = elapsed(pool.run()).await;
-            assert!(ended.is_ok(), "{ended:?}");
-            assert_eq!((took, log.events()), (11, vec!["left: 11".to_owned()]));
+            pool.run().await.unwrap();
+            clock.say("returned");
+            assert_eq!(clock.events(), ["11: left", "11: returned"], "{name}");
         });
     }
 }
@@ -393,7 +354,7 @@ fn an_abort_reaches_what_an_ended_branch_has_left_behind() {
 #[apply(current_thread)]
 async fn watchers_cost_no_grace_and_are_no_tasks() {
     let alive = Alive::default();
-    let pool: Pool = with_grace(10).build();
+    let pool: Pool = with_grace(secs(10)).build();
     for watch in [Pool::cancel_on, Pool::abort_on] {
         let one = alive.one();
         watch(&pool, async move {
@@ -425,7 +386,7 @@ async fn a_watcher_that_panics_is_a_failure_with_its_name() {
             pool.cancel_on(signal)
         }
         let error = pool.run().await.unwrap_err();
-        assert_eq!(failures(error.failures()), ["panic: no signals here"]);
+        assert_eq!(failures(error.failures()), ["panic: no signals here"], "abort: {abort}");
         assert_eq!(error.first().unwrap().task().name(), Some(if abort { "abort_on" } else { "cancel_on" }));
         assert_eq!(error.first().unwrap().task().spawned_at().file(), file!());
     }
@@ -433,15 +394,15 @@ async fn a_watcher_that_panics_is_a_failure_with_its_name() {
 
 #[apply(current_thread)]
 async fn what_can_abort_is_awaited_until_the_last_depth_is_joined() {
-    let (log, begin) = (Log::default(), Instant::now());
-    let pool: Pool = with_grace(100).build();
+    let clock = Clock::start();
+    let pool: Pool = with_grace(secs(100)).build();
     for (depth, name) in [(1, "high"), (0, "zero"), (-1, "low")] {
-        pool.build_task().depth(depth).spawn(stubborn(name, begin, log.clone()));
+        pool.build_task().depth(depth).spawn(clock.deaf(name));
     }
     pool.cancel_on(yield_now());
     pool.abort_on(sleep(secs(250)));
     pool.run().await.unwrap();
-    assert_eq!(log.events(), ["high: 100", "zero: 200", "low: 250"]);
+    assert_eq!(clock.events(), ["100: high", "200: zero", "250: low"]);
 }
 
 #[apply(current_thread)]
@@ -483,22 +444,22 @@ async fn a_deadline_may_be_over_or_beyond_all_clocks() {
 
 #[apply(current_thread)]
 async fn a_task_without_grace_is_aborted_at_the_signal() {
-    let (log, begin) = (Log::default(), Instant::now());
-    let pool: Pool = with_grace(10).build();
-    pool.build_task().no_grace().spawn(stubborn("without", begin, log.clone()));
-    pool.build_task().no_grace().daemon().spawn(stubborn("daemon", begin, log.clone()));
+    let clock = Clock::start();
+    let pool: Pool = with_grace(secs(10)).build();
+    pool.build_task().no_grace().spawn(clock.deaf("without"));
+    pool.build_task().no_grace().daemon().spawn(clock.deaf("daemon"));
     pool.spawn(async { drop(polite(3).await) });
-    let late = (pool.clone(), log.clone());
+    let (late, task) = (pool.clone(), clock.deaf("late"));
     pool.spawn(async move {
-        cancellation_token().cancelled().await;
-        late.0.build_task().no_grace().spawn(stubborn("late", begin, late.1));
+        asked().await;
+        late.build_task().no_grace().spawn(task);
     });
     pool.cancel_on(sleep(secs(1)));
     pool.run().await.unwrap();
-    assert_eq!(begin.elapsed(), secs(4));
-    let mut events = log.events();
-    events.sort();
-    assert_eq!(events, ["daemon: 1", "without: 1"], "and what comes late is never polled");
+    clock.say("returned");
+    let mut events = clock.events();
+    events[..2].sort();
+    assert_eq!(events, ["1: daemon", "1: without", "4: returned"], "and what comes late is never polled");
 }
 
 #[apply(both)]
@@ -548,7 +509,7 @@ fn an_essential_task_that_ends_closes_its_pool_whatever_the_policy_says() {
                         OnFailure::Discard => outcome.unwrap(),
                         _ => assert_eq!(failures(outcome.unwrap_err().failures()), [expected], "{what:?}"),
                     }
-                    assert!(pool.is_closed());
+                    assert!(pool.is_closed(), "{expected}, {what:?}: the pool is open; daemon: {daemon}");
                 }
             }
         }
@@ -590,7 +551,7 @@ async fn a_task_may_have_a_policy_of_its_own() {
 #[apply(current_thread)]
 async fn daemons_that_cannot_have_heard_cost_no_grace() {
     for depth in [-1, 0, 1] {
-        let opened = elapsed(with_grace(10).open(async |pool: Pool| {
+        let opened = elapsed(with_grace(secs(10)).open(async |pool: Pool| {
             pool.build_task().daemon().depth(depth).spawn(pending::<()>());
             sleep(secs(1)).await;
             Ok(())
@@ -598,7 +559,7 @@ async fn daemons_that_cannot_have_heard_cost_no_grace() {
         assert_eq!(opened.await.0, 1, "depth {depth}");
     }
     // Nor when others have used some of it.
-    let pool: Pool = with_grace(10).build();
+    let pool: Pool = with_grace(secs(10)).build();
     pool.build_task().daemon().spawn(pending::<()>());
     pool.spawn(sleep(secs(3)));
     pool.build_task().depth(1).daemon().spawn(pending::<()>());
@@ -608,13 +569,13 @@ async fn daemons_that_cannot_have_heard_cost_no_grace() {
 
 #[apply(current_thread)]
 async fn daemons_that_may_have_heard_have_the_grace() {
-    let with_token = elapsed(with_grace(10).open(async |pool: Pool| {
+    let with_token = elapsed(with_grace(secs(10)).open(async |pool: Pool| {
         pool.build_task().daemon().spawn(async { drop(polite(3).await) });
         sleep(secs(1)).await;
         Ok(())
     }));
     assert_eq!(with_token.await.0, 4);
-    let that_wait = elapsed(with_grace(10).open(async |pool: Pool| {
+    let that_wait = elapsed(with_grace(secs(10)).open(async |pool: Pool| {
         let waits = pool.clone();
         pool.build_task().daemon().spawn(async move {
             waits.cancelled().await;
@@ -624,7 +585,7 @@ async fn daemons_that_may_have_heard_have_the_grace() {
         Ok(())
     }));
     assert_eq!(that_wait.await.0, 3);
-    let with_a_pool = elapsed(with_grace(10).open(async |pool: Pool| {
+    let with_a_pool = elapsed(with_grace(secs(10)).open(async |pool: Pool| {
         pool.build_task().daemon().spawn(async {
             let nested: Pool = Pool::new();
             nested.spawn(async { drop(polite(5).await) });
@@ -641,7 +602,7 @@ async fn daemons_that_may_have_heard_have_the_grace() {
 #[apply(multi_thread)]
 async fn a_daemon_may_hear_as_long_as_its_first_poll_lasts() {
     let (begun, log) = (LatchEvent::new(), Log::default());
-    let opened: Outcome = with_grace(1_000)
+    let opened: Outcome = with_grace(secs(1_000))
         .open(async |pool: Pool| {
             let (begins, closing, seen) = (begun.clone(), pool.clone(), log.clone());
             pool.build_task().daemon().spawn(async move {
@@ -651,7 +612,7 @@ async fn a_daemon_may_hear_as_long_as_its_first_poll_lasts() {
                 }
                 // The driver looks who is left.
                 (0..200).for_each(|_| std::thread::yield_now());
-                cancellation_token().cancelled().await;
+                asked().await;
                 yield_now().await;
                 seen.push("heard");
             });
@@ -665,7 +626,7 @@ async fn a_daemon_may_hear_as_long_as_its_first_poll_lasts() {
 
 #[apply(current_thread)]
 async fn queued_tasks_that_cannot_start_cost_no_grace() {
-    let pool: Pool = with_grace(10).limit(1).build();
+    let pool: Pool = with_grace(secs(10)).limit(1).build();
     // The slot is held by a lower depth, which is not cancelled before the higher one is closed.
     pool.build_task().depth(-1).spawn(async { drop(polite(2).await) });
     for _ in 0..3 {
@@ -677,17 +638,16 @@ async fn queued_tasks_that_cannot_start_cost_no_grace() {
 
 #[apply(current_thread)]
 async fn what_overran_a_grace_is_known_after_the_run() {
-    let (log, begin) = (Log::default(), Instant::now());
-    let pool: Pool = with_grace(2).build();
+    let clock = Clock::start();
+    let pool: Pool = with_grace(secs(2)).build();
     pool.build_task().name("polite").spawn(async { drop(polite(1).await) });
-    pool.build_task().name("upload").spawn(stubborn("upload", begin, log.clone()));
-    pool.build_task().name("deep").depth(-1).spawn(stubborn("deep", begin, log.clone()));
-    let seen = log.clone();
+    pool.build_task().name("upload").spawn(clock.deaf("upload"));
+    pool.build_task().name("deep").depth(-1).spawn(clock.deaf("deep"));
     pool.build_task().name("request").spawn(async move {
         let part: Pool = Pool::new();
-        part.build_task().name("part").spawn(stubborn("part", begin, seen.clone()));
-        let timed: Pool = with_grace(1).build();
-        timed.build_task().name("tells it itself").spawn(stubborn("timed", begin, seen));
+        part.build_task().name("part").spawn(clock.deaf("part"));
+        let timed: Pool = with_grace(secs(1)).build();
+        timed.build_task().name("tells it itself").spawn(clock.deaf("timed"));
         let (one, two) = tokio::join!(part.run(), timed.clone().run());
         drop((one, two));
         pending::<()>().await
@@ -699,7 +659,7 @@ async fn what_overran_a_grace_is_known_after_the_run() {
     assert_eq!(names, ["upload", "request", "part", "deep"]);
     assert!(overrun.iter().all(|task| task.spawned_at().file() == file!()));
 
-    let well: Pool = with_grace(2).build();
+    let well: Pool = with_grace(secs(2)).build();
     well.spawn(async { drop(polite(1).await) });
     well.cancel_on(yield_now());
     well.clone().run().await.unwrap();
@@ -708,28 +668,28 @@ async fn what_overran_a_grace_is_known_after_the_run() {
 
 #[apply(current_thread)]
 async fn what_an_abort_cuts_out_of_a_grace_has_overrun_it() {
-    let (log, begin) = (Log::default(), Instant::now());
-    let pool: Pool = with_grace(10).build();
+    let clock = Clock::start();
+    let pool: Pool = with_grace(secs(10)).build();
     pool.build_task().name("polite").spawn(async { drop(polite(1).await) });
-    pool.build_task().name("upload").spawn(stubborn("upload", begin, log.clone()));
+    pool.build_task().name("upload").spawn(clock.deaf("upload"));
     // Its depth has no time at all: it was not being closed.
-    pool.build_task().name("deep").depth(-1).spawn(stubborn("deep", begin, log.clone()));
+    pool.build_task().name("deep").depth(-1).spawn(clock.deaf("deep"));
     pool.cancel_on(yield_now());
     pool.abort_on(sleep(secs(3)));
     pool.clone().run().await.unwrap();
-    assert_eq!(log.events(), ["upload: 3", "deep: 3"]);
+    assert_eq!(clock.events(), ["3: upload", "3: deep"]);
     assert_eq!(pool.overrun().iter().map(|task| task.name()).collect::<Vec<_>>(), [Some("upload")]);
 }
 
 #[apply(current_thread)]
 async fn an_abort_that_cuts_no_grace_short_leaves_no_overrun() {
-    let aborted: Pool = with_grace(10).build();
+    let aborted: Pool = with_grace(secs(10)).build();
     aborted.spawn(pending::<()>());
     aborted.abort_on(sleep(secs(1)));
     aborted.clone().run().await.unwrap();
     assert!(aborted.overrun().is_empty(), "it was never cancelled");
 
-    let ended: Pool = with_grace(10).build();
+    let ended: Pool = with_grace(secs(10)).build();
     ended.spawn(async { drop(polite(1).await) });
     ended.build_task().depth(-1).spawn(async { drop(polite(1).await) });
     ended.cancel_on(yield_now());
@@ -742,7 +702,6 @@ async fn an_abort_that_cuts_no_grace_short_leaves_no_overrun() {
 
 #[apply(both)]
 async fn a_pool_that_is_kept_open_ends_when_nothing_can_come_any_more() {
-    let kept_open = || -> Pool { Pool::builder().keep_open(true).build() };
     kept_open().run().await.unwrap();
 
     let pool = kept_open();
@@ -756,10 +715,8 @@ async fn a_pool_that_is_kept_open_ends_when_nothing_can_come_any_more() {
         drop(handle);
     });
     let mut run = pin!(pool.run());
-    for _ in 0..10 {
-        assert!(poll_once(run.as_mut()).await.is_pending(), "a task has a handle");
-        yield_now().await;
-    }
+    // A task has a handle.
+    stays_pending(run.as_mut()).await;
     end.set();
     run.await.unwrap();
 }
@@ -773,20 +730,13 @@ async fn a_handle_a_daemon_and_a_watcher_keep_a_pool_open() {
         |pool| pool.cancel_at(Some(Instant::now() + secs(1_000))),
     ];
     for hold in holders {
-        let pool: Pool = Pool::builder().keep_open(true).build();
+        let pool = kept_open();
         hold(&pool);
-        let mut run = Box::pin(pool.run());
-        for _ in 0..10 {
-            assert!(poll_once(run.as_mut()).await.is_pending());
-            yield_now().await;
-        }
+        stays_pending(pin!(pool.run())).await;
     }
-    let pool: Pool = Pool::builder().keep_open(true).build();
+    let pool = kept_open();
     let mut run = pin!(pool.clone().run());
-    for _ in 0..10 {
-        assert!(poll_once(run.as_mut()).await.is_pending(), "there is a handle");
-        yield_now().await;
-    }
+    stays_pending(run.as_mut()).await;
     pool.cancel_at(Some(Instant::now() + secs(1_000)));
     pool.cancel_at(None);
     drop(pool);
@@ -809,10 +759,7 @@ async fn idle_is_ready_when_no_task_is_left_but_daemons() {
                 });
             }
             let mut idle = pin!(pool.idle());
-            for _ in 0..5 {
-                assert!(poll_once(idle.as_mut()).await.is_pending());
-                yield_now().await;
-            }
+            stays_pending(idle.as_mut()).await;
             gate.set();
             idle.await;
             assert_eq!(done.events().len(), 3);
@@ -846,19 +793,14 @@ async fn an_error_knows_whether_its_pool_was_stopped_from_outside() {
 
 #[apply(current_thread)]
 async fn a_nested_pool_knows_why_the_one_around_it_closes() {
-    let pool: Pool = with_grace(10).build();
-    let reason = pool.spawn_with_handle(async {
-        let inner: Pool = Pool::builder().keep_open(true).build();
-        inner.clone().run().await?;
-        Ok(inner.closing_reason())
-    });
+    let [pool, inner] = nested([with_grace(secs(10)), Pool::builder().keep_open(true)]);
     let canceller = pool.clone();
     pool.spawn(async move {
         yield_now().await;
         canceller.cancel_with("deployment");
     });
     pool.run().await.unwrap();
-    let reason = reason.await.unwrap().unwrap();
+    let reason = inner.closing_reason().unwrap();
     assert!(matches!(reason, ClosingReason::ParentClosing(_)), "{reason}");
     assert_eq!(reason.cancel_reason(), Some("deployment"));
 }
@@ -867,14 +809,14 @@ async fn a_nested_pool_knows_why_the_one_around_it_closes() {
 
 #[apply(both)]
 async fn a_tracked_future_is_a_member_of_its_pool() {
-    let pool: Pool = with_grace(10).name("web").build();
+    let pool: Pool = with_grace(secs(10)).name("web").build();
     let handle = pool.clone();
     let (begun, running) = (LatchEvent::new(), LatchEvent::new());
     let (set, go) = (begun.clone(), running.clone());
     let tracked = pool.build_task().name("request").track_future(async move {
         assert_eq!(Pool::<BoxError>::current().name(), Some("web"));
         set.set();
-        cancellation_token().cancelled().await;
+        asked().await;
         go.wait_set().await;
         7
     });
@@ -898,7 +840,7 @@ async fn a_tracked_future_is_a_member_of_its_pool() {
 #[apply(both)]
 async fn a_tracked_future_is_cut_off_by_the_abort() {
     let alive = Alive::default();
-    let pool: Pool = Pool::builder().keep_open(true).build();
+    let pool = kept_open();
     let one = alive.one();
     let tracked = pool.track_future(async move {
         let _one = one;
@@ -969,7 +911,7 @@ fn a_runtime_that_is_gone_has_no_time_left_and_hides_no_failure() {
     for grace in [0, 10] {
         let run = {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            let pool: Pool = with_grace(grace).build();
+            let pool: Pool = with_grace(secs(grace)).build();
             let go = LatchEvent::new();
             let goes = go.wait_set();
             pool.spawn(async {
@@ -1000,11 +942,11 @@ fn a_pool_that_has_just_ended_as_the_task_around_it_is_aborted_loses_no_failure(
             let outer = Pool::<BoxError>::new();
             let (give, given) = oneshot::channel::<TaskHandle<()>>();
             let around = outer.spawn_with_handle(async move {
-                let opened: Outcome = with_grace(1_000)
+                let opened: Outcome = with_grace(secs(1_000))
                     .open(async |inner: Pool| {
                         let around = given.await?;
                         inner.spawn(async { Err("task".into()) });
-                        cancellation_token().cancelled().await;
+                        asked().await;
                         until(|| inner.is_empty()).await;
                         around.cancel();
                         if panics { quiet_panic("body") } else { Err("body".into()) }
@@ -1018,7 +960,7 @@ fn a_pool_that_has_just_ended_as_the_task_around_it_is_aborted_loses_no_failure(
             let error = run.await.unwrap_err();
             let body = if panics { "panic: body" } else { "error: body" };
             assert!(error.failures().is_empty(), "{error:#}");
-            assert_eq!(failures(error.cleanup_failures()), ["error: task", body]);
+            assert_eq!(failures(error.cleanup_failures()), ["error: task", body], "panics: {panics}");
         });
     }
 }

@@ -330,7 +330,7 @@ async fn awaits_higher_depth<E: Hooked>() {
     let above = pool.build_task().depth(1).no_grace().spawn_with_handle(std::future::pending::<Result<(), E>>());
     pool.spawn(async { above.await.map_err(E::task) });
     pool.cancel_on(async { tokio::task::yield_now().await });
-    assert!(pool.run().await.is_ok());
+    assert!(pool.run().await.is_ok(), "that the task above was stopped is a failure");
 }
 
 #[test]

@@ -220,7 +220,7 @@ async fn len_counts_what_was_not_given() {
 async fn a_group_is_used_again_after_its_end() {
     let mut group = group();
     for n in 0..3 {
-        assert!(group.next().await.is_none());
+        assert!(group.next().await.is_none(), "something comes after the end, in round {n}");
         group.spawn(async move { Ok(n) });
         assert_eq!(rest(&mut group).await, [format!("value {n}")]);
     }
@@ -401,7 +401,7 @@ async fn a_group_in_a_task_that_is_aborted_leaves_nothing() {
             Ok(())
         });
         opened.await.unwrap();
-        assert_eq!(alive.count(), 0);
+        assert_eq!(alive.count(), 0, "something is left after {rounds} turns");
     }
 }
 

@@ -15,18 +15,16 @@ use tokio::time::{Instant, advance, sleep};
 use tokio_test::task;
 
 use crate::support::{
-    Alive, Clock, GRACE, Log, OnDrop, Outcome, asked, both, busy, cleanup_of, current_thread, drop_group, failures,
+    Alive, GRACE, Log, OnDrop, Outcome, asked, both, busy, cleanup_of, current_thread, drop_group, failures,
     leaves_behind, opened, panic_of, panic_text, panics_in_drop, poll_once, secs, stays_pending, until, watched,
-    with_grace,
+    with_grace, with_stubborn_task,
 };
 
 // ===== deadlines =====
 
 #[apply(current_thread)]
 async fn a_timeout_around_a_pool_is_up_when_the_grace_after_it_is() {
-    let clock = Clock::start();
-    let pool = with_grace(GRACE).build();
-    pool.spawn(clock.stubborn("gone"));
+    let (pool, clock) = with_stubborn_task(GRACE);
     assert!(timeout(secs(1), pool.run()).await.is_err());
     clock.say("returned");
     assert_eq!(clock.events(), ["1: asked", "11: gone", "11: returned"]);
@@ -46,9 +44,7 @@ async fn a_timeout_around_a_pool_waits_no_longer_than_its_tasks_need() {
 
 #[apply(current_thread)]
 async fn a_timeout_in_the_middle_of_the_grace_leaves_the_rest_of_it() {
-    let clock = Clock::start();
-    let pool = with_grace(GRACE).build();
-    pool.spawn(clock.stubborn("gone"));
+    let (pool, clock) = with_stubborn_task(GRACE);
     pool.cancel_on(sleep(secs(1)));
     assert!(timeout(secs(5), pool.run()).await.is_err());
     clock.say("returned");
@@ -85,20 +81,17 @@ async fn what_fails_in_the_grace_after_a_timeout_is_a_cleanup_failure() {
 #[apply(current_thread)]
 async fn a_timeout_that_is_nested_in_another_lets_the_first_deadline_decide() {
     for (outer, inner) in [(1, 5), (5, 1)] {
-        let (begin, clock) = (Instant::now(), Clock::start());
-        let pool = with_grace(secs(2)).build();
-        pool.spawn(clock.stubborn("gone"));
+        let (pool, clock) = with_stubborn_task(secs(2));
         let outcome = timeout(secs(outer), timeout(secs(inner), pool.run())).await;
-        assert_eq!(outcome.is_err(), outer == 1);
-        assert_eq!((clock.events(), begin.elapsed()), (vec!["1: asked".into(), "3: gone".into()], secs(3)));
+        clock.say("returned");
+        assert_eq!(outcome.is_err(), outer == 1, "{outer} around {inner}");
+        assert_eq!(clock.events(), ["1: asked", "3: gone", "3: returned"], "{outer} around {inner}");
     }
 }
 
 #[apply(current_thread)]
 async fn a_timeout_of_no_time_still_asks_the_tasks_that_were_launched() {
-    let clock = Clock::start();
-    let pool = with_grace(GRACE).build();
-    pool.spawn(clock.stubborn("gone"));
+    let (pool, clock) = with_stubborn_task(GRACE);
     assert!(timeout(Duration::ZERO, pool.run()).await.is_err());
     assert_eq!(clock.events(), ["0: asked", "10: gone"]);
 }
@@ -274,8 +267,8 @@ async fn timeouts_nest_and_the_shorter_one_elapses() {
         let nested = timeout(Duration::from_secs(inner), pending::<()>());
         let outcome = timeout(Duration::from_secs(outer), nested).await;
         assert_eq!(outcome.is_err(), outer < inner, "{outer} around {inner}");
-        assert!(outcome.is_err() || outcome.unwrap().is_err());
-        assert_eq!(start.elapsed(), Duration::from_secs(elapsed));
+        assert!(outcome.is_err() || outcome.unwrap().is_err(), "{outer} around {inner}");
+        assert_eq!(start.elapsed(), Duration::from_secs(elapsed), "{outer} around {inner}");
     }
 }
 

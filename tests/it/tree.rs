@@ -145,7 +145,7 @@ async fn the_depth_that_is_being_closed_comes_first_and_its_tasks_leave_the_draw
     let lines = ["├── <task>  depth 2", "├── <task>  depth 1", "└── <task>"];
     for (depth, count) in [(2, "3 tasks"), (1, "2 tasks"), (0, "1 task")] {
         asked[depth].wait_set().await;
-        assert!(asked[..depth].iter().all(|asked| !asked.is_set()));
+        assert!(asked[..depth].iter().all(|asked| !asked.is_set()), "a depth below {depth} is asked before its turn");
         let drawing = drawn(&pool.tree());
         assert_eq!(drawing[0], format!("<pool> (closing, {count})"));
         assert_eq!(drawing[1..], lines[2 - depth..]);
@@ -407,7 +407,7 @@ async fn an_exit_handler_is_shown_also_when_nobody_waits_for_it() {
             false => &["<pool> (running, 1 task)", "└── owner", "    └── <with_exit> (running, 1 task)"],
             true => &["<pool> (running, 0 tasks)", "└── <with_exit> (running, 1 task)"],
         };
-        assert_eq!(drawn(&pool.tree()), expected);
+        assert_eq!(drawn(&pool.tree()), expected, "cut short: {cut_short}");
         go.set();
         running.await.unwrap().unwrap();
     }

@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep_until};
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
-    Alive, Log, blocked_until_abort, both, cleanup_of, cleanup_of_dropped, current_thread, endless_branch, failures,
-    leaves_behind, multi_thread, opened, panic_text, panicking_in_drop, panics_in_drop, paused_runtime, poll_once,
-    quiet_panic, stays_pending, until,
+    Alive, Log, a_group_that_is_dropped_is_waited_for, blocked_until_abort, both, cleanup_of_dropped, current_thread,
+    endless_branch, failures, leaves_behind, multi_thread, opened, panic_text, panicking_in_drop, panics_in_drop,
+    paused_runtime, quiet_panic, stays_pending, until,
 };
 
 #[apply(both)]
@@ -264,21 +264,7 @@ async fn try_all_in_a_spawned_task_takes_async_blocks_with_boxed_errors() {
 
 #[apply(both)]
 async fn try_all_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
-    for polled in [false, true] {
-        let alive = Alive::default();
-        let cleanup = cleanup_of(async || {
-            let begun = Arc::new(Barrier::new(3));
-            let mut all = try_all([(); 2].map(|()| endless_branch::<io::Result<()>>(alive.clone(), begun.clone())));
-            if polled {
-                assert!(poll_once(pin!(&mut all)).await.is_pending());
-            }
-            begun.wait().await;
-            drop(all);
-        })
-        .await;
-        assert!(cleanup.is_empty(), "to be aborted is no failure: {cleanup:?}");
-        assert_eq!(alive.count(), 0, "polled: {polled}");
-    }
+    a_group_that_is_dropped_is_waited_for::<io::Result<()>, _>(try_all).await;
 }
 
 #[apply(both)]

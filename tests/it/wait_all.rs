@@ -15,9 +15,9 @@ use tokio::task::yield_now;
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
-    Alive, Log, OnDrop, blocked_until_abort, both, cleanup_of, cleanup_of_dropped, current_thread, endless_branch,
-    failures, leaves_behind, multi_thread, opened, panic_text, panicking_in_drop, panics_in_drop, paused_runtime,
-    poll_once, quiet_panic, stays_pending, until,
+    Log, OnDrop, a_group_that_is_dropped_is_waited_for, blocked_until_abort, both, cleanup_of, cleanup_of_dropped,
+    current_thread, failures, leaves_behind, multi_thread, opened, panic_text, panicking_in_drop, panics_in_drop,
+    paused_runtime, poll_once, quiet_panic, stays_pending, until,
 };
 
 /// What a pool reports whose body drops the future of a function after its tasks have ended.
@@ -259,21 +259,7 @@ async fn wait_all_reports_the_panic_of_a_destructor_after_the_value_as_a_cleanup
 
 #[apply(both)]
 async fn wait_all_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
-    for polled in [false, true] {
-        let alive = Alive::default();
-        let cleanup = cleanup_of(async || {
-            let begun = Arc::new(Barrier::new(3));
-            let mut all = wait_all([(); 2].map(|()| endless_branch::<io::Result<()>>(alive.clone(), begun.clone())));
-            if polled {
-                assert!(poll_once(pin!(&mut all)).await.is_pending());
-            }
-            begun.wait().await;
-            drop(all);
-        })
-        .await;
-        assert!(cleanup.is_empty(), "to be aborted is no failure: {cleanup:?}");
-        assert_eq!(alive.count(), 0, "polled: {polled}");
-    }
+    a_group_that_is_dropped_is_waited_for::<io::Result<()>, _>(wait_all).await;
 }
 
 #[apply(both)]

@@ -79,7 +79,11 @@ async fn with_exit_returns_what_failed_and_no_handler_makes_it_undone() {
             | (Err(ExitError::Both { body: "b", exit: "e" }), Err(_), Err(_)) => {}
             _ => panic!("{outcome:?}"),
         }
-        assert_eq!(outcome.map_or_else(|error| error.to_string(), |value| value.to_string()), expected);
+        assert_eq!(
+            outcome.map_or_else(|error| error.to_string(), |value| value.to_string()),
+            expected,
+            "body: {body:?}, handler: {exit:?}"
+        );
     }
 }
 
@@ -297,7 +301,7 @@ async fn with_exit_dropped_while_the_handler_runs_reports_the_failure_of_the_bod
                 gate.set();
             });
             let all = if handler_fails { vec![expected, "error: exit"] } else { vec![expected] };
-            assert_eq!(cleanup.await, all);
+            assert_eq!(cleanup.await, all, "handler fails: {handler_fails}");
         }
     }
 }
@@ -330,7 +334,7 @@ async fn with_exit_handler_begins_when_all_that_the_body_opened_has_ended() {
         stays_pending(opened.as_mut()).await;
         assert!(log.events().is_empty(), "{:?}", log.events());
         gate.set();
-        assert!(opened.await.is_empty());
+        assert!(opened.await.is_empty(), "a failure is reported; dropped: {dropped}");
         let how = if dropped { "Cancelled" } else { "Finished" };
         assert_eq!(log.events(), ["finished", "finished", how]);
     }
@@ -381,7 +385,7 @@ async fn with_exit_handlers_nest_and_run_inside_out() {
             assert_eq!(cleanup, ["error: inner", "error: middle", "error: outer"]);
         } else {
             assert_eq!(log.events(), ["inner Finished", "middle Failed", "outer Failed"]);
-            assert!(cleanup.is_empty());
+            assert!(cleanup.is_empty(), "a failure is reported twice: {cleanup:?}");
         }
     }
 }
@@ -439,12 +443,12 @@ async fn with_exit_tells_how_its_handler_failed_although_the_value_of_the_body_p
             let body = async |_: &mut ()| Ok::<_, BoxError>(OnDrop::new(|| quiet_panic("value")));
             let ended = with_exit((), body, breaks(panics));
             if panics {
-                assert_eq!(panic_of(ended).await, "exit");
+                assert_eq!(panic_of(ended).await, "exit", "the panic of the handler is not the outcome");
             } else {
                 assert_eq!(ended.await.err().unwrap().to_string(), "exit handler failed: exit");
             }
         });
-        assert_eq!(cleanup.await, ["panic: value"]);
+        assert_eq!(cleanup.await, ["panic: value"], "handler panics: {panics}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Branches of the functions, and work that is left behind.
 
 use std::future::pending;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +9,7 @@ use aiodrive::{LatchEvent, shield};
 use tokio::runtime::Handle;
 use tokio::sync::Barrier;
 
-use super::{Alive, Log, OnDrop, busy, cleanup_of, stays_pending, until};
+use super::{Alive, Log, OnDrop, busy, cleanup_of, poll_once, stays_pending, until};
 
 /// Work that ends with the gate, and writes that down.
 pub fn gated(gate: &LatchEvent, log: &Log) -> impl Future<Output = ()> + Send + use<> {
@@ -24,10 +24,10 @@ pub fn gated(gate: &LatchEvent, log: &Log) -> impl Future<Output = ()> + Send + 
 pub async fn waits_for<F: Future>(future: F, gate: LatchEvent, log: Log) -> F::Output {
     let mut future = pin!(future);
     stays_pending(future.as_mut()).await;
-    assert!(log.events().is_empty());
+    assert!(log.events().is_empty(), "something has ended before the gate is open");
     gate.set();
     let output = future.await;
-    assert_eq!(log.events(), ["finished"]);
+    assert_eq!(log.events(), ["finished"], "the work has not been finished");
     output
 }
 
@@ -57,6 +57,29 @@ pub fn leaves_behind(gate: &LatchEvent, log: &Log) {
         opened.await;
         log.push("left behind");
     }));
+}
+
+type Branch<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Drops a group of endless branches, polled or not, in a pool: nothing of it is left when that returns, and nothing has
+/// failed.
+pub async fn a_group_that_is_dropped_is_waited_for<T: 'static, F: Future>(group: impl Fn([Branch<T>; 2]) -> F) {
+    for polled in [false, true] {
+        let alive = Alive::default();
+        let cleanup = cleanup_of(async || {
+            let begun = Arc::new(Barrier::new(3));
+            let branches = [(); 2].map(|()| Box::pin(endless_branch(alive.clone(), begun.clone())) as Branch<T>);
+            let mut group = Box::pin(group(branches));
+            if polled {
+                assert!(poll_once(group.as_mut()).await.is_pending(), "it is ready too early");
+            }
+            begun.wait().await;
+            drop(group);
+        })
+        .await;
+        assert!(cleanup.is_empty(), "to be aborted is no failure: {cleanup:?}, polled: {polled}");
+        assert_eq!(alive.count(), 0, "something is left; polled: {polled}");
+    }
 }
 
 /// Makes a group that fails, and drops it after polling it or not.

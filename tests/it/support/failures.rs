@@ -43,7 +43,7 @@ pub async fn fails(text: &'static str) -> Result<(), BoxError> {
 /// Has a task of a running pool fail, and waits until it has.
 pub async fn failed(pool: &Pool, text: &'static str) {
     let handle = pool.spawn_with_handle(fails(text));
-    assert_eq!(handle.await, Err(TaskStopped::Failed));
+    assert_eq!(handle.await, Err(TaskStopped::Failed), "{text}");
 }
 
 /// What is reported as cleanup failures of a pool with this body, in which nothing else fails.

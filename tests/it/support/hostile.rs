@@ -35,7 +35,7 @@ pub fn meddle<E: Into<BoxError> + std::fmt::Display + Send + 'static>(pool: &Poo
     assert!(pool.tree().to_string().starts_with("<pool>") && !pool.root_tree().to_string().is_empty());
     drop(Pool::<E>::try_current());
     pool.cancel();
-    assert!(pool.is_closed());
+    assert!(pool.is_closed(), "it is open although it was cancelled");
 }
 
 /// An error whose destructor panics.

@@ -48,6 +48,11 @@ pub async fn stays_pending<F: Future + ?Sized>(mut future: std::pin::Pin<&mut F>
     }
 }
 
+/// Polls a future for some time, in which it must not be ready, and drops it.
+pub async fn dropped_after<F: Future>(time: Duration, future: F) {
+    assert!(tokio::time::timeout(time, future).await.is_err(), "it is ready too early");
+}
+
 /// The message that a future panics with when it is polled; fails if it is ready.
 pub async fn panic_of<F: Future>(future: F) -> String {
     let mut future = std::pin::pin!(future);

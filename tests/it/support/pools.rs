@@ -1,6 +1,7 @@
 //! Pools and their tasks, as many tests have them.
 
 use std::future::pending;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use aiodrive::{BoxError, Pool, PoolBuilder, PoolError, cancellation_token};
 use tokio::task::JoinHandle;
 
-use super::{Alive, Outcome};
+use super::{Alive, Clock, Outcome, poll_once};
 
 pub const GRACE: Duration = secs(10);
 
@@ -32,6 +33,33 @@ where
     E: Into<BoxError> + std::fmt::Display + Send + 'static,
 {
     tokio::spawn(pool.clone().run())
+}
+
+/// Planned pools, each of which runs in a task of the one before it: a test spawns what it needs in any of them, and then
+/// runs the first. The error of an inner one is that of the task which runs it.
+pub fn nested<const N: usize>(builders: [PoolBuilder; N]) -> [Pool; N] {
+    let pools = builders.map(PoolBuilder::build);
+    for (outer, inner) in pools.iter().zip(&pools[1..]) {
+        let inner = inner.clone();
+        outer.spawn(async move { inner.run().await.map_err(BoxError::from) });
+    }
+    pools
+}
+
+/// A planned pool with this grace, and a clock that says when its only task is asked, which it does not heed, and gone.
+pub fn with_stubborn_task(grace: Duration) -> (Pool, Clock) {
+    let (pool, clock) = (with_grace(grace).build(), Clock::start());
+    pool.spawn(clock.stubborn("gone"));
+    (pool, clock)
+}
+
+/// Runs a planned pool, cancels it when something has come about, and waits for its end.
+pub async fn cancelled_once(pool: &Pool, has_come_about: impl Future<Output = ()>) -> Outcome {
+    let mut run = pin!(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending(), "it has ended before it is cancelled");
+    has_come_about.await;
+    pool.cancel();
+    run.await
 }
 
 /// A handle that a policy can look at.

@@ -11,7 +11,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
-use super::{asked, until, with_grace};
+use super::{Outcome, asked, until, with_grace};
 
 /// Counts values that are alive.
 #[derive(Clone, Default)]
@@ -113,6 +113,15 @@ impl Clock {
         OnDrop::new(move || clock.say(event))
     }
 
+    /// A task that hears of nothing, and says when it is gone.
+    pub fn deaf(&self, name: &'static str) -> impl Future<Output = ()> + Send + use<> {
+        let clock = self.clone();
+        async move {
+            let _gone = clock.on_drop(name);
+            pending().await
+        }
+    }
+
     /// A task that hears the request, and does not heed it.
     pub fn stubborn(&self, name: &'static str) -> impl Future<Output = ()> + Send + use<> {
         let clock = self.clone();
@@ -171,6 +180,16 @@ impl Witness {
         until(|| self.count("began") == WITNESSES).await;
     }
 
+    /// Opens a pool whose witnesses run before the body goes on.
+    pub async fn open<T>(&self, body: impl AsyncFnOnce(Pool) -> Result<T, BoxError>) -> Outcome<T> {
+        let opened = self.builder().open(async |pool| {
+            self.enter(&pool);
+            self.begun().await;
+            body(pool).await
+        });
+        opened.await
+    }
+
     /// What a body does that is not polled without a grace.
     pub async fn body(&self) -> Result<i32, BoxError> {
         let _one = self.alive.one();
@@ -187,25 +206,38 @@ impl Witness {
     }
 
     /// That nothing is left, and that the witnesses could end by themselves if there was a grace.
+    #[track_caller]
     pub fn check(&self) {
-        assert_eq!((self.alive.count(), self.count("gone")), (0, WITNESSES));
+        assert_eq!(
+            (self.alive.count(), self.count("gone")),
+            (0, WITNESSES),
+            "somebody is left, or not all are gone; grace: {:?}",
+            self.grace
+        );
         if self.has_grace() {
-            assert_eq!((self.count("asked"), self.count("ended")), (WITNESSES, WITNESSES));
+            assert_eq!(
+                (self.count("asked"), self.count("ended")),
+                (WITNESSES, WITNESSES),
+                "not all could end by themselves in the grace"
+            );
         } else if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
             // Elsewhere a task may be quicker than its abort.
-            assert_eq!((self.count("asked"), self.count("ended")), (0, 0));
+            assert_eq!((self.count("asked"), self.count("ended")), (0, 0), "somebody heard of it without a grace");
         }
     }
 
     /// The same for the body.
+    #[track_caller]
     pub fn check_body(&self) {
-        assert_eq!(self.count("body gone"), 1);
+        assert_eq!(self.count("body gone"), 1, "how often the body was dropped");
         assert_eq!(
             (self.count("body asked"), self.count("body ended")),
             match self.has_grace() {
                 true => (1, 1),
                 false => (0, 0),
-            }
+            },
+            "whether the body heard, and could end; grace: {:?}",
+            self.grace
         );
     }
 }

@@ -87,10 +87,17 @@ impl World {
     fn judge(&self, mut known: Vec<usize>, ended: Result<(), PoolError>) {
         assert_eq!(self.alive.count(), 0, "something is left");
         let error = ended.err();
-        assert!(error.as_ref().is_none_or(|error| error.failures().is_empty()));
+        assert!(
+            error.as_ref().is_none_or(|error| error.failures().is_empty()),
+            "more than cleanup failures: {error:?}"
+        );
         known.extend(error.iter().flat_map(PoolError::cleanup_failures).map(number));
         known.sort();
-        assert_eq!(known, self.failed.lock().unwrap().iter().copied().collect::<Vec<_>>());
+        assert_eq!(
+            known,
+            self.failed.lock().unwrap().iter().copied().collect::<Vec<_>>(),
+            "what is known of failures, and what has failed"
+        );
     }
 }
 
@@ -103,7 +110,7 @@ fn number(failed: &TaskError) -> usize {
 fn check(item: Result<usize, TaskError>, plan: impl Fn(usize) -> Plan, aborted: bool) -> (usize, bool) {
     let failed = match item {
         Ok(n) => {
-            assert!(matches!(plan(n).end, End::Value | End::ValueAndPool));
+            assert!(matches!(plan(n).end, End::Value | End::ValueAndPool), "{n} was to fail");
             return (n, false);
         }
         Err(failed) => failed,
@@ -153,7 +160,7 @@ async fn run_map(program: &MapProgram) {
                 }
                 yield_now().await;
             }
-            assert!(world.running.count() <= *limit);
+            assert!(world.running.count() <= *limit, "{} run, limit {limit}", world.running.count());
             known.extend(take(mapped.next().await, &taken, program));
         }
         Ok(())
@@ -183,16 +190,20 @@ async fn run_collect(program: &MapProgram) {
         let mapped = if program.is_ordered { mapped } else { mapped.unordered() };
         match mapped.collect().await {
             Ok(mut values) => {
-                assert!(world.failed.lock().unwrap().is_empty());
+                assert!(world.failed.lock().unwrap().is_empty(), "values, although something has failed");
                 values.sort_by_key(|n| if program.is_ordered { 0 } else { *n });
-                assert_eq!(values, (0..program.plans.len()).collect::<Vec<_>>());
+                assert_eq!(
+                    values,
+                    (0..program.plans.len()).collect::<Vec<_>>(),
+                    "values of some children are missing, or out of order"
+                );
             }
             Err(error) => {
-                assert!(!error.failures().is_empty() && error.cleanup_failures().is_empty());
+                assert!(!error.failures().is_empty() && error.cleanup_failures().is_empty(), "{error:?}");
                 known.extend(error.failures().iter().map(number));
             }
         }
-        assert_eq!(world.alive.count(), 0);
+        assert_eq!(world.alive.count(), 0, "something is left when it has ended");
         Ok(())
     });
     let ended = ended.await;
@@ -263,7 +274,7 @@ async fn run_group(steps: &[Step]) {
                 }
                 Step::Shutdown => {
                     known.extend(group.shutdown().await.iter().map(number));
-                    assert!(has_dropped || world.alive.count() == 0);
+                    assert!(has_dropped || world.alive.count() == 0, "something is left after the shutdown");
                     left.clear();
                     None
                 }
@@ -293,7 +304,7 @@ async fn run_group(steps: &[Step]) {
                     known.extend(has_failed.then_some(n));
                 }
             }
-            assert_eq!(group.len(), left.len());
+            assert_eq!(group.len(), left.len(), "how many were not given, after {step:?}");
         }
         Ok(())
     });
