@@ -17,8 +17,8 @@ use tokio::task::{coop, yield_now};
 use tokio_test::{assert_pending, task};
 
 use crate::support::{
-    Alive, Counted, Log, block_until_closed, bomb, both, current_thread, multi_thread, on_both, on_multi_thread,
-    poll_once, quiet_panic, stays_pending,
+    Alive, Counted, Log, block_until_closed, bomb, both, current_thread, multi_thread, on_multi_thread, poll_once,
+    quiet_panic, stays_pending,
 };
 
 /// What failed, without which task it was.
@@ -385,8 +385,8 @@ async fn a_body_in_a_nested_pool_is_interrupted() {
     assert_eq!((reasons(&error), alive.count()), (vec![String::from("outer")], 0));
 }
 
-#[test]
-fn code_after_a_failed_pool_is_not_reached() {
+#[apply(both)]
+async fn code_after_a_failed_pool_is_not_reached() {
     async fn work() -> Result<(), PoolError> {
         Pool::open(async |pool: Pool| {
             pool.spawn(async { Err("broken".into()) });
@@ -395,7 +395,7 @@ fn code_after_a_failed_pool_is_not_reached() {
         .await?;
         unreachable!("`?` returned");
     }
-    on_both(|| async { assert_eq!(reasons(&work().await.unwrap_err()), ["broken"]) });
+    assert_eq!(reasons(&work().await.unwrap_err()), ["broken"])
 }
 
 // ===== the body sees no failure =====
@@ -471,8 +471,8 @@ async fn a_failure_that_the_body_passes_on_in_its_grace_is_reported_once() {
 
 // ===== the body fails =====
 
-#[test]
-fn a_body_that_returns_early_with_handles_leaves_nothing_behind() {
+#[apply(both)]
+async fn a_body_that_returns_early_with_handles_leaves_nothing_behind() {
     async fn work(alive: &Alive) -> Result<i32, PoolError> {
         let value = Pool::open(async |pool: Pool| {
             let (one, two) = (alive.one(), alive.one());
@@ -489,11 +489,9 @@ fn a_body_that_returns_early_with_handles_leaves_nothing_behind() {
         });
         Ok(value.await? + 1)
     }
-    on_both(|| async {
-        let alive = Alive::default();
-        let error = work(&alive).await.unwrap_err();
-        assert_eq!((reasons(&error), alive.count()), (vec![String::from("invalid digit found in string")], 0));
-    });
+    let alive = Alive::default();
+    let error = work(&alive).await.unwrap_err();
+    assert_eq!((reasons(&error), alive.count()), (vec![String::from("invalid digit found in string")], 0));
 }
 
 #[apply(both)]
@@ -898,19 +896,17 @@ async fn a_body_was_spawned_where_its_pool_was_opened() {
     }
 }
 
-#[test]
-fn a_caller_can_pass_its_own_caller_on() {
+#[apply(both)]
+async fn a_caller_can_pass_its_own_caller_on() {
     #[track_caller]
     fn spawn_for_caller(pool: &Pool) -> &'static Location<'static> {
         pool.spawn(fails());
         Location::caller()
     }
-    on_both(|| async {
-        let pool = Pool::new();
-        let site = spawn_for_caller(&pool);
-        let error = pool.run().await.unwrap_err();
-        assert_eq!(only(&error).task().spawned_at(), site);
-    });
+    let pool = Pool::new();
+    let site = spawn_for_caller(&pool);
+    let error = pool.run().await.unwrap_err();
+    assert_eq!(only(&error).task().spawned_at(), site);
 }
 
 #[apply(both)]
@@ -1084,8 +1080,8 @@ async fn failures_and_cleanup_failures_are_both_read() {
     assert_eq!(format!("{error:#}"), format!("body failed: body\n{orphan}"));
 }
 
-#[test]
-fn a_pool_that_was_cancelled_reads_as_such() {
+#[apply(both)]
+async fn a_pool_that_was_cancelled_reads_as_such() {
     async fn cancelled(name: Option<&'static str>, reason: Option<&'static str>) -> PoolError {
         let builder = name.into_iter().fold(Pool::builder(), |builder, name| builder.name(name));
         let error = builder.open(async |pool: Pool| {
@@ -1097,20 +1093,18 @@ fn a_pool_that_was_cancelled_reads_as_such() {
         });
         error.await.unwrap_err()
     }
-    on_both(|| async {
-        for (name, reason, text) in [
-            (None, None, "pool cancelled"),
-            (None, Some("SIGTERM"), "pool cancelled: SIGTERM"),
-            (Some("web"), None, "pool \"web\": pool cancelled"),
-            (Some("web"), Some("SIGTERM"), "pool \"web\": pool cancelled: SIGTERM"),
-        ] {
-            let error = cancelled(name, reason).await;
-            assert_eq!((error.to_string(), format!("{error:#}")), (text.to_owned(), text.to_owned()));
-            assert!(error.is_cancelled() && error.failures().is_empty() && error.first().is_none());
-            assert_eq!(error.cancel_reason(), reason);
-            assert_eq!(error.source().unwrap().to_string(), "it was stopped");
-        }
-    });
+    for (name, reason, text) in [
+        (None, None, "pool cancelled"),
+        (None, Some("SIGTERM"), "pool cancelled: SIGTERM"),
+        (Some("web"), None, "pool \"web\": pool cancelled"),
+        (Some("web"), Some("SIGTERM"), "pool \"web\": pool cancelled: SIGTERM"),
+    ] {
+        let error = cancelled(name, reason).await;
+        assert_eq!((error.to_string(), format!("{error:#}")), (text.to_owned(), text.to_owned()));
+        assert!(error.is_cancelled() && error.failures().is_empty() && error.first().is_none());
+        assert_eq!(error.cancel_reason(), reason);
+        assert_eq!(error.source().unwrap().to_string(), "it was stopped");
+    }
 }
 
 #[test]

@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::yield_now;
 
 use crate::support::{
-    Alive, OnDrop, both, current_thread, failures, multi_thread, on_both, panic_of, panic_text, panics_in_drop,
-    poll_once, quiet_panic, stays_pending, until,
+    Alive, OnDrop, both, current_thread, failures, multi_thread, panic_of, panic_text, panics_in_drop, poll_once,
+    quiet_panic, stays_pending, until,
 };
 
 async fn same(n: usize) -> Result<usize, BoxError> {
@@ -633,39 +633,36 @@ fn groups_and_maps_can_be_moved_and_shared() {
 }
 
 /// Borrowed items and locals, in tasks that must be `Send`. It is enough that this compiles.
-#[test]
-fn it_borrows_inside_of_a_spawned_task() {
+#[apply(both)]
+async fn it_borrows_inside_of_a_spawned_task() {
     async fn get(name: String) -> Result<usize, BoxError> {
         Ok(name.len())
     }
     async fn of_slice(names: &[String]) -> Result<Vec<usize>, PoolError> {
         map(4, names, |name| get(name.clone())).collect().await
     }
-    on_both(|| async {
-        let running = tokio::spawn(async {
-            let (names, local) = (vec![String::from("a"), String::from("bc")], String::from("x"));
-            let mut lengths = Vec::new();
-            let mut mapped = map(4, &names, |name: &String| get(format!("{local}{name}")));
-            while let Some(length) = mapped.next().await {
-                lengths.push(length?);
-            }
-            lengths.extend(map(4, &names, |name| get(name.clone())).unordered().collect().await?);
-            lengths
-                .extend(map(4, names.iter().enumerate(), |(_, name): (_, &String)| get(name.clone())).collect().await?);
-            lengths.extend(map(4, names.iter().map(String::as_str), |name| get(name.to_owned())).collect().await?);
-            lengths.extend(map(4, 0..names.len(), |n| get(names[n].clone())).name(|n| format!("{n}")).collect().await?);
-            lengths.extend(map(4, names.iter().cloned(), get).collect().await?);
-            lengths.extend(map(4, names.clone(), async |name: String| get(name).await).collect().await?);
-            lengths.extend(of_slice(&names).await?);
-            Ok::<_, BoxError>(lengths.into_iter().sum::<usize>())
-        });
-        assert_eq!(running.await.unwrap().unwrap(), 5 + 7 * 3);
-        let opened = Pool::open(async |_: Pool| {
-            let names = vec![String::from("a")];
-            Ok(map(4, &names, |name: &String| get(name.clone())).collect().await?)
-        });
-        assert_eq!(tokio::spawn(opened).await.unwrap().unwrap(), [1]);
+    let running = tokio::spawn(async {
+        let (names, local) = (vec![String::from("a"), String::from("bc")], String::from("x"));
+        let mut lengths = Vec::new();
+        let mut mapped = map(4, &names, |name: &String| get(format!("{local}{name}")));
+        while let Some(length) = mapped.next().await {
+            lengths.push(length?);
+        }
+        lengths.extend(map(4, &names, |name| get(name.clone())).unordered().collect().await?);
+        lengths.extend(map(4, names.iter().enumerate(), |(_, name): (_, &String)| get(name.clone())).collect().await?);
+        lengths.extend(map(4, names.iter().map(String::as_str), |name| get(name.to_owned())).collect().await?);
+        lengths.extend(map(4, 0..names.len(), |n| get(names[n].clone())).name(|n| format!("{n}")).collect().await?);
+        lengths.extend(map(4, names.iter().cloned(), get).collect().await?);
+        lengths.extend(map(4, names.clone(), async |name: String| get(name).await).collect().await?);
+        lengths.extend(of_slice(&names).await?);
+        Ok::<_, BoxError>(lengths.into_iter().sum::<usize>())
     });
+    assert_eq!(running.await.unwrap().unwrap(), 5 + 7 * 3);
+    let opened = Pool::open(async |_: Pool| {
+        let names = vec![String::from("a")];
+        Ok(map(4, &names, |name: &String| get(name.clone())).collect().await?)
+    });
+    assert_eq!(tokio::spawn(opened).await.unwrap().unwrap(), [1]);
 }
 
 #[apply(current_thread)]
@@ -710,67 +707,59 @@ mod streams {
 
     use super::*;
 
-    #[test]
-    fn both_are_streams() {
-        on_both(|| async {
-            let running = tokio::spawn(async {
-                let names = vec![1, 2, 3];
-                let doubled: Vec<usize> = map(2, &names, |n: &usize| same(*n)).map_ok(|n| 2 * n).try_collect().await?;
-                let mut group: TaskGroup<usize> = TaskGroup::new();
-                doubled.into_iter().for_each(|n| group.spawn(same(n)));
-                assert_eq!(::futures::Stream::size_hint(&group), (3, None));
-                Ok::<_, TaskError>(StreamExt::map(group, Result::unwrap).fold(0, async |sum, n| sum + n).await)
-            });
-            assert_eq!(running.await.unwrap().unwrap(), 12);
+    #[apply(both)]
+    async fn both_are_streams() {
+        let running = tokio::spawn(async {
+            let names = vec![1, 2, 3];
+            let doubled: Vec<usize> = map(2, &names, |n: &usize| same(*n)).map_ok(|n| 2 * n).try_collect().await?;
+            let mut group: TaskGroup<usize> = TaskGroup::new();
+            doubled.into_iter().for_each(|n| group.spawn(same(n)));
+            assert_eq!(::futures::Stream::size_hint(&group), (3, None));
+            Ok::<_, TaskError>(StreamExt::map(group, Result::unwrap).fold(0, async |sum, n| sum + n).await)
         });
+        assert_eq!(running.await.unwrap().unwrap(), 12);
     }
 
-    #[test]
-    fn a_stream_is_a_source() {
-        on_both(|| async {
-            let numbers = [1, 2, 3];
-            let collected = map_stream(2, stream::iter(&numbers), |n: &usize| same(*n)).collect().await;
-            assert_eq!(collected.unwrap(), numbers);
-        });
+    #[apply(both)]
+    async fn a_stream_is_a_source() {
+        let numbers = [1, 2, 3];
+        let collected = map_stream(2, stream::iter(&numbers), |n: &usize| same(*n)).collect().await;
+        assert_eq!(collected.unwrap(), numbers);
     }
 
     /// In the Python original, a source that ended late was waited for in vain.
-    #[test]
-    fn a_stream_may_be_slow_and_end_late() {
-        on_both(|| async {
-            for ordered in [true, false] {
-                let (sender, mut receiver) = mpsc::unbounded_channel();
-                let mapped = map_stream(2, stream::poll_fn(move |cx| receiver.poll_recv(cx)), same);
-                let mut mapped = if ordered { mapped } else { mapped.unordered() };
-                for n in 0..5 {
-                    stays_pending(pin!(mapped.next())).await;
-                    sender.send(n).unwrap();
-                    assert_eq!(mapped.next().await.unwrap().unwrap(), n, "ordered: {ordered}");
-                }
-                let ended = tokio::spawn(async move { mapped.next().await.is_none() && mapped.next().await.is_none() });
-                for _ in 0..100 {
-                    yield_now().await;
-                }
-                assert!(!ended.is_finished(), "it has ended before its source; ordered: {ordered}");
-                drop(sender);
-                assert!(ended.await.unwrap(), "something comes after the end; ordered: {ordered}");
+    #[apply(both)]
+    async fn a_stream_may_be_slow_and_end_late() {
+        for ordered in [true, false] {
+            let (sender, mut receiver) = mpsc::unbounded_channel();
+            let mapped = map_stream(2, stream::poll_fn(move |cx| receiver.poll_recv(cx)), same);
+            let mut mapped = if ordered { mapped } else { mapped.unordered() };
+            for n in 0..5 {
+                stays_pending(pin!(mapped.next())).await;
+                sender.send(n).unwrap();
+                assert_eq!(mapped.next().await.unwrap().unwrap(), n, "ordered: {ordered}");
             }
-        });
+            let ended = tokio::spawn(async move { mapped.next().await.is_none() && mapped.next().await.is_none() });
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            assert!(!ended.is_finished(), "it has ended before its source; ordered: {ordered}");
+            drop(sender);
+            assert!(ended.await.unwrap(), "something comes after the end; ordered: {ordered}");
+        }
     }
 
-    #[test]
-    fn a_stream_is_polled_only_when_there_is_room() {
-        on_both(|| async {
-            let polled = AtomicUsize::new(0);
-            let items = stream::iter(0..).inspect(|_| {
-                polled.fetch_add(1, Ordering::Relaxed);
-            });
-            let mut mapped = map_stream(3, items, same);
-            for taken in 1..20 {
-                mapped.next().await.unwrap().unwrap();
-                assert!(polled.load(Ordering::Relaxed) <= taken + 3, "polled ahead of {taken} results");
-            }
+    #[apply(both)]
+    async fn a_stream_is_polled_only_when_there_is_room() {
+        let polled = AtomicUsize::new(0);
+        let items = stream::iter(0..).inspect(|_| {
+            polled.fetch_add(1, Ordering::Relaxed);
         });
+        let mut mapped = map_stream(3, items, same);
+        for taken in 1..20 {
+            mapped.next().await.unwrap().unwrap();
+            assert!(polled.load(Ordering::Relaxed) <= taken + 3, "polled ahead of {taken} results");
+        }
     }
 
     #[test]

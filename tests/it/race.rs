@@ -16,8 +16,8 @@ use tokio_test::{assert_pending, assert_ready_eq, task};
 
 use crate::support::{
     Alive, Log, OnDrop, PanicsInDrop, a_group_that_is_dropped_is_waited_for, blocked_until_abort, both, busy,
-    cleanup_of, current_thread, endless_branch, leaves_behind, multi_thread, on_both, panic_of, panic_text,
-    panicking_in_drop, panics_in_drop, paused_runtime, poll_until, quiet_panic, stays_pending, until,
+    cleanup_of, current_thread, endless_branch, leaves_behind, multi_thread, panic_of, panic_text, panicking_in_drop,
+    panics_in_drop, paused_runtime, poll_until, quiet_panic, stays_pending, until,
 };
 
 // ===== race =====
@@ -233,12 +233,12 @@ async fn race_of_many_leaves_the_others_their_turn_as_it_aborts_the_losers() {
     assert!(turns > 20, "{turns}");
 }
 
-#[test]
-fn race_without_futures_panics() {
+#[apply(both)]
+async fn race_without_futures_panics() {
     let message = "`race` was called without a future to wait for";
     assert_eq!(panic_text(|| drop(race(Vec::<Ready<()>>::new()))), message);
     assert_eq!(panic_text(|| drop(race::<[Ready<()>; 0]>([]))), message);
-    on_both(|| async { assert_eq!(panic_text(|| drop(race(Vec::<Ready<()>>::new()))), message) });
+    assert_eq!(panic_text(|| drop(race(Vec::<Ready<()>>::new()))), message)
 }
 
 #[test]

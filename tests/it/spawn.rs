@@ -10,7 +10,7 @@ use tokio::sync::{Barrier, Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio_test::{assert_pending, task};
 
-use crate::support::{Alive, Count, Log, both, current_thread, multi_thread, on_both, until};
+use crate::support::{Alive, Count, Log, both, current_thread, multi_thread, until};
 
 // ===== where tasks are spawned from =====
 
@@ -26,8 +26,8 @@ async fn the_body_can_spawn_late() {
     assert_eq!(sum.await.unwrap(), 42);
 }
 
-#[test]
-fn a_task_that_spawns_its_successor_keeps_the_pool_open() {
+#[apply(both)]
+async fn a_task_that_spawns_its_successor_keeps_the_pool_open() {
     fn spawn_next(pool: &Pool, left: usize, count: Count) {
         let next = pool.clone();
         pool.spawn(async move {
@@ -37,12 +37,10 @@ fn a_task_that_spawns_its_successor_keeps_the_pool_open() {
             }
         });
     }
-    on_both(|| async {
-        let (pool, count) = (Pool::new(), Count::default());
-        spawn_next(&pool, 999, count.clone());
-        pool.run().await.unwrap();
-        assert_eq!(count.get(), 1_000);
-    });
+    let (pool, count) = (Pool::new(), Count::default());
+    spawn_next(&pool, 999, count.clone());
+    pool.run().await.unwrap();
+    assert_eq!(count.get(), 1_000);
 }
 
 #[apply(both)]

@@ -478,42 +478,40 @@ async fn an_unlimited_task_takes_no_slot() {
     assert_eq!(log.events(), ["0", "1", "2"]);
 }
 
-#[test]
-fn an_essential_task_that_ends_closes_its_pool_whatever_the_policy_says() {
+#[apply(both)]
+async fn an_essential_task_that_ends_closes_its_pool_whatever_the_policy_says() {
     let jobs: [(MakeJob, &str); 3] = [
         (|| Box::pin(async { Ok(()) }), "ended"),
         (|| Box::pin(async { Err("broken".into()) }), "error: broken"),
         (|| Box::pin(async { quiet_panic("panicked") }), "panic: panicked"),
     ];
-    on_both(move || async move {
-        for (job, expected) in jobs {
-            for what in [OnFailure::Cancel, OnFailure::Collect, OnFailure::Discard] {
-                for daemon in [true, false] {
-                    let asked = Arc::new(AtomicBool::new(false));
-                    let ask = Arc::clone(&asked);
-                    let policy = move |_: &aiodrive::TaskError| {
-                        ask.store(true, Ordering::SeqCst);
-                        what
-                    };
-                    let pool: Pool = Pool::builder().on_failure(policy).build();
-                    pool.spawn(pending::<()>());
-                    let task = pool.build_task().essential();
-                    if daemon {
-                        task.daemon().spawn(job())
-                    } else {
-                        task.spawn(job())
-                    }
-                    let outcome = pool.clone().run().await;
-                    assert!(asked.load(Ordering::SeqCst), "{expected}, {what:?}: the policy is asked");
-                    match what {
-                        OnFailure::Discard => outcome.unwrap(),
-                        _ => assert_eq!(failures(outcome.unwrap_err().failures()), [expected], "{what:?}"),
-                    }
-                    assert!(pool.is_closed(), "{expected}, {what:?}: the pool is open; daemon: {daemon}");
+    for (job, expected) in jobs {
+        for what in [OnFailure::Cancel, OnFailure::Collect, OnFailure::Discard] {
+            for daemon in [true, false] {
+                let asked = Arc::new(AtomicBool::new(false));
+                let ask = Arc::clone(&asked);
+                let policy = move |_: &aiodrive::TaskError| {
+                    ask.store(true, Ordering::SeqCst);
+                    what
+                };
+                let pool: Pool = Pool::builder().on_failure(policy).build();
+                pool.spawn(pending::<()>());
+                let task = pool.build_task().essential();
+                if daemon {
+                    task.daemon().spawn(job())
+                } else {
+                    task.spawn(job())
                 }
+                let outcome = pool.clone().run().await;
+                assert!(asked.load(Ordering::SeqCst), "{expected}, {what:?}: the policy is asked");
+                match what {
+                    OnFailure::Discard => outcome.unwrap(),
+                    _ => assert_eq!(failures(outcome.unwrap_err().failures()), [expected], "{what:?}"),
+                }
+                assert!(pool.is_closed(), "{expected}, {what:?}: the pool is open; daemon: {daemon}");
             }
         }
-    });
+    }
 }
 
 #[apply(both)]

@@ -10,7 +10,7 @@ use aiodrive::{
 };
 use macro_rules_attribute::apply;
 
-use crate::support::{both, on_both};
+use crate::support::both;
 
 /// What was being done.
 #[derive(Debug, thiserror::Error)]
@@ -197,16 +197,14 @@ async fn what_says_more_than_stopped_is_a_failure() {
 }
 
 #[cfg(feature = "anyhow")]
-#[test]
-fn what_only_says_stopped_is_no_failure_in_an_anyhow_error() {
-    on_both(assert_no_failures::<anyhow::Error>);
-    on_both(|| async {
-        let nested = anyhow::Error::new(cancelled::<anyhow::Error>().await).context("serving");
-        assert!(closing(Place::Task, Pool::builder(), nested).await.is_ok());
-        let boxed = |stopped: TaskStopped| anyhow::Error::from_boxed(stopped.into()).context("reading");
-        assert!(closing(Place::Task, Pool::builder(), boxed(TaskStopped::Cancelled)).await.is_ok());
-        assert!(closing(Place::Task, Pool::builder(), boxed(TaskStopped::NotReady)).await.is_err());
-    });
+#[apply(both)]
+async fn what_only_says_stopped_is_no_failure_in_an_anyhow_error() {
+    assert_no_failures::<anyhow::Error>().await;
+    let nested = anyhow::Error::new(cancelled::<anyhow::Error>().await).context("serving");
+    assert!(closing(Place::Task, Pool::builder(), nested).await.is_ok());
+    let boxed = |stopped: TaskStopped| anyhow::Error::from_boxed(stopped.into()).context("reading");
+    assert!(closing(Place::Task, Pool::builder(), boxed(TaskStopped::Cancelled)).await.is_ok());
+    assert!(closing(Place::Task, Pool::builder(), boxed(TaskStopped::NotReady)).await.is_err());
 }
 
 #[cfg(feature = "anyhow")]
@@ -333,11 +331,11 @@ async fn awaits_higher_depth<E: Hooked>() {
     assert!(pool.run().await.is_ok(), "that the task above was stopped is a failure");
 }
 
-#[test]
-fn who_awaits_a_task_of_a_higher_depth_that_is_stopped_has_not_failed() {
-    on_both(awaits_higher_depth::<ByFrom>);
-    on_both(awaits_higher_depth::<BySource>);
-    on_both(awaits_higher_depth::<eyre::Report>);
+#[apply(both)]
+async fn who_awaits_a_task_of_a_higher_depth_that_is_stopped_has_not_failed() {
+    awaits_higher_depth::<ByFrom>().await;
+    awaits_higher_depth::<BySource>().await;
+    awaits_higher_depth::<eyre::Report>().await;
 }
 
 #[apply(both)]
