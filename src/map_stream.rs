@@ -22,11 +22,10 @@ use crate::map::{Map, Source};
 ///
 /// ```
 /// use aiodrive::map_stream;
-/// use futures::stream;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), aiodrive::PoolError> {
-/// let numbers = stream::iter(1..=4);
+/// let numbers = tokio_stream::iter(1..=4);
 /// let squares = map_stream(2, numbers, async |n: u32| Ok(n * n)).collect().await?;
 /// assert_eq!(squares, [1, 4, 9, 16]);
 /// # Ok(())
@@ -52,7 +51,7 @@ where
 /// use std::future::{Ready, ready};
 /// use aiodrive::futures::FromStream;
 /// use aiodrive::{BoxError, Map, map_stream};
-/// use futures::stream::{Empty, empty};
+/// use tokio_stream::{Empty, empty};
 ///
 /// type Square = fn(u32) -> Ready<Result<u32, BoxError>>;
 ///

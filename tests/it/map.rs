@@ -701,9 +701,10 @@ async fn unordered_gives_at_once_what_has_waited_for_its_turn() {
 
 #[cfg(feature = "stream")]
 mod streams {
-    use ::futures::{StreamExt, TryStreamExt, stream};
     use aiodrive::{TaskGroup, map_stream};
     use tokio::sync::mpsc;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+    use tokio_stream::{Stream, StreamExt};
 
     use super::*;
 
@@ -711,11 +712,12 @@ mod streams {
     async fn both_are_streams() {
         let running = tokio::spawn(async {
             let names = vec![1, 2, 3];
-            let doubled: Vec<usize> = map(2, &names, |n: &usize| same(*n)).map_ok(|n| 2 * n).try_collect().await?;
+            let doubled: Vec<usize> =
+                StreamExt::collect::<Result<_, _>>(map(2, &names, |n: &usize| same(2 * n))).await?;
             let mut group: TaskGroup<usize> = TaskGroup::new();
             doubled.into_iter().for_each(|n| group.spawn(same(n)));
-            assert_eq!(::futures::Stream::size_hint(&group), (3, None));
-            Ok::<_, TaskError>(StreamExt::map(group, Result::unwrap).fold(0, async |sum, n| sum + n).await)
+            assert_eq!(Stream::size_hint(&group), (3, None));
+            Ok::<_, TaskError>(StreamExt::fold(group, 0, |sum, n| sum + n.unwrap()).await)
         });
         assert_eq!(running.await.unwrap().unwrap(), 12);
     }
@@ -723,7 +725,7 @@ mod streams {
     #[apply(both)]
     async fn a_stream_is_a_source() {
         let numbers = [1, 2, 3];
-        let collected = map_stream(2, stream::iter(&numbers), |n: &usize| same(*n)).collect().await;
+        let collected = map_stream(2, tokio_stream::iter(&numbers), |n: &usize| same(*n)).collect().await;
         assert_eq!(collected.unwrap(), numbers);
     }
 
@@ -731,8 +733,8 @@ mod streams {
     #[apply(both)]
     async fn a_stream_may_be_slow_and_end_late() {
         for ordered in [true, false] {
-            let (sender, mut receiver) = mpsc::unbounded_channel();
-            let mapped = map_stream(2, stream::poll_fn(move |cx| receiver.poll_recv(cx)), same);
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let mapped = map_stream(2, UnboundedReceiverStream::new(receiver), same);
             let mut mapped = if ordered { mapped } else { mapped.unordered() };
             for n in 0..5 {
                 stays_pending(pin!(mapped.next())).await;
@@ -752,8 +754,9 @@ mod streams {
     #[apply(both)]
     async fn a_stream_is_polled_only_when_there_is_room() {
         let polled = AtomicUsize::new(0);
-        let items = stream::iter(0..).inspect(|_| {
+        let items = tokio_stream::iter(0..).map(|n| {
             polled.fetch_add(1, Ordering::Relaxed);
+            n
         });
         let mut mapped = map_stream(3, items, same);
         for taken in 1..20 {
@@ -764,6 +767,6 @@ mod streams {
 
     #[test]
     fn a_limit_of_0_panics() {
-        assert!(panic_text(|| map_stream(0, stream::empty(), same)).starts_with("`map_stream` at "));
+        assert!(panic_text(|| map_stream(0, tokio_stream::empty(), same)).starts_with("`map_stream` at "));
     }
 }
