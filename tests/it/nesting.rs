@@ -13,7 +13,7 @@ use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 
 use crate::support::{
-    Alive, Log, OnDrop, Outcome, block_until_closed, both, busy, current_thread, multi_thread, on_both,
+    Alive, Log, OnDrop, Outcome, block_until_closed, both, busy, current_thread, many, multi_thread, on_both,
     on_current_thread, on_multi_thread, panic_of, poll_once, poll_until, quiet_panic, stays_pending, until,
 };
 
@@ -815,8 +815,8 @@ async fn ten_thousand_levels_of_tasks_are_cancelled() {
 }
 
 #[apply(both)]
-async fn a_hundred_thousand_levels_of_tasks_are_cancelled() {
-    cancel_chain(100_000, waiting).await;
+async fn very_many_levels_of_tasks_are_cancelled() {
+    cancel_chain(many(100_000), waiting).await;
 }
 
 #[apply(both)]

@@ -12,7 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready_ok, task};
 
-use crate::support::{Alive, Count, both, current_thread, until};
+use crate::support::{Alive, Count, both, current_thread, many, until};
 
 // ===== what `open` and `run` wait for =====
 
@@ -134,10 +134,11 @@ async fn others_have_their_turns_while_ten_thousand_tasks_end() {
 }
 
 #[apply(both)]
-async fn a_million_tasks_all_run_and_those_that_wait_are_stopped_in_the_end() {
+async fn very_many_tasks_all_run_and_those_that_wait_are_stopped_in_the_end() {
+    const TASKS: usize = many(1_000_000);
     let (ran, alive, base) = (Count::default(), Alive::default(), Handle::current().metrics().num_alive_tasks());
     let outcome: Result<(), _> = Pool::open(async |pool: Pool| {
-        for waits in [false, true].into_iter().cycle().take(1_000_000) {
+        for waits in [false, true].into_iter().cycle().take(TASKS) {
             let (ran, one) = (ran.clone(), alive.one());
             pool.spawn(async move {
                 let _one = one;
@@ -147,7 +148,7 @@ async fn a_million_tasks_all_run_and_those_that_wait_are_stopped_in_the_end() {
                 }
             });
         }
-        until(|| ran.get() == 1_000_000 && alive.count() == 500_000).await;
+        until(|| ran.get() == TASKS && alive.count() == TASKS / 2).await;
         Err("enough".into())
     })
     .await;

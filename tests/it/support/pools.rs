@@ -98,3 +98,8 @@ pub async fn keep(value: impl Send + 'static) {
     let _value = value;
     pending().await
 }
+
+/// So many, or a fifth of that where the code is not optimised, and takes ten times as long.
+pub const fn many(count: usize) -> usize {
+    if cfg!(debug_assertions) { count / 5 } else { count }
+}
