@@ -80,7 +80,7 @@ pub trait Collector<T> {
 }
 
 /// A call that spawns its branches.
-#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+#[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Group {
     spawner: Spawner,
     /// `None` outside of a runtime, which only a call without futures survives.

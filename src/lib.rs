@@ -58,10 +58,10 @@ pub use with_exit::{Exit, with_exit};
 
 pub use error::{BoxError, ExitError, Failure, PanicPayload, PoolError, SpawnError, TaskError, TaskInfo, TaskStopped};
 
-/// The futures of the functions, under their own names.
+/// Futures by their names, for a field or a return type, and the sources of a [`map()`].
 ///
-/// With these, a field or a return type can name them. Those of [`race()`], [`try_all()`] and [`wait_all()`] have spawned
-/// their branches when they are made, wait for them when they are polled, and abort them when they are dropped.
+/// Those of [`race()`], [`try_all()`] and [`wait_all()`] have spawned their branches when they are made, wait for them
+/// when they are polled, and abort them when they are dropped.
 pub mod futures {
     pub use crate::map::Source;
     #[cfg(feature = "stream")]

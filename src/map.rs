@@ -23,11 +23,11 @@ use crate::task_group::TaskGroup;
 /// The results come by [`next`](Map::next), in the order of the items or, with [`unordered`](Map::unordered), as they
 /// complete; or all at once by [`collect`](Map::collect).
 ///
-/// It pulls an item only when there is room: when fewer than `limit` items are in hand, which are all that were pulled
-/// and whose result `next` has not given. So a slow consumer slows the source down, an endless source takes no more
+/// An item is in flight from the moment it is pulled until `next` gives its result. One is pulled only while fewer than
+/// `limit` are in flight. So a slow consumer slows the source down, an endless source takes no more
 /// memory than `limit` items, and nothing is pulled except while `next` is awaited.
 ///
-/// In order, `next` gives no result before those of earlier items, and results that wait are in hand, too. So **one
+/// In order, `next` gives no result before those of earlier items, and results that wait are in flight, too. So **one
 /// slow item holds up the results behind it**: while `limit - 1` results wait behind it, it runs alone, and no item is
 /// pulled. If items take different times and you do not need their order, call [`unordered`](Map::unordered). `collect`
 /// takes results as they complete, and puts the values in order at the end: a slow item holds up nothing there.
@@ -326,7 +326,7 @@ where
 {
     /// The result of the next item; `None` after the last one, when everything below the tasks has ended, too.
     ///
-    /// In order, it waits for the earliest item in hand, also if results of later items are there; meanwhile these keep
+    /// In order, it waits for the earliest item in flight, also if results of later items are there; meanwhile these keep
     /// their places of the limit. [`unordered`](Self::unordered) gives whichever result is there.
     ///
     /// A failure stops nothing: whoever gets it decides. After `None`, it is `None` for ever.

@@ -111,7 +111,7 @@ async fn first<H: Handles, T: Send + 'static, U>(
 }
 
 /// Takes the output of the winner. Those of the others are dropped, which reports their panics.
-#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+#[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Winner<T> {
     index: usize,
     output: Option<Unreported<T>>,

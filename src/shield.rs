@@ -24,7 +24,7 @@ use crate::scope::{Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
 /// commit of a transaction, and keep it short: no pool can cut it off, not even by an abort.
 ///
 /// The future is spawned when `shield` is called, on the runtime and in the [scope](crate::docs#a-scope) that it is
-/// called from. So call it inside of the task, as in `pool.spawn(async { shield(work).await })`: in
+/// called from. So call it inside the task, as in `pool.spawn(async { shield(work).await })`: in
 /// `pool.spawn(shield(work))` it is called by whoever spawns, and the pool that waits for it is the one around *that*,
 /// if there is one.
 ///

@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::child::{Child, Ended, Member, Output, Shared};
 use crate::error::{BoxError, TaskError, TaskInfo};
-use crate::scope::{Call, Cleanup, Current, Scope, ScopeKind, erase};
+use crate::scope::{Call, Cleanup, Current, Scope, ScopeKind, boxed_in_debug};
 use crate::task_name::TaskName;
 
 /// Tasks whose results come as they complete.
@@ -451,7 +451,7 @@ where
     {
         let runtime = self.shared.reporter.runtime("used");
         let name = TaskName::of(&info);
-        let child = self.child(index, info, erase(task));
+        let child = self.child(index, info, boxed_in_debug(task));
         name.spawn(&mut self.tasks, child, &runtime);
     }
 

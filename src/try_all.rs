@@ -126,7 +126,7 @@ impl Drop for LeftBehind {
 }
 
 /// Takes the values, or, if there is a failure, all failures.
-#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+#[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Failures<E> {
     reporter: Arc<Reporter>,
     /// Whether there is any failure, so that the values are nobody's.

@@ -99,7 +99,7 @@ async fn all<H: Handles, T>(
 }
 
 /// Makes an outcome of each branch.
-#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+#[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Outcomes(Arc<Reporter>);
 
 impl<T: WaitOutput> Collector<T> for Outcomes {

@@ -29,7 +29,9 @@ pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
     let _rest = AbortRest(&pool);
     let mut warning = WaitWarning::default();
     pool.abort_watchers(TaskKind::Canceller);
-    while let Some(depth) = pool.cancel_next_depth() {
+    let mut had_time = false;
+    while let Some(depth) = pool.cancel_next_depth(had_time) {
+        had_time |= pool.has_time();
         wait_grace(&pool, depth, &mut warning).await;
         pool.abort_depth(depth);
         let joined = wait_empty(&pool, depth, &mut warning);
@@ -60,7 +62,7 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &m
         Time::Grace(grace) => {
             let is_over = within(grace, ended).await.is_none();
             // An abort cuts it short.
-            if is_over || matches!(pool.time(), Time::None) && !pool.is_empty(depth) {
+            if is_over || !pool.has_time() {
                 pool.overrun(depth);
             }
         }
@@ -166,8 +168,13 @@ pub(super) fn report_rest<E: Into<BoxError> + 'static>(pool: &Shared<E>, enclosi
 impl<E: 'static> Shared<E> {
     /// Cancels the token of the highest depth that is left, and says which depth that is. Without one, the pool ends.
     ///
-    /// What has no time is aborted before: it would otherwise hear of the request, and go on until the abort.
-    fn cancel_next_depth(&self) -> Option<i32> {
+    /// What has no time is aborted before: it would otherwise hear of the request, and go on until the abort. If the
+    /// depths before had time, an abort has taken it.
+    fn cancel_next_depth(&self, had_time: bool) -> Option<i32> {
+        if had_time && !self.has_time() {
+            let next = self.lock().depths.highest();
+            next.into_iter().for_each(|depth| self.overrun(depth));
+        }
         let mut inner = self.lock();
         if inner.phase != Phase::Closing {
             return None;
@@ -232,17 +239,18 @@ impl<E: 'static> Shared<E> {
         if is_deaf { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn is_empty(&self, depth: i32) -> bool {
-        self.lock().depths.get_mut(depth).is_none_or(|depth| depth.is_empty())
+    fn has_time(&self) -> bool {
+        !matches!(self.time(), Time::None)
     }
 
     /// Notes the tasks that a depth has left when its grace is over, with those of nested pools that have no grace of
     /// their own.
     fn overrun(&self, depth: i32) {
         let mut left = Snapshot::new(NodeState::Closing);
-        if let Some(tasks) = self.lock().depths.get_mut(depth) {
-            tasks.snapshot(depth, &mut left);
-        }
+        let mut inner = self.lock();
+        let Some(tasks) = inner.depths.get_mut(depth).filter(|tasks| !tasks.is_empty()) else { return };
+        tasks.snapshot(depth, &mut left);
+        drop(inner);
         let tasks = tasks_without_grace(left);
         self.trace.overran(&tasks);
         self.lock().overrun.extend(tasks);

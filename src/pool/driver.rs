@@ -368,7 +368,7 @@ impl<T, F> Body<T, F> {
     }
 }
 
-/// A body as its driver sees it, which is compiled once for all of them.
+/// A body without its type, so that the driver is compiled once for each type of errors.
 trait PollBody<E> {
     fn enter(self: Pin<&mut Self>, scope: Arc<Scope>);
 

@@ -135,12 +135,14 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.idle().await;
     }
 
-    /// The tasks that were aborted because the [grace](crate::PoolBuilder::grace) was over, or was cut short by an
-    /// [`abort`](Self::abort), such as that of a second signal. They are in the order in which their depths were closed:
-    /// those of this pool, and of pools nested in it without a grace of their own.
+    /// The tasks that were aborted because the [grace](crate::PoolBuilder::grace) was over, or because an
+    /// [`abort`](Self::abort) has ended it, such as that of a second signal: then also those of the lower depths. They
+    /// are in the order in which their depths were closed: those of this pool, and of pools nested in it without a grace
+    /// of their own.
     ///
-    /// An overrun is no failure, so it tells a program that was aborted from one that has finished its work. With the feature `tracing`, a `WARN` event has them too. They are kept until the last
-    /// handle of the pool is gone.
+    /// An overrun is no failure: [`run`](Self::run) returns `Ok` all the same. Without a grace there is none, nor if the
+    /// pool was aborted before anything else has closed it. With the feature `tracing`, a `WARN` event has them too. They
+    /// are kept until the last handle of the pool is gone.
     ///
     /// # Examples
     ///

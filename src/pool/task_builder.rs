@@ -18,7 +18,7 @@ use super::shared::Shared;
 use super::start::{StartFuture, Started};
 use super::task::Task;
 use crate::error::{BoxError, SpawnError, TaskInfo};
-use crate::scope::{TaskClass, TaskKind, erase};
+use crate::scope::{TaskClass, TaskKind, boxed_in_debug};
 
 /// Sets up a task of a [`Pool`]; made by [`Pool::build_task`].
 ///
@@ -306,7 +306,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + Send + 'static,
         F::Output: TaskOutput<E>,
     {
-        self.admit::<OnRuntime, _, _>(erase(task), NoHandle);
+        self.admit::<OnRuntime, _, _>(boxed_in_debug(task), NoHandle);
     }
 
     /// Spawns the task, or gives its future back; see [`Pool::try_spawn`].
@@ -354,7 +354,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     {
         let (handle, sender) = TaskHandle::new();
         // A refused task is dropped, and with it what the handle waits for.
-        self.admit::<OnRuntime, _, _>(erase(task), sender);
+        self.admit::<OnRuntime, _, _>(boxed_in_debug(task), sender);
         handle
     }
 
@@ -380,7 +380,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        self.admit::<OnBlockingThread, _, _>(erase(run_closure(task)), NoHandle);
+        self.admit::<OnBlockingThread, _, _>(boxed_in_debug(run_closure(task)), NoHandle);
     }
 
     /// Spawns a task that cannot leave its thread; see [`Pool::spawn_local`].
@@ -429,7 +429,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         T: Send + 'static,
     {
         let (handle, sender) = TaskHandle::new();
-        self.admit::<OnBlockingThread, _, _>(erase(run_closure(task)), sender);
+        self.admit::<OnBlockingThread, _, _>(boxed_in_debug(run_closure(task)), sender);
         handle
     }
 
@@ -491,7 +491,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F::Output: TaskOutput<E>,
     {
         let (started, sender, future) = Started::new();
-        self.admit::<OnRuntime, _, _>(erase(task(started)), sender);
+        self.admit::<OnRuntime, _, _>(boxed_in_debug(task(started)), sender);
         future
     }
 

@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported, erase};
+use super::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported, boxed_in_debug};
 use crate::error::{Failure, PanicPayload, TaskError, catch};
 
 /// No branch has decided.
@@ -154,7 +154,7 @@ impl Call {
 }
 
 /// What a function makes of the ends of its tasks.
-#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+#[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Rules<T> {
     /// Whether the other tasks are aborted when one has ended like this; `None` if it was cut off.
     pub(crate) decides: fn(Option<&Result<T, PanicPayload>>) -> bool,
@@ -213,7 +213,7 @@ impl Spawner {
     {
         self.call.alive.fetch_add(1, Ordering::Relaxed);
         let end = End { index, rules, call: Arc::clone(&self.call), reporter: Arc::clone(&self.reporter) };
-        runtime.spawn(CallTask { future: Scoped::new(Arc::clone(&self.scope), erase(future)), end: Some(end) })
+        runtime.spawn(CallTask { future: Scoped::new(Arc::clone(&self.scope), boxed_in_debug(future)), end: Some(end) })
     }
 }
 

@@ -40,8 +40,8 @@ impl Current {
         ABORTING.try_with(Cell::get).unwrap_or(false)
     }
 
-    /// What is dropped before the guard is dropped by an abort.
-    pub(crate) fn abort() -> Aborting {
+    /// Until the guard is dropped, whatever is dropped counts as aborted.
+    pub(crate) fn aborting() -> Aborting {
         Aborting { before: ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false) }
     }
 
@@ -56,6 +56,7 @@ impl Current {
     }
 
     /// Makes what is in `slot` the current scope and task, until the guard is dropped. Then it is back in the slot.
+    #[inline]
     pub(crate) fn enter(slot: &mut Option<Self>) -> Entered<'_> {
         let mut entered = Entered(slot);
         entered.swap();

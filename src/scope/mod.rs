@@ -43,7 +43,7 @@ pub(crate) use self::cleanup::Cleanup;
 pub(crate) use self::current::Current;
 pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot};
 pub use self::node_state::NodeState;
-pub(crate) use self::scoped::{Completion, Scoped, erase};
+pub(crate) use self::scoped::{Completion, Scoped, boxed_in_debug};
 pub(crate) use self::unreported::{Owner, Reporter, Unreported};
 
 /// One level of the tree of owners.

@@ -16,18 +16,18 @@ use pin_project::{pin_project, pinned_drop};
 use crate::error::{PanicPayload, catch};
 use crate::scope::{Current, Scope};
 
-/// Hides the type of a future that is spawned, in debug builds only: otherwise what polls, drops and aborts it is
-/// compiled once more for each `async` block of a program. Tokio boxes large futures there, too.
+/// Boxes a future, with `debug_assertions` only, so that what polls, aborts and drops a task is compiled once for each
+/// output, and not for each `async` block. Tokio boxes large futures there, too.
 #[cfg(debug_assertions)]
-pub(crate) fn erase<F: Future + Send + 'static>(
+pub(crate) fn boxed_in_debug<F: Future + Send + 'static>(
     future: F,
 ) -> impl Future<Output = F::Output> + Send + 'static + use<F> {
     Box::pin(future) as Pin<Box<dyn Future<Output = F::Output> + Send>>
 }
 
-/// Optimised, the compiler can see through the whole task.
+/// Without them the compiler sees through the whole task.
 #[cfg(not(debug_assertions))]
-pub(crate) fn erase<F: Future + Send + 'static>(future: F) -> F {
+pub(crate) fn boxed_in_debug<F: Future + Send + 'static>(future: F) -> F {
     future
 }
 
@@ -105,7 +105,7 @@ impl<F> Scoped<F> {
 
     /// Drops the future, if it has not ended, since it is aborted: whatever is dropped with it has no time left.
     pub(crate) fn abort(self: Pin<&mut Self>) -> Option<PanicPayload> {
-        let _aborting = Current::abort();
+        let _aborting = Current::aborting();
         self.end()
     }
 

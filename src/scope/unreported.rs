@@ -15,7 +15,7 @@ use super::Scope;
 use crate::error::{BoxError, CancelledError, Failure, PanicPayload, TaskError, TaskInfo, cancellation, catch};
 
 /// How a future ended, on its way to whoever awaits it. Dropped before it was taken, it reports the failure in it.
-#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+#[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Unreported<T, R: Owner = Arc<Reporter>> {
     /// `None` once it was taken.
     output: Option<Result<T, PanicPayload>>,
@@ -46,7 +46,7 @@ impl<R: Borrow<Reporter>> Owner for R {
 }
 
 /// Reports failures in the name of a call, to the enclosing scope.
-#[allow(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
+#[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Reporter {
     pub(crate) function: &'static str,
     pub(crate) called_at: &'static Location<'static>,

@@ -1,7 +1,7 @@
 //! Code of the user's that panics or calls back, in each place where the crate calls it.
 //!
-//! `faults` has more of the kind for tasks, bodies and the errors of pools, `policies` for `on_failure`, `map` for its
-//! source and its function, `tests/tracing.rs` for subscribers.
+//! `panics_in_drop`, `panic_payload`, `reentrancy` and `wakers` have more of the kind for tasks, bodies and the errors of
+//! pools, `on_failure` for policies, `map` for its source and its function, `tests/tracing.rs` for subscribers.
 
 use std::fmt;
 use std::future::{Future, pending, ready};

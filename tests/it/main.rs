@@ -1,5 +1,5 @@
-//! The behaviours that the crate promises, through its public interface only: a file for each public item, of the same
-//! name, and one for each thing that takes more than one item.
+//! The behaviours that the crate promises, through its public interface only: a file for each topic, named after the
+//! public item if it is one.
 //!
 //! | file | topic |
 //! | --- | --- |

@@ -670,13 +670,13 @@ async fn what_an_abort_cuts_out_of_a_grace_has_overrun_it() {
     let pool: Pool = with_grace(secs(10)).build();
     pool.build_task().name("polite").spawn(async { drop(polite(1).await) });
     pool.build_task().name("upload").spawn(clock.deaf("upload"));
-    // Its depth has no time at all: it was not being closed.
+    // The abort takes all of its time.
     pool.build_task().name("deep").depth(-1).spawn(clock.deaf("deep"));
     pool.cancel_on(yield_now());
     pool.abort_on(sleep(secs(3)));
     pool.clone().run().await.unwrap();
     assert_eq!(clock.events(), ["3: upload", "3: deep"]);
-    assert_eq!(pool.overrun().iter().map(|task| task.name()).collect::<Vec<_>>(), [Some("upload")]);
+    assert_eq!(pool.overrun().iter().map(|task| task.name()).collect::<Vec<_>>(), [Some("upload"), Some("deep")]);
 }
 
 #[apply(current_thread)]

@@ -74,20 +74,20 @@ macro_rules! both {
             #[allow(unused_imports, reason = "not every test needs what its file imports")]
             use super::*;
 
-            fn test() -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
+            fn boxed() -> std::pin::Pin<Box<dyn Future<Output = ()>>> {
                 Box::pin(async $test)
             }
 
             #[test]
             $(#[$attribute])*
             fn on_current_thread() {
-                crate::support::watched_on_current_thread(test);
+                crate::support::watched_on_current_thread(boxed);
             }
 
             #[test]
             $(#[$attribute])*
             fn on_multi_thread() {
-                crate::support::watched_on_multi_thread(test);
+                crate::support::watched_on_multi_thread(boxed);
             }
         }
     };
