@@ -24,7 +24,7 @@ pub async fn poll_once<F: Future + ?Sized>(mut future: std::pin::Pin<&mut F>) ->
 pub async fn until(holds: impl Fn() -> bool) {
     let started = std::time::Instant::now();
     while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(50), "it does not come about");
+        assert!(started.elapsed() < Duration::from_secs(150), "it does not come about");
         tokio::task::yield_now().await;
     }
 }
@@ -33,7 +33,7 @@ pub async fn until(holds: impl Fn() -> bool) {
 pub async fn poll_until<F: Future + ?Sized>(mut future: Pin<&mut F>, holds: impl Fn() -> bool) {
     let started = std::time::Instant::now();
     while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(50), "it does not come about");
+        assert!(started.elapsed() < Duration::from_secs(150), "it does not come about");
         assert!(poll_once(future.as_mut()).await.is_pending(), "it is ready too early");
         tokio::task::yield_now().await;
     }
