@@ -228,6 +228,26 @@ fn what_overruns_the_grace_is_told_with_its_line() {
 }
 
 #[test]
+fn an_abort_in_the_grace_tells_of_the_depths_that_have_tasks_left() {
+    let mut line = 0;
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::builder().grace(MINUTE).build();
+        line = line!() + 1;
+        pool.build_task().name("slow").depth(1).spawn(async {
+            aiodrive::cancellation_token().cancelled().await;
+            pending::<()>().await
+        });
+        // It has ended long before the abort.
+        pool.spawn(async {});
+        pool.cancel_on(std::future::ready(()));
+        pool.abort_on(tokio::time::sleep(Duration::from_secs(1)));
+        pool.run().await.unwrap();
+    });
+    let told: Vec<_> = lines.iter().filter(|line| line.contains("the grace was over")).collect();
+    assert!(matches!(told[..], [told] if told.contains(&format!("task \"slow\" ({}:{line}:", file!()))), "{lines:?}");
+}
+
+#[test]
 fn a_body_that_overruns_the_grace_is_told() {
     let lines = recorded(async || {
         let opened = Pool::<BoxError>::builder().grace(Duration::from_secs(1)).open(async |pool| {

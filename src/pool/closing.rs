@@ -29,10 +29,8 @@ pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
     let _rest = AbortRest(&pool);
     let mut warning = WaitWarning::default();
     pool.abort_watchers(TaskKind::Canceller);
-    let mut had_time = false;
-    while let Some(depth) = pool.cancel_next_depth(had_time) {
-        had_time |= pool.has_time();
-        wait_grace(&pool, depth, &mut warning).await;
+    while let Some((depth, time)) = pool.cancel_next_depth() {
+        wait_grace(&pool, depth, time, &mut warning).await;
         pool.abort_depth(depth);
         let joined = wait_empty(&pool, depth, &mut warning);
         match pool.options.abandon_after {
@@ -48,7 +46,7 @@ pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
 }
 
 /// Gives the tasks of a depth the time that they have, as long as they can use it.
-async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &mut WaitWarning) {
+async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, time: Time, warning: &mut WaitWarning) {
     let ended = poll_fn(|cx| {
         let ended = pool.poll_grace(depth, cx);
         if ended.is_pending() {
@@ -56,15 +54,15 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &m
         }
         ended
     });
-    match pool.time() {
+    match time {
         Time::None => {}
         Time::Outer => ended.await,
         Time::Grace(grace) => {
             let is_over = within(grace, ended).await.is_none();
-            // An abort cuts it short.
-            if is_over || !pool.has_time() {
-                pool.overrun(depth);
-            }
+            let mut inner = pool.lock();
+            let left = if is_over || inner.is_grace_cut() { inner.left_at(depth) } else { None };
+            drop(inner);
+            pool.add_overrun(left);
         }
     }
 }
@@ -168,19 +166,16 @@ pub(super) fn report_rest<E: Into<BoxError> + 'static>(pool: &Shared<E>, enclosi
 impl<E: 'static> Shared<E> {
     /// Cancels the token of the highest depth that is left, and says which depth that is. Without one, the pool ends.
     ///
-    /// What has no time is aborted before: it would otherwise hear of the request, and go on until the abort. If the
-    /// depths before had time, an abort has taken it.
-    fn cancel_next_depth(&self, had_time: bool) -> Option<i32> {
-        if had_time && !self.has_time() {
-            let next = self.lock().depths.highest();
-            next.into_iter().for_each(|depth| self.overrun(depth));
-        }
+    /// What has no time is aborted before: it would otherwise hear of the request, and go on until the abort.
+    fn cancel_next_depth(&self) -> Option<(i32, Time)> {
         let mut inner = self.lock();
         if inner.phase != Phase::Closing {
             return None;
         }
         let depth = inner.depths.highest()?;
-        let has_time = !matches!(inner.time(&self.options), Time::None);
+        let time = inner.time(&self.options);
+        let has_time = !matches!(time, Time::None);
+        let cut_off = if inner.is_grace_cut() { inner.left_at(depth) } else { None };
         let (token, aborted) = match inner.depths.get_mut(depth) {
             Some(depth) => (depth.cancel(), depth.abort(|kind| !has_time || kind.has_no_grace())),
             None => (None, Vec::new()),
@@ -190,13 +185,14 @@ impl<E: 'static> Shared<E> {
         self.body_aborted.fetch_or(!has_time && depth <= 0, Ordering::AcqRel);
         let info = inner.body_info();
         drop(inner);
+        self.add_overrun(cut_off);
         self.abort_tasks(depth, aborted);
         // Its wakers may be somebody's, and panic: the other steps are taken all the same.
         if let Err(payload) = catch(|| token.iter().for_each(CancellationToken::cancel)) {
             let panicked = self.fail(TaskError::new(info, Failure::Panic(payload)));
             debug_assert!(panicked.is_none(), "a pool that closes has not returned");
         }
-        Some(depth)
+        Some((depth, time))
     }
 
     /// Aborts tasks, then what is nested in them, and takes their sets back. Their depth refuses other tasks already, or
@@ -213,10 +209,6 @@ impl<E: 'static> Shared<E> {
     pub(super) fn keep_aborted(&self, class: TaskClass, sets: Vec<JoinSet<()>>) -> Option<Arc<Scope>> {
         let mut inner = self.lock();
         inner.depths.tasks_mut(class)?.keep_sets(sets)
-    }
-
-    fn time(&self) -> Time {
-        self.lock().time(&self.options)
     }
 
     /// Ready when nothing runs at a depth that can use the time it has, or when no time is left. Otherwise the driver
@@ -239,18 +231,10 @@ impl<E: 'static> Shared<E> {
         if is_deaf { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    fn has_time(&self) -> bool {
-        !matches!(self.time(), Time::None)
-    }
-
-    /// Notes the tasks that a depth has left when its grace is over, with those of nested pools that have no grace of
+    /// Notes the tasks that a depth had left when its grace was over, with those of nested pools that have no grace of
     /// their own.
-    fn overrun(&self, depth: i32) {
-        let mut left = Snapshot::new(NodeState::Closing);
-        let mut inner = self.lock();
-        let Some(tasks) = inner.depths.get_mut(depth).filter(|tasks| !tasks.is_empty()) else { return };
-        tasks.snapshot(depth, &mut left);
-        drop(inner);
+    fn add_overrun(&self, left: Option<Snapshot>) {
+        let Some(left) = left else { return };
         let tasks = tasks_without_grace(left);
         self.trace.overran(&tasks);
         self.lock().overrun.extend(tasks);

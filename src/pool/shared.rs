@@ -46,7 +46,7 @@ use super::on_failure::OnFailure;
 use super::options::{Options, TextOf};
 use super::trace::Trace;
 use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
-use crate::scope::{ErasedPool, NodeState, Scope, TaskClass};
+use crate::scope::{ErasedPool, NodeState, Scope, Snapshot, TaskClass};
 
 /// The part of a pool that outlives its run: every handle has it.
 pub(crate) struct Shared<E> {
@@ -104,11 +104,13 @@ pub(super) struct Inner<E> {
     has_own_cause: bool,
     /// No time is left: the pool was aborted, or a task around it was.
     aborted: bool,
+    /// That came while the tasks had a grace.
+    grace_cut: bool,
     /// Somebody has waited for the closing, and so has heard of it.
     was_awaited: bool,
     /// When the pool is cancelled, if that is set: what its watcher follows.
     deadline: Option<watch::Sender<Instant>>,
-    /// The tasks that were aborted since their grace was over.
+    /// The tasks that were aborted since their grace was over, or was cut.
     pub(super) overrun: Vec<TaskInfo>,
     /// The call of `open` or `run`.
     pub(super) called_at: &'static Location<'static>,
@@ -204,6 +206,7 @@ impl<E> Shared<E> {
                 has_outer_time: false,
                 has_own_cause: false,
                 aborted: false,
+                grace_cut: false,
                 was_awaited: false,
                 deadline: None,
                 overrun: Vec::new(),
@@ -362,6 +365,7 @@ impl<E: 'static> Shared<E> {
     /// Closes the pool without any time, or ends the time that it has.
     pub(super) fn abort_for(&self, reason: ClosingReason) {
         let mut inner = self.lock();
+        inner.grace_cut |= inner.phase == Phase::Closing && matches!(inner.time(&self.options), Time::Grace(_));
         inner.aborted = true;
         if inner.phase == Phase::Closing { wake_driver(inner) } else { self.begin_closing(inner, reason) }
     }
@@ -509,6 +513,19 @@ impl<E> Inner<E> {
             None if self.has_outer_time && !self.has_own_cause => Time::Outer,
             None => Time::None,
         }
+    }
+
+    /// Whether an abort has ended the grace, for the depths that were to have it later, too.
+    pub(super) fn is_grace_cut(&self) -> bool {
+        self.grace_cut
+    }
+
+    /// What a depth has left, if that is anything.
+    pub(super) fn left_at(&mut self, depth: i32) -> Option<Snapshot> {
+        let tasks = self.depths.get_mut(depth).filter(|tasks| !tasks.is_empty())?;
+        let mut left = Snapshot::new(NodeState::Closing);
+        tasks.snapshot(depth, &mut left);
+        Some(left)
     }
 
     /// Whether somebody can have heard that the pool closes.

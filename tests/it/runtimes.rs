@@ -8,8 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, LatchEvent, OnFailure, Pool, PoolError, TaskHandle, TaskStopped, cancel_task, cancellation_token, prime,
-    race, shield, timeout, try_all, wait_all, with_exit,
+    BoxError, CancellationToken, LatchEvent, OnFailure, Pool, PoolError, TaskHandle, TaskStopped, cancel_task,
+    cancellation_token, prime, race, shield, timeout, try_all, wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -19,8 +19,8 @@ use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
     Alive, GRACE, Log, OnDrop, Outcome, asked, bomb, both, current_thread, current_thread_runtime, failures, meddle,
-    nested, panic_of, panic_text, paused_runtime, poll_once, poll_with_bomb, quiet_panic, secs, stays_pending, turning,
-    turns, until, watched, with_grace,
+    nested, panic_of, panic_text, paused_runtime, poll_once, poll_until, poll_with_bomb, quiet_panic, secs,
+    stays_pending, turning, turns, until, watched, with_grace,
 };
 
 fn runtimes() -> [tokio::runtime::Runtime; 2] {
@@ -61,6 +61,38 @@ fn a_runtime_that_is_dropped_in_the_middle_of_the_grace_ends_everything() {
             }
         });
     }
+}
+
+#[test]
+fn a_runtime_that_is_dropped_in_the_grace_cancels_the_tokens_of_lower_depths() {
+    watched(|| {
+        for runtime in runtimes() {
+            let (given, heard) = (Arc::new(OnceLock::new()), Log::default());
+            let pool = with_grace(Duration::MAX).build();
+            let said = heard.clone();
+            // It belongs to no runtime, and is cut off by none: the closing cannot go past its depth.
+            let mut member = Box::pin(pool.track_future(async move {
+                asked().await;
+                said.push("asked");
+                pending::<()>().await
+            }));
+            let gives = given.clone();
+            pool.build_task().depth(-1).spawn(async move {
+                gives.set(cancellation_token()).unwrap();
+                pending::<()>().await
+            });
+            runtime.block_on(async {
+                drop(tokio::spawn(pool.clone().run()));
+                poll_until(member.as_mut(), || given.get().is_some()).await;
+                pool.cancel();
+                poll_until(member.as_mut(), || heard.events() == ["asked"]).await;
+            });
+            let token: &CancellationToken = given.get().unwrap();
+            assert!(!token.is_cancelled(), "the depth below has not been reached");
+            drop(runtime);
+            assert!(token.is_cancelled(), "nobody cancels it any more");
+        }
+    });
 }
 
 #[test]

@@ -679,6 +679,31 @@ async fn what_an_abort_cuts_out_of_a_grace_has_overrun_it() {
     assert_eq!(pool.overrun().iter().map(|task| task.name()).collect::<Vec<_>>(), [Some("upload"), Some("deep")]);
 }
 
+#[apply(both)]
+async fn an_abort_right_after_the_cancel_takes_the_whole_grace() {
+    let pool: Pool = with_grace(secs(10)).build();
+    for (name, depth) in [("above", 1), ("middle", 0), ("below", -1)] {
+        pool.build_task().name(name).depth(depth).spawn(pending::<()>());
+    }
+    // The pool is not polled in between.
+    pool.cancel();
+    pool.abort();
+    pool.clone().run().await.unwrap();
+    assert!(pool.overrun().is_empty(), "it was never run");
+
+    let running: Pool = with_grace(secs(10)).keep_open(true).build();
+    let run = tokio::spawn(running.clone().run());
+    for (name, depth) in [("above", 1), ("middle", 0), ("below", -1)] {
+        running.build_task().name(name).depth(depth).spawn(pending::<()>());
+    }
+    until(|| format!("{running:?}").contains("running")).await;
+    running.cancel();
+    running.abort();
+    run.await.unwrap().unwrap();
+    let overrun = running.overrun();
+    assert_eq!(overrun.iter().filter_map(|task| task.name()).collect::<Vec<_>>(), ["above", "middle", "below"]);
+}
+
 #[apply(current_thread)]
 async fn an_abort_that_cuts_no_grace_short_leaves_no_overrun() {
     let aborted: Pool = with_grace(secs(10)).build();
