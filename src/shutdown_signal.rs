@@ -1,6 +1,9 @@
 //! The signals by which the operating system stops a service.
 
 use std::future::poll_fn;
+use std::panic::Location;
+
+use crate::scope::Reporter;
 
 /// Waits for SIGINT or SIGTERM, or for Ctrl-C or Ctrl-Break on Windows.
 ///
@@ -37,8 +40,13 @@ use std::future::poll_fn;
 ///     pool.run().await
 /// }
 /// ```
-pub async fn shutdown_signal() {
-    ShutdownSignals::new().recv().await;
+#[track_caller]
+pub fn shutdown_signal() -> impl Future<Output = ()> + Send {
+    let reporter = Reporter::new("shutdown_signal", Location::caller());
+    async move {
+        reporter.runtime("polled");
+        ShutdownSignals::listen().recv().await;
+    }
 }
 
 /// The signals that stop this process, one after the other: SIGINT and SIGTERM, or Ctrl-C and Ctrl-Break on Windows.
@@ -81,6 +89,12 @@ impl ShutdownSignals {
     #[track_caller]
     #[expect(clippy::new_without_default, reason = "it begins to listen, and can panic")]
     pub fn new() -> Self {
+        Reporter::new("ShutdownSignals::new", Location::caller()).runtime("called");
+        Self::listen()
+    }
+
+    #[track_caller]
+    fn listen() -> Self {
         Self(imp::Signals::new().expect("the operating system lets a process listen to its signals"))
     }
 
@@ -111,6 +125,7 @@ mod imp {
     pub(super) struct Signals([Signal; 2]);
 
     impl Signals {
+        #[track_caller]
         pub(super) fn new() -> io::Result<Self> {
             Ok(Self([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]))
         }
@@ -134,6 +149,7 @@ mod imp {
     pub(super) struct Signals(CtrlC, CtrlBreak);
 
     impl Signals {
+        #[track_caller]
         pub(super) fn new() -> io::Result<Self> {
             Ok(Self(ctrl_c()?, ctrl_break()?))
         }

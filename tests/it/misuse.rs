@@ -28,6 +28,9 @@ fn here() -> &'static Location<'static> {
     Location::caller()
 }
 
+/// What the crate says where there is no runtime.
+const WHAT_TO_DO: &str = "outside of a tokio runtime: use it in an async fn below `#[tokio::main]`";
+
 /// What a future panics with that is polled where there is no runtime.
 fn polled_outside(future: impl Future) -> String {
     panic_text(|| tokio_test::task::spawn(future).poll().is_ready())
@@ -39,7 +42,7 @@ fn polled_outside(future: impl Future) -> String {
 fn open_outside_of_a_runtime_names_the_call() {
     let (open, site) = (Pool::<BoxError>::open(async |_| Ok(())), here());
     let message = polled_outside(open);
-    assert!(message.contains("`Pool::open`") && message.contains("runtime"), "{message}");
+    assert!(message.contains("`Pool::open`") && message.contains(WHAT_TO_DO), "{message}");
     assert!(message.contains(&place(site)), "{message}");
 }
 
@@ -50,12 +53,25 @@ fn open_of_a_builder_outside_of_a_runtime_names_the_call() {
     assert!(message.contains("runtime") && message.contains(&place(site)), "{message}");
 }
 
+#[cfg(feature = "signal")]
+#[test]
+fn signals_outside_of_a_runtime_name_the_call_and_say_what_to_do() {
+    let (signal, site) = (aiodrive::shutdown_signal(), here());
+    let mut line = 0;
+    let listens = with_panic_line(&mut line, || panic_text(|| drop(aiodrive::ShutdownSignals::new())));
+    assert_eq!(line, site.line() + 2);
+    for (message, call) in [(polled_outside(signal), "shutdown_signal"), (listens, "ShutdownSignals::new")] {
+        assert!(message.starts_with(&format!("`{call}` at {}", site.file())), "{message}");
+        assert!(message.contains(WHAT_TO_DO), "{message}");
+    }
+}
+
 #[test]
 fn run_outside_of_a_runtime_names_the_call() {
     let pool = Pool::<BoxError>::new();
     let (run, site) = (pool.run(), here());
     let message = polled_outside(run);
-    assert!(message.contains("`Pool::run`") && message.contains("runtime"), "{message}");
+    assert!(message.contains("`Pool::run`") && message.contains(WHAT_TO_DO), "{message}");
     assert!(message.contains(&place(site)), "{message}");
 }
 
