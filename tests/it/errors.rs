@@ -521,16 +521,21 @@ async fn after_an_error_of_the_body_open_waits_for_a_blocking_task() {
     assert_eq!(alive.count(), 0);
 }
 
+/// Spawns a task that panics as it is aborted, and waits until it has begun.
+async fn spawn_bomb(pool: &Pool) {
+    let (started, wait) = oneshot::channel();
+    pool.spawn(async move {
+        let _panics = bomb("cleanup");
+        started.send(()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    wait.await.unwrap();
+}
+
 #[apply(both)]
 async fn the_error_of_the_body_comes_before_what_fails_in_the_abort() {
     let error = Pool::open(async |pool: Pool| {
-        let (started, wait) = oneshot::channel();
-        pool.spawn(async move {
-            let _panics = bomb("cleanup");
-            started.send(()).unwrap();
-            std::future::pending::<()>().await;
-        });
-        wait.await?;
+        spawn_bomb(&pool).await;
         Err::<(), _>("body".into())
     });
     assert_eq!(reasons(&error.await.unwrap_err()), ["body", "panic: cleanup"]);
@@ -1327,13 +1332,7 @@ async fn a_payload_can_go_on_as_a_panic() {
 #[apply(both)]
 async fn a_failure_after_a_cancellation_leaves_its_reason() {
     let error = Pool::open(async |pool: Pool| {
-        let (started, wait) = oneshot::channel();
-        pool.spawn(async move {
-            let _panics = bomb("cleanup");
-            started.send(()).unwrap();
-            std::future::pending::<()>().await;
-        });
-        wait.await?;
+        spawn_bomb(&pool).await;
         pool.cancel_with("SIGTERM");
         Ok(())
     });
