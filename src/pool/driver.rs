@@ -92,7 +92,7 @@ impl<E: Into<BoxError> + Display + Send + 'static> DriverState<E> {
     /// The state of a pool that was made to have one.
     #[track_caller]
     pub(super) fn new(pool: Arc<Shared<E>>, call: &'static str) -> Self {
-        pool.text.get_or_init(|| |error| error.to_string());
+        pool.trace.shows_errors();
         Self {
             pool,
             enclosing: None,

@@ -20,14 +20,14 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
         let asked = policy.and_then(|policy| catch(|| policy(&failure)).ok());
         match asked.unwrap_or(OnFailure::Collect) {
             OnFailure::Discard => {
-                self.trace.failed(&mut failure, Some(|error| error.to_string()), OnFailure::Discard);
+                self.trace.cleanup_failed(&mut failure, OnFailure::Discard);
                 drop(catch(|| drop(failure)));
                 return None;
             }
             OnFailure::Cancel => drop(catch(|| self.close(ClosingReason::Failed))),
             OnFailure::Collect => {}
         }
-        self.trace.failed(&mut failure, Some(|error| error.to_string()), OnFailure::Collect);
+        self.trace.cleanup_failed(&mut failure, OnFailure::Collect);
         self.lock().failures.get_or_insert_default().push_cleanup(failure)
     }
 

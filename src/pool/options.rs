@@ -25,9 +25,6 @@ pub(super) struct Options<E> {
     pub(super) warn_every: Duration,
 }
 
-/// How an error is shown: known since the pool was opened or run, for which it must be `Display`.
-pub(super) type TextOf<E> = fn(&E) -> String;
-
 /// What `on_failure` was given.
 pub(super) type Policy<E> = Box<dyn Fn(&TaskError<E>) -> OnFailure + Send + Sync>;
 

@@ -41,7 +41,7 @@ impl<E: 'static> Shared<E> {
         // An essential task that has ended closes the pool, whatever becomes of its failure.
         let ends_pool = settings.essential && !self.is_closed();
         let decision = if ends_pool && decision == OnFailure::Collect { OnFailure::Cancel } else { decision };
-        self.trace.failed(&mut failure, self.text.get().copied(), decision);
+        self.trace.failed(&mut failure, decision);
         let dropped = match decision {
             OnFailure::Discard => Err(catch(|| drop(failure)).err()),
             kept => Ok(self.record(failure, kept)),
@@ -86,7 +86,7 @@ impl<E: 'static> Shared<E> {
 
     /// Records a failure that no policy is asked about. It closes the pool.
     pub(super) fn fail(&self, mut failure: TaskError<E>) -> Option<TaskError> {
-        self.trace.failed(&mut failure, self.text.get().copied(), OnFailure::Cancel);
+        self.trace.failed(&mut failure, OnFailure::Cancel);
         self.record(failure, OnFailure::Cancel)
     }
 
@@ -106,7 +106,7 @@ impl<E: 'static> Shared<E> {
         }
         let payload = catch(|| self.begin_closing(inner, ClosingReason::Failed)).err()?;
         let mut panicked = TaskError::new(info, Failure::Panic(payload));
-        self.trace.failed(&mut panicked, self.text.get().copied(), OnFailure::Collect);
+        self.trace.failed(&mut panicked, OnFailure::Collect);
         self.record(panicked, OnFailure::Collect)
     }
 

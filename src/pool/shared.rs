@@ -43,7 +43,7 @@ use super::depths::Depths;
 use super::failures::Failures;
 use super::limit::Turn;
 use super::on_failure::OnFailure;
-use super::options::{Options, TextOf};
+use super::options::Options;
 use super::trace::Trace;
 use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
 use crate::scope::{ErasedPool, NodeState, Scope, Snapshot, TaskClass};
@@ -53,8 +53,6 @@ pub(crate) struct Shared<E> {
     pub(super) options: Options<E>,
     /// Where the tasks run; set when the pool does.
     pub(super) runtime: OnceLock<Handle>,
-    /// Set when the pool is opened or run.
-    pub(super) text: OnceLock<TextOf<E>>,
     closed: AtomicBool,
     /// A scope has ended since the driver left its waker: it will most likely not have to leave one again.
     pub(super) scope_ended: AtomicBool,
@@ -72,7 +70,7 @@ pub(crate) struct Shared<E> {
     handles: AtomicUsize,
     /// Notified when the pool starts, when no task is left but daemons, and when it has closed.
     changed: Notify,
-    pub(super) trace: Trace,
+    pub(super) trace: Trace<E>,
     inner: Mutex<Inner<E>>,
 }
 
@@ -180,7 +178,6 @@ impl<E> Shared<E> {
         Arc::new(Self {
             options,
             runtime: OnceLock::new(),
-            text: OnceLock::new(),
             closed: AtomicBool::new(false),
             scope_ended: AtomicBool::new(false),
             accepts_below: AtomicI64::new(i64::MAX),

@@ -10,6 +10,7 @@ pub(super) use self::off::{SpanSource, TaskSpan, Trace, WaitWarning};
 
 #[cfg(feature = "tracing")]
 mod on {
+    use std::fmt::Display;
     use std::pin::Pin;
     use std::sync::{Arc, Mutex, OnceLock, PoisonError};
     use std::task::{Context, Poll};
@@ -19,18 +20,36 @@ mod on {
     use tracing::{Level, Span, debug, error, error_span, event_enabled, warn};
 
     use super::super::on_failure::OnFailure;
-    use super::super::options::TextOf;
     use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
 
-    /// The span of a pool that has a name.
-    #[derive(Default)]
-    pub(in crate::pool) struct Trace(OnceLock<Span>);
+    /// How an error is shown.
+    type TextOf<E> = fn(&E) -> String;
 
-    impl Trace {
+    /// The span of a pool that has a name, and how its errors are shown.
+    pub(in crate::pool) struct Trace<E> {
+        span: OnceLock<Span>,
+        text: OnceLock<TextOf<E>>,
+    }
+
+    impl<E> Default for Trace<E> {
+        fn default() -> Self {
+            Self { span: OnceLock::new(), text: OnceLock::new() }
+        }
+    }
+
+    impl<E> Trace<E> {
+        /// The pool is opened or run, for which its errors must be `Display`.
+        pub(in crate::pool) fn shows_errors(&self)
+        where
+            E: Display,
+        {
+            self.text.get_or_init(|| |error| error.to_string());
+        }
+
         /// Records something in the span of the pool, or, without one, in whatever span this is called from. A
         /// subscriber that panics does not take the pool along.
         fn record(&self, record: impl FnOnce()) {
-            drop(catch(|| match self.0.get() {
+            drop(catch(|| match self.span.get() {
                 // Caught twice: a second panic, as the span is left, would end the process.
                 Some(span) => span.in_scope(|| drop(catch(record))),
                 None => record(),
@@ -42,7 +61,7 @@ mod on {
             if let Some(name) = name {
                 // At the highest level, so that no filter takes the name away from a warning.
                 let span = catch(|| error_span!(target: "aiodrive", "pool", name = &**name));
-                self.0.get_or_init(|| span.unwrap_or_else(|_| Span::none()));
+                self.span.get_or_init(|| span.unwrap_or_else(|_| Span::none()));
             }
             self.record(|| debug!(target: "aiodrive", "pool opened"));
         }
@@ -52,13 +71,21 @@ mod on {
             self.record(|| debug!(target: "aiodrive", %reason, "pool closing"));
         }
 
-        /// A task or the body has failed. The text is made only if somebody listens.
-        pub(in crate::pool) fn failed<E: 'static>(
-            &self,
-            failure: &mut TaskError<E>,
-            text: Option<TextOf<E>>,
-            decision: OnFailure,
-        ) {
+        /// A task or the body has failed.
+        pub(in crate::pool) fn failed(&self, failure: &mut TaskError<E>, decision: OnFailure)
+        where
+            E: 'static,
+        {
+            self.task_failed(failure, self.text.get().copied(), decision);
+        }
+
+        /// Something nested has failed that has lost its owner.
+        pub(in crate::pool) fn cleanup_failed(&self, failure: &mut TaskError, decision: OnFailure) {
+            self.task_failed(failure, Some(|error| error.to_string()), decision);
+        }
+
+        /// The text is made only if somebody listens.
+        fn task_failed<F: 'static>(&self, failure: &mut TaskError<F>, text: Option<TextOf<F>>, decision: OnFailure) {
             self.record(|| {
                 let was_told = decision != OnFailure::Discard && failure.tell();
                 let (task, text) = (failure.task(), || text_of(failure.failure(), text));
@@ -111,10 +138,10 @@ mod on {
         }
     }
 
-    impl Drop for Trace {
+    impl<E> Drop for Trace<E> {
         /// The end of the span is told to the subscriber, in whoever drops the pool.
         fn drop(&mut self) {
-            drop(catch(|| drop(self.0.take())));
+            drop(catch(|| drop(self.span.take())));
         }
     }
 
@@ -215,11 +242,11 @@ mod on {
 
     impl WaitWarning {
         /// Warns if it is time for that; `cx` is woken when it is the next time.
-        pub(in crate::pool) fn poll(
+        pub(in crate::pool) fn poll<E>(
             &mut self,
             cx: &mut Context<'_>,
             every: Duration,
-            trace: &Trace,
+            trace: &Trace<E>,
             tasks: impl Fn() -> Vec<TaskInfo>,
         ) {
             if matches!(self, Self::Idle) {
@@ -249,24 +276,33 @@ mod on {
 
 #[cfg(not(feature = "tracing"))]
 mod off {
+    use std::marker::PhantomData;
     use std::sync::Arc;
     use std::task::Context;
     use std::time::Duration;
 
     use super::super::on_failure::OnFailure;
-    use super::super::options::TextOf;
     use crate::error::{ClosingReason, PanicPayload, TaskError, TaskInfo};
 
     /// Takes no room, and does nothing.
-    #[derive(Default)]
-    pub(in crate::pool) struct Trace(());
+    pub(in crate::pool) struct Trace<E>(PhantomData<fn(&E)>);
 
-    impl Trace {
+    impl<E> Default for Trace<E> {
+        fn default() -> Self {
+            Self(PhantomData)
+        }
+    }
+
+    impl<E> Trace<E> {
+        pub(in crate::pool) fn shows_errors(&self) {}
+
         pub(in crate::pool) fn opened(&self, _: Option<&Arc<str>>) {}
 
         pub(in crate::pool) fn closing(&self, _: &ClosingReason) {}
 
-        pub(in crate::pool) fn failed<E>(&self, _: &mut TaskError<E>, _: Option<TextOf<E>>, _: OnFailure) {}
+        pub(in crate::pool) fn failed(&self, _: &mut TaskError<E>, _: OnFailure) {}
+
+        pub(in crate::pool) fn cleanup_failed(&self, _: &mut TaskError, _: OnFailure) {}
 
         pub(in crate::pool) fn refused(&self, _: &TaskInfo) {}
 
@@ -309,11 +345,11 @@ mod off {
     pub(in crate::pool) struct WaitWarning(());
 
     impl WaitWarning {
-        pub(in crate::pool) fn poll(
+        pub(in crate::pool) fn poll<E>(
             &mut self,
             _: &mut Context<'_>,
             _: Duration,
-            _: &Trace,
+            _: &Trace<E>,
             _: impl Fn() -> Vec<TaskInfo>,
         ) {
         }
