@@ -183,14 +183,12 @@ impl<E: 'static> Shared<E> {
         // What is above has been closed.
         self.refuse_from(i64::from(depth) + i64::from(has_time));
         self.body_aborted.fetch_or(!has_time && depth <= 0, Ordering::AcqRel);
-        let info = inner.body_info();
         drop(inner);
         self.add_overrun(cut_off);
         self.abort_tasks(depth, aborted);
         // Its wakers may be somebody's, and panic: the other steps are taken all the same.
         if let Err(payload) = catch(|| token.iter().for_each(CancellationToken::cancel)) {
-            let panicked = self.fail(TaskError::new(info, Failure::Panic(payload)));
-            debug_assert!(panicked.is_none(), "a pool that closes has not returned");
+            self.body_failed(Failure::Panic(payload));
         }
         Some((depth, time))
     }

@@ -80,10 +80,8 @@ enum Step {
     Closing(Closing),
     /// Everything has ended well, which tokio is about to know.
     Joining(Vec<JoinSet<()>>),
-    /// Everything has ended well.
-    Over,
-    /// Everything has ended, by these steps.
-    Closed,
+    /// Everything has ended.
+    Ended,
     /// The pool has returned, or its closing was handed on.
     Done,
 }
@@ -179,9 +177,9 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
                 Step::Closing(_) => ready!(self.poll_closing(body.as_mut(), cx)),
                 Step::Joining(ref mut sets) => {
                     ready!(poll_join(sets, cx));
-                    self.step = Step::Over;
+                    self.step = Step::Ended;
                 }
-                Step::Over | Step::Closed => {
+                Step::Ended => {
                     if first {
                         // It has never waited. A loop of such pools would otherwise let nobody else run.
                         let _ = pin!(consume_budget()).poll(cx);
@@ -212,7 +210,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     fn poll_closing(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
         while let Step::Closing(closing) = &mut self.step {
             if closing.as_mut().poll(cx).is_ready() {
-                self.step = Step::Closed;
+                self.step = Step::Ended;
                 break;
             }
             if body.has_ended() {
@@ -280,10 +278,10 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
             Some(value) if !self.pool.has_failed() => return Ok(value),
             value => self.body_failed(catch(|| drop(value)).err().map(Failure::Panic)),
         }
-        self.pool.name_stuck(self.body_info());
+        self.pool.name_stuck();
         let error = PoolError::new(self.pool.take_report(), is_cancellation.as_deref());
         if let Err(payload) = catch(|| drop(is_cancellation)) {
-            let failure = TaskError::new(self.body_info(), Failure::Panic(payload));
+            let failure = TaskError::new(TaskInfo::of_body(self.call.1), Failure::Panic(payload));
             Scope::report_to(self.enclosing.as_deref(), failure);
         }
         Err(error)
@@ -291,20 +289,13 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
 
     /// Records how the body failed, if it has.
     fn body_failed(&self, failure: Option<Failure<E>>) {
-        if let Some(failure) = failure {
-            let unreported = self.pool.fail(TaskError::new(self.body_info(), failure));
-            debug_assert!(unreported.is_none(), "the pool has not returned");
-        }
+        failure.into_iter().for_each(|failure| self.pool.body_failed(failure));
     }
 
     /// Records the panic of the body, which nobody will resume.
     fn body_panicked(&mut self) {
         let panic = self.panic.take();
         self.body_failed(panic.map(Failure::Panic));
-    }
-
-    fn body_info(&self) -> TaskInfo {
-        TaskInfo::of_body(self.call.1)
     }
 }
 
@@ -320,7 +311,7 @@ impl<E: Into<BoxError> + Send + 'static> Drop for DriverState<E> {
             }
             Step::Closing(closing) => closing,
             // An abort came before it could return what it has come to.
-            Step::Joining(_) | Step::Over | Step::Closed => {
+            Step::Joining(_) | Step::Ended => {
                 self.body_panicked();
                 return report_rest(&self.pool, self.enclosing.as_deref());
             }

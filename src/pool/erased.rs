@@ -18,6 +18,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
         let policy = policies.as_ref().and_then(|policies| policies.on_cleanup_failure.as_ref());
         // A policy that panics, or a waker as the pool closes, has no say.
         let asked = policy.and_then(|policy| catch(|| policy(&failure)).ok());
+        self.release(policies);
         match asked.unwrap_or(OnFailure::Collect) {
             OnFailure::Discard => {
                 self.trace.cleanup_failed(&mut failure, OnFailure::Discard);

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::on_failure::OnFailure;
-use super::options::TaskSettings;
+use super::options::{Policies, TaskSettings};
 use super::shared::Shared;
 use crate::error::{
-    BoxError, CancelledError, ClosingReason, Failure, IsCancellation, PanicPayload, Report, TaskError, TaskInfo,
-    cancellation, catch,
+    BoxError, CancelledError, ClosingReason, Failure, IsCancellation, PanicPayload, Report, TaskError, cancellation,
+    catch,
 };
+use crate::scope::Scope;
 
 impl<E: 'static> Shared<E> {
     /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, the
@@ -17,7 +18,9 @@ impl<E: 'static> Shared<E> {
     pub(super) fn says_only_that_it_stopped(&self, error: &E, by_handle: bool) -> bool {
         let policies = self.options.policies();
         let is_cancellation = policies.as_ref().and_then(|policies| policies.is_cancellation.as_deref());
-        match cancellation(error, is_cancellation) {
+        let says = cancellation(error, is_cancellation);
+        self.release(policies);
+        match says {
             None => false,
             Some(CancelledError::Cancelled) => by_handle || self.is_closed(),
             Some(CancelledError::Failed) => self.is_closed() || self.has_seen_a_failure(),
@@ -64,6 +67,15 @@ impl<E: 'static> Shared<E> {
         }
     }
 
+    /// Lets go of the closures, of which one was asked. If the pool has stopped waiting for whoever asked, and has
+    /// returned, this is the last to hold them.
+    pub(super) fn release(&self, policies: Option<Arc<Policies<E>>>) {
+        if let Err(payload) = catch(|| drop(policies)) {
+            let info = self.lock().body_info();
+            Scope::report_to(None, TaskError::new(info, Failure::Panic(payload)));
+        }
+    }
+
     /// Drops the closures that the pool was given, whose destructors may panic, but for the one that is needed still.
     pub(super) fn drop_policies(&self) -> Option<Box<IsCancellation<E>>> {
         self.report_drop(catch(|| self.options.spans.close()));
@@ -78,10 +90,15 @@ impl<E: 'static> Shared<E> {
     /// Reports the panic of a destructor that the pool has run.
     fn report_drop(&self, dropped: Result<(), PanicPayload>) {
         if let Err(payload) = dropped {
-            let info = self.lock().body_info();
-            let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
-            debug_assert!(unreported.is_none(), "the pool has not returned");
+            self.body_failed(Failure::Panic(payload));
         }
+    }
+
+    /// Records how the body has failed, or the pool itself, which has not returned.
+    pub(super) fn body_failed(&self, failure: Failure<E>) {
+        let info = self.lock().body_info();
+        let unreported = self.fail(TaskError::new(info, failure));
+        debug_assert!(unreported.is_none(), "the pool has not returned");
     }
 
     /// Records a failure that no policy is asked about. It closes the pool.
@@ -111,8 +128,9 @@ impl<E: 'static> Shared<E> {
     }
 
     /// Names the pool itself as stuck, if it has stopped waiting for something that has no task of its own.
-    pub(super) fn name_stuck(&self, pool: TaskInfo) {
+    pub(super) fn name_stuck(&self) {
         let mut inner = self.lock();
+        let pool = inner.body_info();
         if !inner.depths.has_abandoned() {
             return;
         }

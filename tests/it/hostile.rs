@@ -6,8 +6,8 @@
 use std::fmt;
 use std::future::{Future, pending, ready};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ use macro_rules_attribute::apply;
 use tokio::task::yield_now;
 
 use crate::support::{
-    Alive, Counted, OnDrop, bomb, both, failures, meddle, panic_text, poll_once, poll_until, quiet_panic, turns, until,
+    Alive, Counted, OnDrop, bomb, both, failures, meddle, multi_thread, panic_text, poll_once, poll_until, quiet_panic,
+    turns, until,
 };
 
 /// A waker that panics.
@@ -339,6 +340,35 @@ async fn orphan(message: &'static str) {
     let body = async |_: &mut ()| pending::<Result<(), BoxError>>().await;
     let mut visit = Box::pin(with_exit((), body, async move |(), _: Exit| Err(message.into())));
     assert!(poll_once(visit.as_mut()).await.is_pending());
+}
+
+#[apply(multi_thread)]
+async fn a_policy_that_what_was_given_up_on_is_the_last_to_hold_loses_no_failure() {
+    let (release, blocked) = mpsc::channel::<()>();
+    let (panics, blocked, asked) = (bomb("policy"), Mutex::new(blocked), Arc::new(AtomicBool::new(false)));
+    let is_asked = Arc::clone(&asked);
+    let builder = Pool::builder().keep_open(true).abandon_after(Duration::from_millis(1));
+    let inner: Pool = builder
+        .on_cleanup_failure(move |_| {
+            let _held = &panics;
+            is_asked.store(true, Ordering::SeqCst);
+            let _ = blocked.lock().unwrap().recv();
+            OnFailure::Collect
+        })
+        .build();
+    inner.spawn(orphan("too late"));
+    let outer = Pool::open(async |outer: Pool| {
+        let run = inner.clone().run();
+        let run = outer.spawn_with_handle(async { Ok(run.await.is_err()) });
+        until(|| asked.load(Ordering::SeqCst)).await;
+        inner.cancel();
+        assert!(run.await?, "it has given up on something");
+        // The pool has returned, and let go of its policies.
+        drop(release);
+        Ok(())
+    });
+    let error = outer.await.unwrap_err();
+    assert_eq!(failures(error.cleanup_failures()), ["error: too late"]);
 }
 
 #[apply(both)]
