@@ -9,12 +9,12 @@ use std::error::Error;
 use std::mem;
 use std::sync::Arc;
 
-use super::box_error::BoxError;
+use super::BoxError;
 use super::closing_reason::ClosingReason;
-use super::failure::Failure;
 use super::panic_payload::catch;
+use super::task_error::Failure;
 use super::task_error::TaskError;
-use super::task_info::TaskInfo;
+use super::task_error::TaskInfo;
 
 /// Everything that went wrong in a pool, in the order in which the pool recorded it.
 ///

@@ -1,11 +1,20 @@
-//! One failure of one task.
+//! One failure of one task: how it failed, and which task it was.
+//!
+//! A failure may hold the failures of a nested pool, and so on. If each were dropped in the destructor of the one around
+//! it, the stack would end some ten thousand levels down. So a failure that is dropped inside another is put into a queue
+//! of the thread, and dropped after it: see [`dispose`].
 
-use std::mem;
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt::{self, Display};
+use std::mem::{self, ManuallyDrop};
+use std::panic::Location;
+use std::sync::Arc;
+use std::thread;
 
-use super::box_error::BoxError;
-use super::dispose::dispose;
-use super::failure::Failure;
-use super::task_info::TaskInfo;
+use super::BoxError;
+use super::panic_payload::{PanicPayload, catch};
 
 /// One failure: what failed, and which task it was.
 ///
@@ -187,5 +196,276 @@ impl<E> Drop for TaskError<E> {
         if mem::needs_drop::<E>() && matches!(self.failure, Failure::Error(_)) {
             (self.dispose)(self.take());
         }
+    }
+}
+
+// ===== how it failed =====
+
+/// How a task failed.
+///
+/// A task that was cancelled by its pool or its handle has not failed, and has none of these.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Failure, OnFailure, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Collect).build();
+/// pool.spawn(async { Err("disk full".into()) });
+/// pool.spawn(async { panic!("a bug") });
+///
+/// for failed in pool.run().await.unwrap_err().failures() {
+///     match failed.failure() {
+///         Failure::Error(error) => assert_eq!(error.to_string(), "disk full"),
+///         Failure::Panic(payload) => assert_eq!(payload.message(), Some("a bug")),
+///         _ => unreachable!("nobody shuts the runtime down"),
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failure<E = BoxError> {
+    /// It returned an error.
+    Error(E),
+    /// It panicked: while it ran, or in a destructor while it was aborted.
+    Panic(PanicPayload),
+    /// It was aborted before it had ended. In a [`PoolError`](crate::PoolError), its runtime has shut down: a task that
+    /// its pool or its handle aborts is no failure. In the results of [`TaskGroup`](crate::TaskGroup),
+    /// [`map`](crate::map()) and [`wait_all`](crate::wait_all()), it may be any abort.
+    Cancelled,
+    /// It was essential, and ended well while its pool was open.
+    Ended,
+}
+
+impl<E: Into<BoxError>> Failure<E> {
+    /// Forgets the error's type. The conversion is the user's, and if it panics, that is what there is to tell.
+    pub(crate) fn boxed(self) -> Failure {
+        match self {
+            Self::Error(error) => catch(|| error.into()).map_or_else(Failure::Panic, Failure::Error),
+            Self::Panic(payload) => Failure::Panic(payload),
+            Self::Cancelled => Failure::Cancelled,
+            Self::Ended => Failure::Ended,
+        }
+    }
+}
+
+// ===== which task it was =====
+
+/// Which task it was: its name, if it has one, and the line that spawned it.
+///
+/// The branches of [`try_all`](crate::try_all()), [`wait_all`](crate::wait_all()) and [`map`](crate::map()) are known by
+/// the line of the call, and so are shielded work and exit handlers. `{}` is what stands in front of a failure: `body`,
+/// `task "fetch" (src/main.rs:10:5)` or, without a name, `task at src/main.rs:10:5`.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{Pool, TaskInfo};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let pool: Pool = Pool::new();
+/// pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
+/// let error = pool.run().await.unwrap_err();
+/// let task: &TaskInfo = error.first().unwrap().task();
+/// assert_eq!(task.to_string(), format!("task \"fetch\" ({})", task.spawned_at()));
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct TaskInfo {
+    who: Who,
+    /// For a body, where its pool was opened.
+    spawned_at: &'static Location<'static>,
+}
+
+/// By what it is known.
+#[derive(Clone, Debug)]
+enum Who {
+    /// A task without a name.
+    Unnamed,
+    Named(Arc<str>),
+    /// The body, which is polled in place and is no task of the runtime.
+    Body,
+    /// A branch of a function. The index is a small number, so that a failure is small.
+    Branch {
+        function: &'static str,
+        index: u32,
+    },
+}
+
+impl TaskInfo {
+    /// A task.
+    pub(crate) fn new(name: Option<Arc<str>>, spawned_at: &'static Location<'static>) -> Self {
+        Self { who: name.map_or(Who::Unnamed, Who::Named), spawned_at }
+    }
+
+    /// A task that is spawned where this is called from, in a function that tracks its callers.
+    #[track_caller]
+    pub(crate) fn of_task(name: Option<Arc<str>>) -> Self {
+        Self::new(name, Location::caller())
+    }
+
+    /// A task that was given no name: shielded work, an exit handler.
+    pub(crate) fn unnamed(spawned_at: &'static Location<'static>) -> Self {
+        Self { who: Who::Unnamed, spawned_at }
+    }
+
+    /// The body of a pool that was opened there.
+    pub(crate) fn of_body(opened_at: &'static Location<'static>) -> Self {
+        Self { who: Who::Body, spawned_at: opened_at }
+    }
+
+    /// A branch of a call of this function, counted from 0.
+    pub(crate) fn branch(function: &'static str, index: usize, called_at: &'static Location<'static>) -> Self {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        Self { who: Who::Branch { function, index }, spawned_at: called_at }
+    }
+
+    /// The name, to be shared.
+    pub(crate) fn shared_name(&self) -> Option<Arc<str>> {
+        match &self.who {
+            Who::Named(name) => Some(Arc::clone(name)),
+            _ => None,
+        }
+    }
+
+    /// The name that it was given, if it was given one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.build_task().name("fetch").spawn(async { Err("connection refused".into()) });
+    /// let error = pool.run().await.unwrap_err();
+    /// assert_eq!(error.first().unwrap().task().name(), Some("fetch"));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.who {
+            Who::Named(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Where it was spawned; for a body, where its pool was opened.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let pool: Pool = Pool::new();
+    /// pool.spawn(async { Err("connection refused".into()) }); let here = line!();
+    /// let error = pool.run().await.unwrap_err();
+    /// assert_eq!(error.first().unwrap().task().spawned_at().line(), here);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn spawned_at(&self) -> &'static Location<'static> {
+        self.spawned_at
+    }
+
+    /// Whether it is the body of the pool and no spawned task.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use aiodrive::Pool;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let opened = Pool::open(async |_: Pool| Err::<(), _>("no such user".into()));
+    /// let error = opened.await.unwrap_err();
+    /// assert!(error.first().unwrap().task().is_body());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn is_body(&self) -> bool {
+        matches!(self.who, Who::Body)
+    }
+}
+
+impl Display for TaskInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.spawned_at;
+        match &self.who {
+            Who::Unnamed => write!(f, "task at {at}"),
+            Who::Named(name) => write!(f, "task \"{name}\" ({at})"),
+            Who::Body => f.write_str("body"),
+            Who::Branch { function, index } => write!(f, "branch {index} of {function} at {at}"),
+        }
+    }
+}
+
+// ===== its end =====
+
+/// What waits to be dropped.
+type Queue = VecDeque<Box<dyn Any>>;
+
+thread_local! {
+    /// `Some` while a failure is being dropped. Without a destructor of its own, so that it is still there for what a
+    /// thread drops as it ends.
+    static QUEUE: Cell<Option<ManuallyDrop<Queue>>> = const { Cell::new(None) };
+}
+
+/// Drops a value now, and then all that was put into the queue meanwhile; or puts it there, if that is going on
+/// already.
+///
+/// A destructor of the user's that panics keeps none of the others from being dropped. The first panic is resumed in
+/// the code that drops the value, unless that unwinds already.
+fn dispose<T: 'static>(value: T) {
+    // If a platform has taken the queue away before its thread ended, the value is dropped right here.
+    let Ok(Some(value)) = QUEUE.try_with(|queue| enqueue(queue, value)) else { return };
+    let mut panic = catch(|| drop(value)).err();
+    while let Some(next) = QUEUE.with(dequeue) {
+        let panicked = catch(|| drop(next)).err();
+        panic = panic.or(panicked);
+    }
+    match panic {
+        Some(payload) if !thread::panicking() => payload.resume(),
+        _ => {}
+    }
+}
+
+/// Gives the value back if nobody would drop it, and begins a queue for what is dropped in it.
+fn enqueue<T: 'static>(queue: &Cell<Option<ManuallyDrop<Queue>>>, value: T) -> Option<T> {
+    let Some(mut waiting) = queue.take() else {
+        queue.set(Some(ManuallyDrop::default()));
+        return Some(value);
+    };
+    waiting.push_back(Box::new(value));
+    queue.set(Some(waiting));
+    None
+}
+
+/// The next value. With none, the queue ends.
+fn dequeue(queue: &Cell<Option<ManuallyDrop<Queue>>>) -> Option<Box<dyn Any>> {
+    let mut waiting = ManuallyDrop::into_inner(queue.take()?);
+    let next = waiting.pop_front()?;
+    queue.set(Some(ManuallyDrop::new(waiting)));
+    Some(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_branch_is_known_by_its_index_and_its_function() {
+        let at = Location::caller();
+        let info = TaskInfo::branch("try_all", 2, at);
+        assert_eq!(info.to_string(), format!("branch 2 of try_all at {at}"));
+        assert!(info.name().is_none() && !info.is_body());
+        assert_eq!(TaskInfo::branch("map", usize::MAX, at).to_string(), format!("branch {} of map at {at}", u32::MAX));
     }
 }

@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt::{self, Debug, Display, Write};
 
+use super::ExitError;
 use super::chain::{Item, LONGEST_CHAIN, Link, List, as_link};
-use super::exit_error::ExitError;
 use super::pool_error::{PoolError, Report};
 use super::stopped::{CancelledError, cancellation_in};
 use super::task_error::TaskError;
