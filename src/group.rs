@@ -11,8 +11,8 @@
 //!
 //! # Invariants
 //!
-//! 1. The scope of the branches is marked before a decision aborts them. A call that is dropped passes on only the mark
-//!    of the enclosing scope: its owner may go on.
+//! 1. Whoever aborts branches, by a decision or by dropping the call, marks their scope next: what an abort cannot drop
+//!    hears of it there.
 //! 2. Until a function takes it, an output is an [`Unreported`]: wherever the call is dropped, its failure goes
 //!    outwards.
 //! 3. Thousands of branches are aborted, and freed, in batches, so that the neighbours get their turn in between.

@@ -4,7 +4,6 @@
 
 mod cancel_task;
 mod cancellation_token;
-mod child;
 pub mod docs;
 mod error;
 mod group;
@@ -22,8 +21,6 @@ mod shield;
 #[cfg(feature = "signal")]
 mod shutdown_signal;
 mod task_group;
-mod task_name;
-mod then;
 mod timeout;
 mod try_all;
 mod wait_all;

@@ -14,8 +14,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop::consume_budget;
 
-use crate::child::Ended;
 use crate::error::{BoxError, ClosingReason, Failure, PoolError, Report, TaskError, TaskInfo, catch};
+use crate::scope::GroupEnd;
 use crate::task_group::TaskGroup;
 
 /// Runs a function over items, at most `limit` of them at a time, each in a task of its own.
@@ -171,7 +171,7 @@ pub struct Map<I, F, T, E = BoxError> {
     /// Dropped before the slots, whose failures it has reported.
     group: TaskGroup<T, E>,
     /// From the first item that was not given to the last that was pulled; unused without an order.
-    slots: VecDeque<Option<Ended<T, E>>>,
+    slots: VecDeque<Option<GroupEnd<T, E>>>,
     source: I,
     /// Whether it has ended, or one of the user's functions has panicked.
     is_exhausted: bool,
@@ -361,7 +361,7 @@ where
     /// # }
     /// ```
     pub async fn next(&mut self) -> Option<Result<T, TaskError<E>>> {
-        poll_fn(|cx| self.poll_result(cx)).await.map(Ended::take)
+        poll_fn(|cx| self.poll_result(cx)).await.map(GroupEnd::take)
     }
 
     /// All values, in the order of the items or, if it is [`unordered`](Self::unordered), as they completed.
@@ -448,7 +448,7 @@ where
     }
 
     /// The next result, in order or not.
-    fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+    fn poll_result(&mut self, cx: &mut Context<'_>) -> Poll<Option<GroupEnd<T, E>>> {
         if !self.is_ordered {
             return self.poll_any(cx);
         }
@@ -465,14 +465,14 @@ where
     }
 
     /// Gives the result of the first slot, or this one, which has never been in it.
-    fn give(&mut self, ended: Option<Ended<T, E>>) -> Option<Ended<T, E>> {
+    fn give(&mut self, ended: Option<GroupEnd<T, E>>) -> Option<GroupEnd<T, E>> {
         self.given += 1;
         let first = self.slots.pop_front().flatten();
         ended.or(first)
     }
 
     /// The next result that there is.
-    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<GroupEnd<T, E>>> {
         self.pull(cx);
         let ended = ready!(self.poll_ended(cx));
         self.given += usize::from(ended.is_some());
@@ -480,7 +480,7 @@ where
     }
 
     /// The next task that has ended; `None` at the end of the source.
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<GroupEnd<T, E>>> {
         match ready!(self.group.poll_ended(cx)) {
             // The source will wake this task.
             None if !self.is_exhausted => Poll::Pending,
@@ -546,7 +546,7 @@ where
     type Item = Result<T, TaskError<E>>;
 
     fn poll_next(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_result(cx).map(|ended| ended.map(Ended::take))
+        self.get_mut().poll_result(cx).map(|ended| ended.map(GroupEnd::take))
     }
 }
 

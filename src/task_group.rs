@@ -1,6 +1,6 @@
 //! Children whose results come as they complete.
 //!
-//! A [`TaskGroup`] is a [`JoinSet`] and a scope: the set has the children, which are [`child`](crate::child)s, and the
+//! A [`TaskGroup`] is a [`JoinSet`] and a scope: the set has the children, which are [`GroupTask`]s, and the
 //! scope has the enclosing one wait for them. The rest of this file is what a `JoinSet` does not say: who was aborted,
 //! and whether anything is left below the children.
 //!
@@ -8,8 +8,8 @@
 //!
 //! 1. A group holds no scope: its children do. So a group that is kept for long, with results in it, keeps nobody
 //!    waiting. The scope is made by the first child, ends with the last, and is made anew if another one comes.
-//! 2. Whoever aborts marks the scope first, and then spawns into a new one.
-//! 3. A failure is taken by whoever calls `next`, or it goes to the enclosing scope: see [`Ended`].
+//! 2. Whoever aborts lets go of the scope first, aborts the children, and then marks it: later children are in a new one.
+//! 3. A failure is taken by whoever calls `next`, or it goes to the enclosing scope: see [`GroupEnd`].
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -22,10 +22,11 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinSet;
 
-use crate::child::{Child, Ended, Member, Output, Shared};
 use crate::error::{BoxError, TaskError, TaskInfo};
-use crate::scope::{Call, Cleanup, Current, Scope, ScopeKind, boxed_in_debug};
-use crate::task_name::TaskName;
+use crate::scope::{
+    Call, Cleanup, Current, GroupEnd, GroupInner, GroupMember, GroupOutput, GroupTask, Scope, ScopeKind, TaskName,
+    boxed_in_debug,
+};
 
 /// Tasks whose results come as they complete.
 ///
@@ -100,8 +101,8 @@ use crate::task_name::TaskName;
 /// ```
 #[must_use = "the tasks of a group are aborted when it is dropped"]
 pub struct TaskGroup<T, E = BoxError> {
-    tasks: JoinSet<Output<T, E>>,
-    shared: Arc<Shared>,
+    tasks: JoinSet<GroupOutput<T, E>>,
+    shared: Arc<GroupInner>,
     call: Arc<Call>,
     /// `None` if the group was made outside of everything.
     enclosing: Option<Weak<Scope>>,
@@ -114,7 +115,7 @@ pub struct TaskGroup<T, E = BoxError> {
     /// Waits for an abort from outside.
     abort_signal: Option<Signal>,
     /// What has ended, and was not taken yet: by a `shutdown` that was dropped.
-    kept: VecDeque<Ended<T, E>>,
+    kept: VecDeque<GroupEnd<T, E>>,
     /// Where it is put what fails below the children without an owner, if that does not go further out.
     cleanup: Option<Cleanup>,
 }
@@ -150,7 +151,7 @@ where
         let called_at = Location::caller();
         Self {
             tasks: JoinSet::new(),
-            shared: Shared::new(function, called_at),
+            shared: GroupInner::new(function, called_at),
             call: Call::new(function, called_at),
             enclosing: Scope::current().as_ref().map(Arc::downgrade),
             scope: Weak::new(),
@@ -285,7 +286,7 @@ where
     /// # }
     /// ```
     pub async fn next(&mut self) -> Option<Result<T, TaskError<E>>> {
-        poll_fn(|cx| self.poll_ended(cx)).await.map(Ended::take)
+        poll_fn(|cx| self.poll_ended(cx)).await.map(GroupEnd::take)
     }
 
     /// How many children there are that [`next`](Self::next) has not given yet: those that run, and those that have
@@ -396,7 +397,7 @@ where
     }
 
     /// Keeps a failure, and drops anything else.
-    pub(crate) fn keep_failure(&mut self, ended: Ended<T, E>) {
+    pub(crate) fn keep_failure(&mut self, ended: GroupEnd<T, E>) {
         if ended.is_failure() {
             self.kept.push_back(ended);
         } else if let Some(panicked) = ended.discard() {
@@ -405,7 +406,7 @@ where
     }
 
     /// Keeps what is to be given before anything else.
-    pub(crate) fn keep(&mut self, ended: Ended<T, E>) {
+    pub(crate) fn keep(&mut self, ended: GroupEnd<T, E>) {
         self.kept.push_back(ended);
     }
 
@@ -429,7 +430,7 @@ where
     pub(crate) fn abandon(&mut self) {
         let mut successor = Self {
             tasks: JoinSet::new(),
-            shared: Shared::new(self.call.function, self.call.called_at),
+            shared: GroupInner::new(self.call.function, self.call.called_at),
             call: Call::new(self.call.function, self.call.called_at),
             enclosing: self.enclosing.clone(),
             scope: Weak::new(),
@@ -455,12 +456,12 @@ where
         name.spawn(&mut self.tasks, child, &runtime);
     }
 
-    fn child<F>(&mut self, index: usize, info: TaskInfo, task: F) -> Child<F, T, E>
+    fn child<F>(&mut self, index: usize, info: TaskInfo, task: F) -> GroupTask<F, T, E>
     where
         F: Future<Output = Result<T, E>>,
     {
-        let member = Member { shared: Arc::clone(&self.shared), info };
-        Child::new(self.scope(), index, member, task)
+        let member = GroupMember { shared: Arc::clone(&self.shared), info };
+        GroupTask::new(self.scope(), index, member, task)
     }
 
     /// The scope of the children: invariant 1.
@@ -482,16 +483,16 @@ where
     }
 
     /// The next child that has ended, or `None` when nothing is left below.
-    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+    pub(crate) fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<GroupEnd<T, E>>> {
         match self.kept.pop_front() {
             Some(kept) => Poll::Ready(Some(kept)),
             None => self.poll_joined(cx),
         }
     }
 
-    fn poll_joined(&mut self, cx: &mut Context<'_>) -> Poll<Option<Ended<T, E>>> {
+    fn poll_joined(&mut self, cx: &mut Context<'_>) -> Poll<Option<GroupEnd<T, E>>> {
         match self.tasks.poll_join_next(cx) {
-            Poll::Ready(Some(joined)) => Poll::Ready(Some(Ended::new(joined, &self.shared))),
+            Poll::Ready(Some(joined)) => Poll::Ready(Some(GroupEnd::new(joined, &self.shared))),
             Poll::Ready(None) if self.poll_emptied(cx).is_ready() => Poll::Ready(None),
             Poll::Ready(None) | Poll::Pending => {
                 self.poll_abort(cx);
@@ -577,7 +578,7 @@ where
     type Item = Result<T, TaskError<E>>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_ended(cx).map(|ended| ended.map(Ended::take))
+        self.get_mut().poll_ended(cx).map(|ended| ended.map(GroupEnd::take))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -16,9 +16,8 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::error::{BoxError, ExitError, Failure, PanicPayload};
-use crate::scope::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported};
+use crate::scope::{Completion, Reporter, Scope, ScopeKind, Scoped, Then, Unreported};
 use crate::shield::Shield;
-use crate::then::Then;
 
 /// Runs a body with a resource, then an exit handler that takes the resource: always, even if the body fails, panics,
 /// or is dropped halfway.

@@ -18,8 +18,7 @@ use super::task::{Task, pool_of};
 use crate::error::TaskInfo;
 #[cfg(not(tokio_unstable))]
 use crate::error::catch;
-use crate::scope::{Current, TaskClass};
-use crate::task_name::TaskName;
+use crate::scope::{Current, TaskClass, TaskName};
 
 /// A way to spawn a task. Each is `#[track_caller]`, as is every function on the way here, and none is called in a
 /// closure where tokio shows the user's line.

@@ -19,7 +19,7 @@ use super::trace::SpanSource;
 #[cfg(feature = "tracing")]
 use crate::error::TaskInfo;
 use crate::error::{BoxError, PoolError, TaskError};
-use crate::then::Then;
+use crate::scope::Then;
 
 /// Sets up a [`Pool`]; made by [`Pool::builder`].
 ///

@@ -1,8 +1,11 @@
 //! A call of a function that spawns tasks, which is `race`, `try_all`, `wait_all`, `shield` or `with_exit`; or a
 //! `TaskGroup`, which uses no more of this than the count and the abort.
 //!
-//! A task yields its output through tokio's own `JoinHandle`, as an [`Unreported`]. What the tasks and the future of the
+//! A task yields its output through tokio's own `JoinHandle` or `JoinSet`, as an [`Unreported`]. What the tasks and the future of the
 //! call have in common is the [`Call`]: a few counts, and how the tasks wake the future.
+//!
+//! A child of a group that is aborted yields nothing, and tokio says no more than that one was. So it leaves its name in
+//! the group: as many names as there are such `JoinError`s.
 //!
 //! # Invariants
 //!
@@ -13,19 +16,21 @@
 //! 3. The waker of the call is user code. It is woken last, for the first decision and for the last end, and a panic of
 //!    it stays there.
 
+use std::collections::VecDeque;
 use std::panic::{Location, resume_unwind};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker, ready};
 
 use pin_project::{pin_project, pinned_drop};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 
-use super::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported, boxed_in_debug};
-use crate::error::{Failure, PanicPayload, TaskError, catch};
+use super::unreported::Owner;
+use super::{Completion, Current, Reporter, Scope, ScopeKind, Scoped, Unreported, boxed_in_debug, lock};
+use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo, catch};
 
 /// No branch has decided.
 const NONE: usize = usize::MAX;
@@ -262,5 +267,277 @@ impl<F: Future<Output: Send> + 'static> PinnedDrop for CallTask<F> {
         if let Some(cut_off) = end.reached(this.future.take_scope(), decides, panic.map(Err)) {
             resume_unwind(Box::new(cut_off));
         }
+    }
+}
+
+// ===== the children of a group =====
+
+/// What a group has in common with its children.
+pub(crate) struct GroupInner {
+    pub(crate) reporter: Reporter,
+    /// The children that were cut off, and whose `JoinError`s have not come yet. The lock is held to push and pop only.
+    cut_off: Mutex<VecDeque<(usize, TaskInfo)>>,
+}
+
+impl GroupInner {
+    pub(crate) fn new(function: &'static str, called_at: &'static Location<'static>) -> Arc<Self> {
+        Arc::new(Self { reporter: Reporter::new(function, called_at), cut_off: Mutex::default() })
+    }
+}
+
+/// One of the children, as a failure names it.
+pub(crate) struct GroupMember {
+    pub(crate) shared: Arc<GroupInner>,
+    pub(crate) info: TaskInfo,
+}
+
+impl Owner for GroupMember {
+    fn reporter(&self) -> &Reporter {
+        &self.shared.reporter
+    }
+
+    fn task(&self, _: usize) -> TaskInfo {
+        self.info.clone()
+    }
+}
+
+/// What tokio has of a child that has ended.
+pub(crate) type GroupOutput<T, E> = Unreported<Result<T, E>, GroupMember>;
+
+/// A child as tokio runs it.
+#[pin_project(PinnedDrop)]
+pub(crate) struct GroupTask<F, T, E>
+where
+    F: Future<Output = Result<T, E>>,
+    T: Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    #[pin]
+    future: Scoped<F>,
+    index: usize,
+    /// `None` once it has ended.
+    member: Option<GroupMember>,
+}
+
+impl<F, T, E> GroupTask<F, T, E>
+where
+    F: Future<Output = Result<T, E>>,
+    T: Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    /// One that is to be spawned in the scope of its group.
+    pub(crate) fn new(scope: Arc<Scope>, index: usize, member: GroupMember, future: F) -> Self {
+        if let Some(call) = scope.call() {
+            call.child_began();
+        }
+        let mut future = Scoped::outside(future);
+        future.place(Current { scope, key: None });
+        Self { future, index, member: Some(member) }
+    }
+
+    /// Runs one that is made of a closure, on the thread of the call: its first poll ends it.
+    pub(crate) fn run(self) -> GroupOutput<T, E> {
+        match pin!(self).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => output,
+            Poll::Pending => unreachable!("a closure does not wait"),
+        }
+    }
+}
+
+impl<F, T, E> Future for GroupTask<F, T, E>
+where
+    F: Future<Output = Result<T, E>>,
+    T: Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    type Output = GroupOutput<T, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Completion { output, dropped } = ready!(this.future.as_mut().poll(cx));
+        let member = this.member.take().expect("a child that has ended is not polled");
+        let scope = this.future.take_scope();
+        if let Some(payload) = dropped {
+            Scope::report_to(scope.as_deref(), TaskError::new(member.info.clone(), Failure::Panic(payload)));
+        }
+        leave(scope);
+        Poll::Ready(Unreported::of_branch(output, failure_of, member, *this.index, 0))
+    }
+}
+
+#[pinned_drop]
+impl<F, T, E> PinnedDrop for GroupTask<F, T, E>
+where
+    F: Future<Output = Result<T, E>>,
+    T: Send + 'static,
+    E: Into<BoxError> + Send + 'static,
+{
+    /// One that has not ended was aborted, or its runtime is shutting down. A panic of its destructor goes the way of an
+    /// output.
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let Some(member) = this.member.take() else { return };
+        let panic = this.future.as_mut().abort();
+        leave(this.future.take_scope());
+        match panic {
+            Some(payload) => {
+                let output: GroupOutput<T, E> = Unreported::of_branch(Err(payload), failure_of, member, *this.index, 0);
+                resume_unwind(Box::new(output));
+            }
+            None => lock(&member.shared.cut_off).push_back((*this.index, member.info)),
+        }
+    }
+}
+
+/// Lets go of the scope before anybody knows of the end: so whoever knows of all of them finds it gone, if nothing is
+/// left below.
+fn leave(scope: Option<Arc<Scope>>) {
+    if let Some(call) = scope.as_ref().and_then(|scope| scope.call()) {
+        call.child_ended();
+    }
+}
+
+/// The failure in an output that nobody takes.
+fn failure_of<T, E: Into<BoxError>>(output: Result<T, E>) -> Option<Failure> {
+    output.err().map(|error| Failure::Error(error.into()))
+}
+
+/// How a child ended. Dropped before it was taken, it reports the failure in it.
+pub(crate) enum GroupEnd<T, E> {
+    Output(GroupOutput<T, E>),
+    /// It was aborted, or cut off by its runtime.
+    CutOff(usize, TaskInfo),
+}
+
+impl<T: 'static, E: 'static> GroupEnd<T, E> {
+    /// What the `JoinSet` of the group gives.
+    pub(crate) fn new(joined: Result<GroupOutput<T, E>, JoinError>, shared: &GroupInner) -> Self {
+        let output = joined.map_or_else(Unreported::of_cut_off, Some);
+        output.map_or_else(
+            || {
+                let cut_off = lock(&shared.cut_off).pop_front();
+                let (index, info) = cut_off.expect("a child that is cut off leaves its name");
+                Self::CutOff(index, info)
+            },
+            Self::Output,
+        )
+    }
+
+    /// Its place among the children of the group.
+    pub(crate) fn index(&self) -> usize {
+        match self {
+            Self::Output(output) => output.owner().1,
+            Self::CutOff(index, _) => *index,
+        }
+    }
+
+    /// Whether it has returned an error or panicked.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Self::Output(output) if !matches!(output.output(), Some(Ok(Ok(_)))))
+    }
+
+    /// Takes it, so that it is reported no more.
+    pub(crate) fn take(self) -> Result<T, TaskError<E>> {
+        let output = match self {
+            Self::Output(output) => output,
+            Self::CutOff(_, info) => return Err(TaskError::new(info, Failure::Cancelled)),
+        };
+        let info = output.owner().0.info.clone();
+        match output.take() {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(TaskError::new(info, Failure::Error(error))),
+            Err(payload) => Err(TaskError::new(info, Failure::Panic(payload))),
+        }
+    }
+
+    /// Drops it, and gives the panic of its destructor: for a value that nobody wants.
+    pub(crate) fn discard(self) -> Option<TaskError> {
+        let Self::Output(output) = self else { return None };
+        let info = output.owner().0.info.clone();
+        let payload = catch(|| drop(output.take())).err()?;
+        Some(TaskError::new(info, Failure::Panic(payload)))
+    }
+}
+
+// ===== names =====
+
+/// The name of a task as tokio has it, for tokio-console: with the feature `tracing` under `cfg(tokio_unstable)`, where
+/// tokio has names. Elsewhere it costs nothing.
+pub(crate) struct TaskName {
+    #[cfg(all(tokio_unstable, feature = "tracing"))]
+    name: Option<Arc<str>>,
+}
+
+/// Each spawns a task under its name, if it has one.
+#[cfg(all(tokio_unstable, feature = "tracing"))]
+impl TaskName {
+    pub(crate) fn of(task: &TaskInfo) -> Self {
+        Self { name: task.shared_name() }
+    }
+
+    #[track_caller]
+    pub(crate) fn spawn<T, F>(&self, set: &mut JoinSet<T>, task: F, runtime: &Handle) -> AbortHandle
+    where
+        F: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.builder(set).spawn_on(task, runtime).expect("only a thread can be refused")
+    }
+
+    #[track_caller]
+    pub(crate) fn spawn_local<T, F>(&self, set: &mut JoinSet<T>, task: F) -> AbortHandle
+    where
+        F: Future<Output = T> + 'static,
+        T: 'static,
+    {
+        self.builder(set).spawn_local(task).expect("only a thread can be refused")
+    }
+
+    #[track_caller]
+    pub(crate) fn spawn_blocking<T, F>(&self, set: &mut JoinSet<T>, task: F, runtime: &Handle) -> AbortHandle
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        self.builder(set).spawn_blocking_on(task, runtime).expect("the OS can spawn a worker thread")
+    }
+
+    /// An empty name is for tokio, too, none.
+    fn builder<'a, T: 'static>(&'a self, set: &'a mut JoinSet<T>) -> tokio::task::join_set::Builder<'a, T> {
+        set.build_task().name(self.name.as_deref().unwrap_or_default())
+    }
+}
+
+#[cfg(not(all(tokio_unstable, feature = "tracing")))]
+impl TaskName {
+    pub(crate) fn of(_: &TaskInfo) -> Self {
+        Self {}
+    }
+
+    #[track_caller]
+    pub(crate) fn spawn<T, F>(&self, set: &mut JoinSet<T>, task: F, runtime: &Handle) -> AbortHandle
+    where
+        F: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        set.spawn_on(task, runtime)
+    }
+
+    #[track_caller]
+    pub(crate) fn spawn_local<T, F>(&self, set: &mut JoinSet<T>, task: F) -> AbortHandle
+    where
+        F: Future<Output = T> + 'static,
+        T: 'static,
+    {
+        set.spawn_local(task)
+    }
+
+    #[track_caller]
+    pub(crate) fn spawn_blocking<T, F>(&self, set: &mut JoinSet<T>, task: F, runtime: &Handle) -> AbortHandle
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        set.spawn_blocking_on(task, runtime)
     }
 }

@@ -4,15 +4,14 @@
 //! shown of a pool is its [`Snapshot`]; which of its tasks is meant is said by a [`TaskClass`] and a [`TaskKey`] in it.
 
 use std::any::Any;
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::Scope;
-use crate::error::ClosingReason;
-use crate::error::{TaskError, TaskInfo};
-use crate::scope::NodeState;
+use crate::error::{ClosingReason, TaskError, TaskInfo};
 
 /// The state of a pool, whatever its error type.
 pub(crate) trait ErasedPool: Any + Send + Sync {
@@ -108,7 +107,7 @@ impl TaskKind {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct TaskKey {
     pub(crate) index: u32,
-    /// Counts all who have taken a key, so that a task is not mistaken for one that had the key before.
+    /// Counts those who have taken a key, so that a task is not mistaken for one that had the index before.
     pub(crate) generation: NonZeroU32,
 }
 
@@ -157,4 +156,44 @@ pub(crate) struct TaskSnapshot {
     pub(crate) state: NodeState,
     /// How many tasks of its pool run at a time, if it waits for its turn.
     pub(crate) limit: Option<usize>,
+}
+
+/// The state of a pool, a task or a function in a [`PoolTree`](crate::PoolTree).
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{NodeState, Pool};
+///
+/// let pool: Pool = Pool::new();
+/// let state = pool.tree().root().state();
+/// assert_eq!(state, NodeState::Planned);
+/// assert_eq!(state.to_string(), "planned");
+/// ```
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum NodeState {
+    /// Not running yet: a pool that was not run, or a task of one.
+    Planned,
+    /// A task that waits for its turn under a [`limit`](crate::PoolBuilder::limit).
+    Queued,
+    /// It runs.
+    Running,
+    /// A pool that closes, or a function whose future is gone and whose tasks are still ending.
+    Closing,
+    /// A pool of which nothing is left, except tasks for which it has
+    /// [stopped waiting](crate::PoolBuilder::abandon_after).
+    Closed,
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Planned => "planned",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Closing => "closing",
+            Self::Closed => "closed",
+        })
+    }
 }

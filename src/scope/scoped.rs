@@ -6,15 +6,19 @@
 //!   spawn.
 //! - The future is dropped as soon as it has ended, before anybody can see that it has.
 //! - What its last poll has returned is kept apart from a panic of its destructor: neither hides the other.
+//!
+//! Each keeps its [`Current`], and changes places with [`CURRENT`] for as long as it is polled or dropped. So entering
+//! costs a swap and no reference count, and a nested future puts back what it found.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
 
+use super::{Scope, TaskKey};
 use crate::error::{PanicPayload, catch};
-use crate::scope::{Current, Scope};
 
 /// Boxes a future, with `debug_assertions` only, so that what polls, aborts and drops a task is compiled once for each
 /// output, and not for each `async` block. Tokio boxes large futures there, too.
@@ -153,6 +157,149 @@ impl<F> PinnedDrop for Scoped<F> {
         if this.future.is_some() && this.current.is_some() {
             let _entered = Current::enter(this.current);
             this.future.set(None);
+        }
+    }
+}
+
+// ===== where code runs =====
+
+thread_local! {
+    /// Set while a future of the scope is polled or dropped, as tokio's own task-locals are. It is none of them since it
+    /// is swapped, not set for the length of a borrow: a task takes its scope out when its future has ended, and an abort
+    /// drops the future in it.
+    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+}
+
+thread_local! {
+    /// Set while an abort drops a future, with all that is dropped within it. A `Drop` alone cannot tell an abort from a
+    /// `select!`.
+    static ABORTING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Where code runs.
+#[derive(Clone)]
+pub(crate) struct Current {
+    pub(crate) scope: Arc<Scope>,
+    /// That of the pool's task that it is part of; `None` in a body, and in a task of a function.
+    pub(crate) key: Option<TaskKey>,
+}
+
+impl Current {
+    /// A current in a scope, and in the task that this is called from if the scope is but a part of what that does.
+    pub(crate) fn new(scope: Arc<Scope>) -> Self {
+        let key = if scope.is_visible() { None } else { Self::get().and_then(|here| here.key) };
+        Self { scope, key }
+    }
+
+    /// Whether this is called from a destructor that an abort runs, so that what closes or begins here has no time.
+    pub(crate) fn is_aborted() -> bool {
+        ABORTING.try_with(Cell::get).unwrap_or(false)
+    }
+
+    /// Until the guard is dropped, whatever is dropped counts as aborted.
+    pub(crate) fn aborting() -> Aborting {
+        Aborting { before: ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false) }
+    }
+
+    /// Where this is called from.
+    pub(crate) fn get() -> Option<Self> {
+        let current = CURRENT.try_with(|current| {
+            let here = current.take();
+            current.set(here.clone());
+            here
+        });
+        current.ok().flatten()
+    }
+
+    /// Makes what is in `slot` the current scope and task, until the guard is dropped. Then it is back in the slot.
+    #[inline]
+    pub(crate) fn enter(slot: &mut Option<Self>) -> Entered<'_> {
+        let mut entered = Entered(slot);
+        entered.swap();
+        entered
+    }
+}
+
+/// An abort is under way.
+#[must_use = "it is over at once"]
+pub(crate) struct Aborting {
+    before: bool,
+}
+
+impl Drop for Aborting {
+    fn drop(&mut self) {
+        let _ = ABORTING.try_with(|aborting| aborting.set(self.before));
+    }
+}
+
+/// Has changed places with what was current before.
+#[must_use = "it is left at once"]
+pub(crate) struct Entered<'a>(&'a mut Option<Current>);
+
+impl Entered<'_> {
+    /// Changes places once more.
+    #[inline]
+    fn swap(&mut self) {
+        // A thread that is ending has no thread-locals any more; its futures do without.
+        let _ = CURRENT.try_with(|current| *self.0 = current.replace(self.0.take()));
+    }
+}
+
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.swap();
+    }
+}
+
+// ===== one future after the other =====
+
+/// Waits, then calls a closure, then is the future that this has made.
+///
+/// Not an async block with two awaits: a destructor of the second future that panics when that has returned would
+/// unwind through the block, and what it had returned would be lost.
+#[pin_project(project = Projection)]
+pub(crate) enum Then<W, C, F> {
+    /// The first future, and the closure, which is taken when that is ready.
+    Waiting(#[pin] W, Option<C>),
+    /// What the closure has made.
+    Running(#[pin] F),
+    /// The closure has panicked.
+    Failed,
+}
+
+impl<W, C, F> Then<W, C, F>
+where
+    W: Future<Output = ()>,
+    C: FnOnce() -> F,
+    F: Future,
+{
+    /// Waits for `wait`, then is the future that `make` makes.
+    pub(crate) fn new(wait: W, make: C) -> Self {
+        Self::Waiting(wait, Some(make))
+    }
+}
+
+impl<W, C, F> Future for Then<W, C, F>
+where
+    W: Future<Output = ()>,
+    C: FnOnce() -> F,
+    F: Future,
+{
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        if let Projection::Waiting(wait, make) = self.as_mut().project() {
+            ready!(wait.poll(cx));
+            let make = make.take();
+            self.set(Self::Failed);
+            if let Some(make) = make {
+                self.set(Self::Running(make()));
+            }
+        }
+        match self.project() {
+            Projection::Running(future) => future.poll(cx),
+            _ => panic!("a future was polled after its closure had panicked"),
         }
     }
 }

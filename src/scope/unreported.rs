@@ -1,17 +1,22 @@
 //! Outputs and panics on their way to whoever awaits them.
 //!
-//! The output of a branch, of shielded work, of an exit handler, or of the future in a `timeout` has to wait: for its
-//! call to be polled, or for what is still running below. The call may be dropped meanwhile. Whoever drops an
-//! [`Unreported`] then, tokio or the call itself, hands the failure in it outwards: this is the only place that does.
+//! The output of a branch, of a child of a group, of shielded work, of an exit handler, or of the future in a `timeout`
+//! has to wait: for its call to be polled, or for what is still running below. The call may be dropped meanwhile. Whoever
+//! drops an [`Unreported`] then, tokio or the call itself, reports the failure in it.
+//!
+//! A failure that is reported goes outwards, to the nearest scope that will return an error: see [`Scope::report_to`]. A
+//! pool takes it under its lock, and the error of a call, as `try_all`'s, in a [`Cleanup`]. If there is none, stderr has
+//! it, as it has the panics of tasks that nobody joins.
 
 use std::borrow::Borrow;
+use std::io::{Write, stderr};
 use std::panic::Location;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::task::JoinError;
 
-use super::Scope;
+use super::{Scope, lock};
 use crate::error::{BoxError, CancelledError, Failure, PanicPayload, TaskError, TaskInfo, cancellation, catch};
 
 /// How a future ended, on its way to whoever awaits it. Dropped before it was taken, it reports the failure in it.
@@ -182,5 +187,49 @@ impl Reporter {
             )
         };
         runtime
+    }
+}
+
+// ===== cleanup failures =====
+
+/// Cleanup failures on their way into the error of a call; `None` once that was made. The lock is held to push or take
+/// only.
+#[derive(Clone)]
+pub(crate) struct Cleanup(Arc<Mutex<Option<Vec<TaskError>>>>);
+
+impl Cleanup {
+    /// With nothing in it.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Some(Vec::new()))))
+    }
+
+    /// Takes a failure, or gives it back if there will be no error to put it into.
+    pub(crate) fn push(&self, failure: TaskError) -> Option<TaskError> {
+        match &mut *lock(&self.0) {
+            Some(failures) => failures.push(failure),
+            None => return Some(failure),
+        }
+        None
+    }
+
+    /// Gives the failures away, for the last time.
+    pub(crate) fn close(&self) -> Vec<TaskError> {
+        lock(&self.0).take().unwrap_or_default()
+    }
+}
+
+/// Tells of a failure that nobody will return, unless it is that a runtime has shut down, which is known to who did that.
+/// The text and a subscriber are somebody's code.
+pub(super) fn tell(failure: &mut TaskError) {
+    if matches!(failure.failure(), Failure::Cancelled) {
+        return;
+    }
+    let text = catch(|| failure.to_string());
+    let text = text.unwrap_or_else(|panic| format!("{} failed, and its text panicked: {panic}", failure.task()));
+    // A closed stderr is no reason to fail.
+    let _ = writeln!(stderr(), "nobody is left to return this to: {text}");
+    #[cfg(feature = "tracing")]
+    if !failure.tell() {
+        drop(catch(|| tracing::error!(target: "aiodrive", "nobody is left to return this to: {text}")));
     }
 }
