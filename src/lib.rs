@@ -11,8 +11,6 @@ mod group;
 mod latch_event;
 
 mod map;
-#[cfg(feature = "stream")]
-mod map_stream;
 mod pool;
 mod prime;
 mod race;
@@ -39,9 +37,9 @@ pub use tokio_util::sync::CancellationToken;
 
 pub use latch_event::LatchEvent;
 
-pub use map::{Map, map};
 #[cfg(feature = "stream")]
-pub use map_stream::map_stream;
+pub use map::map_stream;
+pub use map::{Map, map};
 pub use task_group::{GroupTaskBuilder, TaskGroup};
 
 pub use cancel_task::cancel_task;
@@ -60,9 +58,9 @@ pub use error::{BoxError, ExitError, Failure, PanicPayload, PoolError, SpawnErro
 /// Those of [`race()`], [`try_all()`] and [`wait_all()`] have spawned their branches when they are made, wait for them
 /// when they are polled, and abort them when they are dropped.
 pub mod futures {
-    pub use crate::map::Source;
     #[cfg(feature = "stream")]
-    pub use crate::map_stream::FromStream;
+    pub use crate::map::FromStream;
+    pub use crate::map::Source;
     pub use crate::pool::StartFuture;
     pub use crate::race::RaceFuture;
     pub use crate::try_all::TryAllFuture;

@@ -8,10 +8,14 @@ use std::collections::VecDeque;
 use std::fmt::{self, Display};
 use std::future::poll_fn;
 use std::panic::Location;
+#[cfg(feature = "stream")]
+use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+#[cfg(feature = "stream")]
+use futures_core::Stream;
 use tokio::task::coop::consume_budget;
 
 use crate::error::{BoxError, ClosingReason, Failure, PoolError, Report, TaskError, TaskInfo, catch};
@@ -535,7 +539,7 @@ fn poll_budget(cx: &mut Context<'_>) -> Poll<()> {
 
 /// Gives what [`next`](Map::next) does.
 #[cfg(feature = "stream")]
-impl<I, A, F, Fut, T, E> futures_core::Stream for Map<I, F, T, E>
+impl<I, A, F, Fut, T, E> Stream for Map<I, F, T, E>
 where
     I: Source<Item = A>,
     F: FnMut(A) -> Fut,
@@ -545,7 +549,7 @@ where
 {
     type Item = Result<T, TaskError<E>>;
 
-    fn poll_next(self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.get_mut().poll_result(cx).map(|ended| ended.map(GroupEnd::take))
     }
 }
@@ -558,5 +562,69 @@ impl<I, F, T, E> fmt::Debug for Map<I, F, T, E> {
             .field("pulled", pulled)
             .field("given", given)
             .finish_non_exhaustive()
+    }
+}
+
+/// Like [`map`](crate::map()), with items that come from a stream.
+///
+/// The stream is polled only while [`next`](Map::next) or [`collect`](Map::collect) is awaited, and only when there is
+/// room for an item. It has to be `Unpin`: if it is not, pin it with [`pin!`](std::pin::pin) or `Box::pin`.
+///
+/// # Panics
+///
+/// If `limit` is 0.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::map_stream;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), aiodrive::PoolError> {
+/// let numbers = tokio_stream::iter(1..=4);
+/// let squares = map_stream(2, numbers, async |n: u32| Ok(n * n)).collect().await?;
+/// assert_eq!(squares, [1, 4, 9, 16]);
+/// # Ok(())
+/// # }
+/// ```
+#[cfg(feature = "stream")]
+#[track_caller]
+pub fn map_stream<S, A, F, Fut, T, E>(limit: usize, items: S, f: F) -> Map<FromStream<S>, F, T, E>
+where
+    S: Stream<Item = A> + Unpin,
+    F: FnMut(A) -> Fut,
+    Fut: Future<Output = Result<T, E>> + Send + 'static,
+    T: Send + 'static,
+    E: Into<BoxError> + Display + Send + 'static,
+{
+    Map::new("map_stream", limit, FromStream(items), f)
+}
+
+/// The source of a [`map_stream`], for the type of a field.
+///
+/// # Examples
+///
+/// ```
+/// use std::future::{Ready, ready};
+/// use aiodrive::futures::FromStream;
+/// use aiodrive::{BoxError, Map, map_stream};
+/// use tokio_stream::{Empty, empty};
+///
+/// type Square = fn(u32) -> Ready<Result<u32, BoxError>>;
+///
+/// let square: Square = |n| ready(Ok(n * n));
+/// let squares: Map<FromStream<Empty<u32>>, Square, u32> = map_stream(2, empty(), square);
+/// # drop(squares);
+/// ```
+#[cfg(feature = "stream")]
+#[derive(Debug)]
+pub struct FromStream<S>(S);
+
+#[cfg(feature = "stream")]
+impl<S: Stream + Unpin> Source for FromStream<S> {
+    type Item = S::Item;
+
+    fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        Pin::new(&mut self.0).poll_next(cx)
     }
 }

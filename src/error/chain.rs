@@ -7,13 +7,9 @@ use std::any::Any;
 use std::error::Error;
 use std::fmt::{Debug, Display};
 
-use super::BoxError;
-use super::ExitError;
-#[cfg(feature = "tracing")]
-use super::panic_payload::catch;
 use super::pool_error::{PoolError, Report};
-use super::task_error::Failure;
-use super::task_error::TaskError;
+use super::task_error::{Failure, TaskError, catch};
+use super::{BoxError, ExitError};
 
 /// How many links of a chain are followed. One that leads back to where it was has no end, and one that is deeper by
 /// right is known to nobody.

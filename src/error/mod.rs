@@ -10,7 +10,6 @@
 
 mod chain;
 mod closing_reason;
-mod panic_payload;
 mod pool_error;
 mod stopped;
 mod task_error;
@@ -19,14 +18,13 @@ mod text;
 use std::error::Error;
 
 pub use self::closing_reason::{CancelReason, ClosingReason, ParentReason};
-pub use self::panic_payload::PanicPayload;
 pub use self::pool_error::PoolError;
 pub use self::stopped::{SpawnError, TaskStopped};
-pub use self::task_error::{Failure, TaskError, TaskInfo};
+pub use self::task_error::{Failure, PanicPayload, TaskError, TaskInfo};
 
-pub(crate) use self::panic_payload::catch;
-pub(crate) use self::pool_error::Report;
+pub(crate) use self::pool_error::{Failures, Report};
 pub(crate) use self::stopped::{CancelledError, IsCancellation, cancellation};
+pub(crate) use self::task_error::catch;
 
 /// The error type of a [`Pool`](crate::Pool) that names no other: any error that can cross threads.
 ///

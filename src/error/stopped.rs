@@ -13,9 +13,8 @@ use std::error::Error;
 use std::fmt::{self, Debug};
 
 use super::chain::{LONGEST_CHAIN, as_error, as_link};
-use super::panic_payload::catch;
 use super::pool_error::{PoolError, Report};
-use super::task_error::Failure;
+use super::task_error::{Failure, catch};
 
 /// Why a [`TaskHandle`](crate::TaskHandle) has no value to give.
 ///

@@ -1,7 +1,4 @@
 //! How a pool is set up before it runs.
-//!
-//! Most pools are opened with no setting, some with a name. The other settings are in a box that is made by the first
-//! of them, so that a pool without them has only the room of a pointer for all.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -10,9 +7,7 @@ use std::time::Duration;
 
 use super::Pool;
 use super::driver::{Body, Drive, DriverState};
-use super::limit::Limit;
-use super::on_failure::OnFailure;
-use super::options::Options;
+use super::options::{Limit, OnFailure, Options};
 use super::shared::Shared;
 #[cfg(feature = "tracing")]
 use super::trace::SpanSource;

@@ -4,18 +4,24 @@
 //! A task can be cancelled before it is spawned, while it waits in a queue, while it is just being spawned, and when it
 //! runs. So cancelling first leaves a mark, and then aborts the task if it is there; and whoever spawns the task first
 //! puts its abort handle there, and then looks at the mark. Whichever comes second sees the other.
+//!
+//! What a task may return is said by a trait, and not by a bound on `Into`, for the sake of inference: with one `impl`
+//! for a `Result`, an async block that ends with `Ok(())` or with an error that has to be converted has the pool's error
+//! type, and needs no annotation. It is also what tells the pool of a task's end if nobody else wants to know, in
+//! [`NoHandle`].
 
+use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
-use tokio::task;
+use tokio::task::{self, AbortHandle};
 
-use super::handle_inner::HandleInner;
-use super::output::OutputSink;
 use crate::error::TaskStopped;
+use crate::scope::{Scope, TaskKey};
 
 /// A task that was spawned with [`Pool::spawn_with_handle`](crate::Pool::spawn_with_handle): a future of its value.
 ///
@@ -223,5 +229,213 @@ struct MarkEnded(Arc<HandleInner>);
 impl Drop for MarkEnded {
     fn drop(&mut self) {
         self.0.end();
+    }
+}
+
+// ===== what a task may return =====
+
+/// What a task of a `Pool<E>` may return: `()`, `!`, [`Infallible`], or `Result<(), E>`.
+///
+/// There is no other `Result` among them, and that is what lets the compiler infer the error type of an async block.
+/// This trait is sealed.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::Pool;
+///
+/// async fn job() -> std::io::Result<()> {
+///     Ok(())
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let outcome: Result<(), aiodrive::PoolError> = Pool::open(async |pool| {
+///     pool.spawn(async {});
+///     pool.spawn(async {
+///         job().await?;
+///         Ok(())
+///     });
+///     Ok(())
+/// })
+/// .await;
+/// outcome.unwrap();
+/// # }
+/// ```
+///
+/// A value has nowhere to go:
+///
+/// ```compile_fail,E0277
+/// let pool: aiodrive::Pool = aiodrive::Pool::new();
+/// pool.spawn(async { 42 });
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a task of a `Pool<{E}>` cannot return `{Self}`",
+    label = "returns `{Self}`",
+    note = "a task returns `()`, `!` or `Result<(), {E}>`; to get a value out of it, use `spawn_with_handle`",
+    note = "if it returns a `Result` with another error or with a value, wrap it: `async {{ task.await?; Ok(()) }}`"
+)]
+pub trait TaskOutput<E>: sealed::Sealed<E> {}
+
+impl<E> TaskOutput<E> for () {}
+#[doc(hidden)]
+impl<E> TaskOutput<E> for Never {}
+impl<E> TaskOutput<E> for Infallible {}
+impl<E> TaskOutput<E> for Result<(), E> {}
+
+mod sealed {
+    /// Not part of the interface.
+    pub trait Sealed<E> {
+        /// Whether the task has failed.
+        fn into_result(self) -> Result<(), E>;
+    }
+
+    /// What a function pointer returns.
+    pub trait Returns {
+        /// `!`, for `fn() -> !`.
+        type Type;
+    }
+}
+
+impl<E> sealed::Sealed<E> for () {
+    fn into_result(self) -> Result<(), E> {
+        Ok(self)
+    }
+}
+
+impl<E> sealed::Sealed<E> for Never {
+    fn into_result(self) -> Result<(), E> {
+        self
+    }
+}
+
+impl<E> sealed::Sealed<E> for Infallible {
+    fn into_result(self) -> Result<(), E> {
+        match self {}
+    }
+}
+
+impl<E> sealed::Sealed<E> for Result<(), E> {
+    fn into_result(self) -> Result<(), E> {
+        self
+    }
+}
+
+/// `!`, which stable Rust can name only as what a function pointer returns.
+type Never = <fn() -> ! as sealed::Returns>::Type;
+
+impl<T> sealed::Returns for fn() -> T {
+    type Type = T;
+}
+
+/// Who, besides the pool, wants to know how a task ends.
+pub(super) trait OutputSink<O, E>: Send + 'static {
+    /// The task is about to be polled, or to be dropped.
+    fn before_poll(&mut self) {}
+
+    /// The poll is over, and the task is not.
+    fn after_poll(&mut self) {}
+
+    /// Takes the output: keeps a value, gives an error on to the pool.
+    fn accept(&mut self, output: O) -> Result<(), E>;
+
+    /// Drops a value that nobody will get, since the task has failed after it was there.
+    fn discard(&mut self) {}
+
+    /// The task has ended, and a failure of it has been recorded.
+    fn complete(self, how: Result<(), TaskStopped>);
+
+    /// What the sink aborts the task by, if it can.
+    fn handle(&self) -> Option<&Arc<HandleInner>> {
+        None
+    }
+}
+
+/// Nobody but the pool.
+pub(super) struct NoHandle;
+
+impl<O: TaskOutput<E>, E> OutputSink<O, E> for NoHandle {
+    fn accept(&mut self, output: O) -> Result<(), E> {
+        output.into_result()
+    }
+
+    fn complete(self, _: Result<(), TaskStopped>) {}
+}
+
+// ===== what handle and task share =====
+
+#[derive(Default)]
+pub(super) struct HandleInner {
+    /// The handle has cancelled the task.
+    cancelled: AtomicBool,
+    /// The task has ended, or will never begin.
+    ended: AtomicBool,
+    /// Set when the task is spawned; until then it is planned, or was refused.
+    task: OnceLock<AbortHandle>,
+    /// A closure that had to wait for its turn is spawned a second time, on a thread.
+    closure: OnceLock<AbortHandle>,
+    /// Where the task is, for what is nested in it.
+    place: OnceLock<(Weak<Scope>, TaskKey)>,
+}
+
+impl HandleInner {
+    /// The task has been spawned, maybe after it was cancelled.
+    pub(super) fn spawned(&self, abort: AbortHandle) {
+        if let Err(abort) = self.task.set(abort) {
+            drop(self.closure.set(abort));
+        }
+        if self.is_cancelled() {
+            self.abort();
+        }
+    }
+
+    /// The task is about to be spawned in this scope.
+    pub(super) fn placed(&self, scope: &Arc<Scope>, key: Option<TaskKey>) {
+        if let Some(key) = key {
+            self.place.get_or_init(|| (Arc::downgrade(scope), key));
+        }
+    }
+
+    pub(super) fn cancel(&self) {
+        // Stored before the look at what is spawned, as `spawned` does it the other way round: one sees the other.
+        self.cancelled.store(true, Ordering::SeqCst);
+        self.abort();
+    }
+
+    fn abort(&self) {
+        // What is nested in the task hears of it after tokio has. If that is to come yet, so is `spawned`.
+        let Some(task) = self.task.get() else { return };
+        task.abort();
+        self.closure.get().into_iter().for_each(AbortHandle::abort);
+        if let Some((scope, key)) = self.place.get() {
+            scope.upgrade().iter().for_each(|scope| scope.abort_nested_in(*key));
+            self.forget_ended();
+        }
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        if self.is_cancelled() {
+            self.forget_ended();
+        }
+    }
+
+    /// Takes the mark off a task that has ended. Who comes second, of its end and an abort, sees the other.
+    fn forget_ended(&self) {
+        if let (true, Some((scope, key))) = (self.has_ended(), self.place.get()) {
+            scope.upgrade().iter().for_each(|scope| scope.forget_task(*key));
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn id(&self) -> Option<task::Id> {
+        self.task.get().map(AbortHandle::id)
     }
 }

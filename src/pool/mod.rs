@@ -14,14 +14,13 @@
 //!
 //! # The parts
 //!
-//! A [`Pool`] is a handle to what is [`shared`], under one lock; the head of that file has the invariants. How a pool
-//! is made, opened, run, and found from inside is in [`open`]; its other methods are in [`spawn`], [`cancel`] and
-//! [`queries`], and its settings in [`builder`].
+//! A [`Pool`] is a handle to what is [`shared`]: the head of that file has the invariants of its one lock, and of the
+//! few atomics beside it. How a pool is made, opened, run, and found from inside is in [`open`]; its other methods are in
+//! [`spawn`], [`cancel`] and [`queries`], its settings in [`builder`] and [`options`].
 //!
-//! The way of a future: [`task_builder`] makes a [`task`] of it; [`members`] finds its place, at a [depth](depths) and
-//! under the [`limit`]; [`admission`] spawns it into a `JoinSet` of those [`tasks`]; there tokio polls it. The way of an
-//! error: the task makes a `TaskError` of it, [`policy`] adds that to the [`failures`] and begins to close the pool, and
-//! the [`driver`] returns it.
+//! The way of a future: [`task_builder`] makes a [`task`] of it; [`admission`] finds its place, at a [depth](depths) and
+//! under the limit, and spawns it into a `JoinSet` of those [`tasks`]; there tokio polls it. The way of an error: the
+//! task makes a `TaskError` of it, [`policy`] records that and begins to close the pool, and the [`driver`] returns it.
 //!
 //! The driver polls the body in place, and then beside it [`closing`], which reads: signal, grace, abort, join. A
 //! driver that is dropped hands that on to the runtime. [`handle`] and [`start`] give values back, and a [`tree`] shows
@@ -42,25 +41,15 @@ mod cancel;
 
 mod queries;
 
-mod track;
-
 mod admission;
 mod builder;
 mod closing;
 mod depths;
 mod driver;
-mod erased;
-mod failures;
 mod handle;
-mod handle_inner;
-mod limit;
-mod members;
-mod on_failure;
 mod options;
-mod output;
 mod policy;
 mod shared;
-mod slab;
 mod start;
 mod task;
 mod task_builder;
@@ -75,9 +64,8 @@ use self::shared::Shared;
 use crate::error::BoxError;
 
 pub use self::builder::PoolBuilder;
-pub use self::handle::TaskHandle;
-pub use self::on_failure::OnFailure;
-pub use self::output::TaskOutput;
+pub use self::handle::{TaskHandle, TaskOutput};
+pub use self::options::OnFailure;
 pub use self::start::{StartFuture, Started};
 pub use self::task_builder::TaskBuilder;
 pub use self::tree::{NodeKind, PoolTree, TreeNode};

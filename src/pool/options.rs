@@ -1,12 +1,19 @@
 //! What a pool was built with.
+//!
+//! Its limit is a [`Semaphore`]: tokio's is fair, and a permit that comes back goes to the first waiter before
+//! [`try_acquire`](Semaphore::try_acquire) can see it.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::sync::{self, OwnedSemaphorePermit, Semaphore};
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
+use tokio_util::sync::PollSemaphore;
 
-use super::limit::Limit;
-use super::on_failure::OnFailure;
 use super::trace::SpanSource;
 use crate::error::{BoxError, IsCancellation, TaskError};
 
@@ -92,5 +99,129 @@ impl<E> Options<E> {
         let is_timed = |limit: Duration| !limit.is_zero() && Instant::now().checked_add(limit).is_some();
         let grace = self.grace.is_some_and(is_timed).then_some("grace");
         grace.or_else(|| self.abandon_after.is_some_and(is_timed).then_some("abandon_after"))
+    }
+}
+
+// ===== what a failure does =====
+
+/// What a pool does about the failure of a task; decided by
+/// [`PoolBuilder::on_failure`](crate::PoolBuilder::on_failure).
+///
+/// In each case the failing task has ended, and its handle says so. The decision is about the other tasks only. While
+/// the pool closes, a failure changes nothing for them: then `Cancel` and `Collect` do the same.
+///
+/// # Examples
+///
+/// ```
+/// use aiodrive::{OnFailure, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// assert_eq!(OnFailure::default(), OnFailure::Cancel);
+///
+/// let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Discard).build();
+/// pool.spawn(async { Err("nobody minds".into()) });
+/// pool.run().await.unwrap();
+/// # }
+/// ```
+///
+/// With `Collect`, the failures are returned in place of the body's value. A variable around the pool keeps both:
+///
+/// ```
+/// use aiodrive::{OnFailure, Pool};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let mut imported = 0;
+/// let outcome = Pool::builder()
+///     .on_failure(|_| OnFailure::Collect)
+///     .open(async |pool: Pool| {
+///         for row in 1..=5 {
+///             let task = async move { if row == 3 { Err("bad row".into()) } else { Ok(()) } };
+///             pool.spawn(task);
+///         }
+///         pool.idle().await;
+///         imported = 4; // what the body has found out
+///         Ok(imported)
+///     })
+///     .await;
+/// assert_eq!(outcome.unwrap_err().failures().len(), 1);
+/// assert_eq!(imported, 4);
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum OnFailure {
+    /// Close the pool, and return the failure with all others.
+    #[default]
+    Cancel,
+    /// Keep the pool open, and return the failure when the pool has ended.
+    ///
+    /// One failure is enough: then `open` and `run` return `Err`, and the value of the body is dropped. To have the
+    /// value as well, put it into a variable around the pool (the body can borrow), send it through a channel, or use
+    /// it in the body. A [`TaskGroup`](crate::TaskGroup) gives values and failures one by one.
+    Collect,
+    /// Keep the pool open, and drop the failure.
+    Discard,
+}
+
+// ===== the limit =====
+
+/// What a pool with a limit has for it.
+pub(super) struct Limit {
+    pub(super) tasks: usize,
+    permits: Arc<Semaphore>,
+    /// Who waits for a free slot. One at a time waits at the semaphore, the others behind it: a permit that is only
+    /// looked at would otherwise go through all their hands.
+    producers: sync::Mutex<()>,
+}
+
+impl Limit {
+    /// A limit beyond [`Semaphore::MAX_PERMITS`] is no limit on any machine, and is cut to that.
+    pub(super) fn new(tasks: usize) -> Self {
+        let permits = Arc::new(Semaphore::new(tasks.min(Semaphore::MAX_PERMITS)));
+        Self { tasks, permits, producers: sync::Mutex::new(()) }
+    }
+
+    /// Takes a place in the queue, in the order of the calls.
+    pub(super) fn turn(&self) -> Turn {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Turn::Come(permit);
+        }
+        let mut turn = Turn::Waiting(Box::new(PollSemaphore::new(Arc::clone(&self.permits))));
+        // The queue is entered here, not at the task's first poll, which tasks may have in any order. Unconstrained,
+        // since a spent coop budget would make it return before that.
+        let entered = pin!(unconstrained(poll_fn(|cx| turn.poll(cx)))).poll(&mut Context::from_waker(Waker::noop()));
+        debug_assert!(entered.is_pending() || matches!(turn, Turn::Come(_)));
+        turn
+    }
+
+    /// Waits until a task that is spawned would run at once. It takes no permit along: this is back-pressure, and no
+    /// reservation.
+    pub(super) async fn ready(&self) {
+        let _first = self.producers.lock().await;
+        drop(self.permits.acquire().await);
+    }
+}
+
+/// A task's place under its pool's limit.
+pub(super) enum Turn {
+    /// There is no limit, or the task does not count towards it.
+    Free,
+    /// The task may run, until this is dropped.
+    #[expect(dead_code, reason = "a permit is held, and not looked at")]
+    Come(OwnedSemaphorePermit),
+    /// It is in the queue.
+    Waiting(Box<PollSemaphore>),
+}
+
+impl Turn {
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self, Self::Waiting(_))
+    }
+
+    /// Ready when the task may run.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self::Waiting(permits) = self else { return Poll::Ready(()) };
+        permits.poll_acquire(cx).map(|permit| *self = permit.map_or(Self::Free, Self::Come))
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::on_failure::OnFailure;
-use super::options::{Policies, TaskSettings};
+use super::options::{OnFailure, Policies, TaskSettings};
 use super::shared::Shared;
 use crate::error::{
     BoxError, CancelledError, ClosingReason, Failure, IsCancellation, PanicPayload, Report, TaskError, cancellation,

@@ -1,8 +1,8 @@
 //! What the handles, the tasks and the driver of a pool share: its phases, and what begins the closing.
 //!
-//! What is done with it is in files of its own: [`members`](super::members) has how tasks come in and go,
+//! What is done with it is in files of its own: [`admission`](super::admission) has how tasks come in and go,
 //! [`policy`](super::policy) what a failure does, [`closing`](super::closing) the steps of the closing, and
-//! [`erased`](super::erased) what scopes see.
+//! [`queries`](super::queries) what users and scopes see.
 //!
 //! # Invariants
 //!
@@ -16,12 +16,12 @@
 //!    under one lock; a thread that spawns into a set of them meanwhile sees the mark when it puts the set back.
 //! 3. A task records its failure before anybody learns that it has ended. So failures are in order of occurrence, and
 //!    the body cannot see a failure that closes the pool before that has begun.
-//! 4. The scope of a depth ends when its last task has dropped its future, recorded its end and left the list, and the
+//! 4. The scope of a class of tasks ends when the last of them has dropped its future, recorded its end and left the list, and the
 //!    last of the nested pools and functions has ended. tokio publishes the end of a task a moment later. So the driver
 //!    waits for the scopes, and then for the sets.
 //! 5. The driver looks whether a scope has ended and leaves its waker under one lock; the scope, when it has ended,
-//!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So the last `Arc`
-//!    of a scope is never dropped under the lock.
+//!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So no last `Arc` of
+//!    a scope may be dropped under the lock: who finds one there takes it along, and drops it outside.
 
 use std::mem;
 use std::panic::Location;
@@ -40,11 +40,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::depths::Depths;
-use super::failures::Failures;
-use super::limit::Turn;
-use super::on_failure::OnFailure;
-use super::options::Options;
+use super::options::{OnFailure, Options, Turn};
 use super::trace::Trace;
+use crate::error::Failures;
 use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
 use crate::scope::{ErasedPool, NodeState, Scope, Snapshot, TaskClass};
 
@@ -68,7 +66,7 @@ pub(crate) struct Shared<E> {
     pub(super) has_body: AtomicBool,
     /// How many handles the users have.
     handles: AtomicUsize,
-    /// Notified when the pool starts, when no task is left but daemons, and when it has closed.
+    /// Notified when the pool starts, when no task is left but daemons, when it begins to close, and when it has closed.
     changed: Notify,
     pub(super) trace: Trace<E>,
     inner: Mutex<Inner<E>>,

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
 
-use super::output::{OutputSink, TaskOutput};
+use super::handle::{OutputSink, TaskOutput};
 use crate::error::TaskStopped;
 
 /// With this, a task that was [started](crate::Pool::start) says that it is ready.

@@ -11,10 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
 
-use super::handle_inner::HandleInner;
-use super::limit::Turn;
-use super::options::TaskSettings;
-use super::output::OutputSink;
+use super::handle::{HandleInner, OutputSink};
+use super::options::{TaskSettings, Turn};
 use super::shared::Shared;
 use super::trace::TaskSpan;
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch};

@@ -19,7 +19,7 @@ mod on {
     use tokio::time::{Instant, Sleep, sleep};
     use tracing::{Level, Span, debug, error, error_span, event_enabled, warn};
 
-    use super::super::on_failure::OnFailure;
+    use super::super::options::OnFailure;
     use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
 
     /// How an error is shown.
@@ -281,7 +281,7 @@ mod off {
     use std::task::Context;
     use std::time::Duration;
 
-    use super::super::on_failure::OnFailure;
+    use super::super::options::OnFailure;
     use crate::error::{ClosingReason, PanicPayload, TaskError, TaskInfo};
 
     /// Takes no room, and does nothing.

@@ -10,7 +10,7 @@ use aiodrive::{
     try_all, wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
-use tokio::task::yield_now;
+use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{LONG, OnDrop, both, current_thread, multi_thread, poll_once, until, watched};
 
@@ -258,6 +258,19 @@ async fn tasks_that_wait_for_their_turn_are_queued() {
         pool.cancel();
         pending::<Result<(), _>>().await
     });
+    assert!(opened.await.unwrap_err().is_cancelled());
+}
+
+#[apply(both)]
+async fn local_tasks_that_wait_for_their_turn_are_queued_as_well() {
+    let local = LocalSet::new();
+    let opened = local.run_until(Pool::builder().limit(1).open(async |pool: Pool| {
+        pool.build_task().name("first").spawn_local(pending::<()>());
+        pool.build_task().name("second").spawn_local(pending::<()>());
+        assert_eq!(drawn(&pool.tree()), ["<pool> (running, 2 tasks)", "├── first", "└── second  queued (limit 1)"]);
+        pool.cancel();
+        pending::<Result<(), _>>().await
+    }));
     assert!(opened.await.unwrap_err().is_cancelled());
 }
 
