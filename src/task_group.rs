@@ -307,7 +307,7 @@ where
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tasks.len() + self.kept.len()
+        self.count()
     }
 
     /// Whether there are none: see [`len`](Self::len).
@@ -523,6 +523,10 @@ where
 }
 
 impl<T, E> TaskGroup<T, E> {
+    fn count(&self) -> usize {
+        self.tasks.len() + self.kept.len()
+    }
+
     /// The scope in which the group was made.
     fn enclosing(&self) -> Option<Arc<Scope>> {
         self.enclosing.as_ref().and_then(Weak::upgrade)
@@ -564,7 +568,7 @@ where
 
 impl<T, E> fmt::Debug for TaskGroup<T, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskGroup").field("len", &(self.tasks.len() + self.kept.len())).finish()
+        f.debug_struct("TaskGroup").field("len", &self.count()).finish()
     }
 }
 

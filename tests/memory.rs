@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aiodrive::{BoxError, LatchEvent, Pool, map, timeout, timeout_at, wait_all};
+use aiodrive::{BoxError, LatchEvent, Pool, TaskGroup, map, timeout, timeout_at, wait_all};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::task::{JoinSet, yield_now};
 
@@ -112,6 +112,21 @@ fn a_long_lived_body_does_not_keep_what_has_ended_below_it() {
             Ok(())
         });
         opened.await.unwrap();
+    });
+}
+
+#[test]
+fn a_group_that_is_aborted_again_and_again_keeps_nothing_of_its_children() {
+    on_both(|| async {
+        let mut group: TaskGroup<()> = TaskGroup::new();
+        let before = allocated();
+        for _ in 0..10_000 {
+            group.spawn(pending());
+            group.abort_all();
+            while group.next().await.is_some() {}
+        }
+        let kept = (allocated() - before) / 1024;
+        assert!(kept < 64, "{kept} KiB");
     });
 }
 

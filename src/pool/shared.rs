@@ -360,7 +360,9 @@ impl<E: 'static> Shared<E> {
     /// Closes the pool without any time, or ends the time that it has.
     pub(super) fn abort_for(&self, reason: ClosingReason) {
         let mut inner = self.lock();
-        inner.grace_cut |= inner.phase == Phase::Closing && matches!(inner.time(&self.options), Time::Grace(_));
+        if inner.phase == Phase::Closing && matches!(inner.time(&self.options), Time::Grace(_)) {
+            inner.grace_cut = true;
+        }
         inner.aborted = true;
         if inner.phase == Phase::Closing { wake_driver(inner) } else { self.begin_closing(inner, reason) }
     }
@@ -401,7 +403,9 @@ impl<E: 'static> Shared<E> {
         inner.reason.get_or_insert(reason);
         self.closed.store(true, Ordering::Release);
         let (driver, closing) = (inner.driver.take(), inner.closing.take());
-        inner.was_awaited |= closing.is_some();
+        if closing.is_some() {
+            inner.was_awaited = true;
+        }
         drop(inner);
         // Each of these may be somebody's waker, and panic: the other is woken all the same.
         let woken = [

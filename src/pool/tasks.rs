@@ -191,10 +191,12 @@ impl Tasks {
         let before = self.sets.len();
         self.sets.extend(sets);
         self.out -= self.sets.len() - before;
-        if !self.aborted || self.out > 0 || std::mem::replace(&mut self.told, true) {
-            return None;
-        }
-        self.scope.upgrade()
+        if self.aborted && self.out == 0 { self.tell() } else { None }
+    }
+
+    /// The scope, the first time.
+    fn tell(&mut self) -> Option<Arc<Scope>> {
+        if mem::replace(&mut self.told, true) { None } else { self.scope.upgrade() }
     }
 
     /// Counts a task that has ended. Gives a set back whose ended tasks are to be freed, without the lock.

@@ -1,6 +1,6 @@
 //! How a stop travels: whose time counts, how far an abort reaches, and who is told apart.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -632,6 +632,59 @@ async fn queued_tasks_that_cannot_start_cost_no_grace() {
     }
     pool.cancel_on(sleep(secs(1)));
     assert_eq!(elapsed(pool.run()).await.0, 3);
+
+    let of_two: Pool = with_grace(secs(10)).limit(2).build();
+    for _ in 0..2 {
+        of_two.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    }
+    of_two.spawn(async { panic!("its turn does not come") });
+    of_two.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(of_two.run()).await.0, 3);
+}
+
+#[apply(current_thread)]
+async fn queued_tasks_that_cannot_start_cost_no_grace_once_they_are_alone() {
+    let pool: Pool = with_grace(secs(10)).limit(1).build();
+    pool.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    pool.build_task().unlimited().spawn(async { drop(polite(2).await) });
+    pool.spawn(async { panic!("its turn does not come") });
+    pool.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(pool.run()).await.0, 5);
+}
+
+#[apply(current_thread)]
+async fn a_task_whose_turn_is_about_to_come_as_its_pool_is_cancelled_has_the_grace() {
+    let (pool, log): (Pool, _) = (with_grace(secs(10)).limit(1).build(), Log::default());
+    let (own, heard) = (pool.clone(), log.clone());
+    // The pool looks after this has ended, and before the next is polled.
+    pool.spawn(async move { own.cancel() });
+    pool.spawn(async move {
+        asked().await;
+        heard.push("heard");
+    });
+    tokio::spawn(pool.run()).await.unwrap().unwrap();
+    assert_eq!(log.events(), ["heard"]);
+}
+
+#[apply(both)]
+async fn a_closing_pool_can_be_aborted_by_a_signal_that_comes_when_its_body_is_gone() {
+    let pool: Pool = with_grace(Duration::MAX).build();
+    let (alive, log) = (Alive::default(), Log::default());
+    let (witness, heard) = (alive.one(), log.clone());
+    pool.build_task().depth(-1).spawn(async move {
+        let _witness = witness;
+        asked().await;
+        heard.push("heard");
+        pending::<()>().await
+    });
+    pool.spawn(async {});
+    let run = tokio::spawn(pool.clone().run());
+    pool.cancel_on(ready(()));
+    until(|| log.events() == ["heard"]).await;
+    // Depth 0 is closed.
+    pool.abort_on(ready(()));
+    run.await.unwrap().unwrap();
+    assert_eq!(alive.count(), 0, "it was aborted");
 }
 
 #[apply(current_thread)]

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::panic::Location;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -345,6 +346,35 @@ async fn the_end_comes_when_everything_below_has_ended() {
     });
     assert_eq!(group.next().await.unwrap().unwrap(), 1);
     assert!(group.next().await.is_none());
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(both)]
+async fn a_group_that_is_aborted_twice_waits_for_what_is_left_of_both() {
+    let ((gate, opens), alive, mut group) = (oneshot::channel::<()>(), Alive::default(), group());
+    let (counted, begun) = (alive.one(), Arc::new(AtomicBool::new(false)));
+    let begins = Arc::clone(&begun);
+    group.spawn(async move {
+        let mut shielded = Box::pin(shield(async move {
+            let _counted = counted;
+            drop(opens.await);
+        }));
+        assert!(poll_once(shielded.as_mut()).await.is_pending());
+        begins.store(true, Ordering::SeqCst);
+        pending().await
+    });
+    until(|| begun.load(Ordering::SeqCst)).await;
+    for _ in 0..2 {
+        group.abort_all();
+        assert_eq!(text(group.next().await), "cancelled");
+        group.spawn(pending());
+    }
+    group.abort_all();
+    assert_eq!(text(group.next().await), "cancelled");
+    let mut end = Box::pin(group.next());
+    stays_pending(end.as_mut()).await;
+    gate.send(()).unwrap();
+    assert!(end.await.is_none());
     assert_eq!(alive.count(), 0);
 }
 

@@ -4,7 +4,7 @@ use std::future::{Ready, pending, ready};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aiodrive::{BoxError, LatchEvent, Pool, shield, try_all};
@@ -18,6 +18,28 @@ use crate::support::{
     endless_branch, failures, leaves_behind, multi_thread, opened, panic_text, panicking_in_drop, panics_in_drop,
     paused_runtime, quiet_panic, stays_pending, until,
 };
+
+#[apply(both)]
+async fn try_all_in_a_pool_that_is_cancelled_says_once_that_it_was() {
+    let opened = Pool::builder().grace(Duration::MAX).open(async |pool: Pool| {
+        let begun = Arc::new(AtomicUsize::new(0));
+        let part = || {
+            let begins = Arc::clone(&begun);
+            async move {
+                let opened = Pool::builder().grace(Duration::ZERO).open(async move |_: Pool| {
+                    begins.fetch_add(1, Ordering::SeqCst);
+                    pending::<Result<(), BoxError>>().await
+                });
+                Ok::<_, BoxError>(opened.await?)
+            }
+        };
+        let all = try_all([part(), part(), part()]);
+        until(|| begun.load(Ordering::SeqCst) == 3).await;
+        pool.cancel();
+        Ok(all.await.unwrap_err().failures().len())
+    });
+    assert_eq!(opened.await.unwrap(), 1);
+}
 
 #[apply(both)]
 async fn try_all_yields_the_values_in_order_whoever_finishes_first() {
