@@ -192,7 +192,7 @@ impl<E> TaskError<E> {
 impl<E> Drop for TaskError<E> {
     /// The error may hold others of its kind, as deep as pools are nested.
     fn drop(&mut self) {
-        if mem::needs_drop::<E>() && matches!(self.failure, Failure::Error(_)) {
+        if matches!(self.failure, Failure::Error(_)) {
             (self.dispose)(self.take());
         }
     }

@@ -84,18 +84,19 @@ mod on {
             self.task_failed(failure, Some(|error| error.to_string()), decision);
         }
 
-        /// The text is made only if somebody listens.
+        /// The text is made only if somebody listens: the macros see to that.
         fn task_failed<F: 'static>(&self, failure: &mut TaskError<F>, text: Option<TextOf<F>>, decision: OnFailure) {
             self.record(|| {
-                let was_told = decision != OnFailure::Discard && failure.tell();
+                let is_discarded = decision == OnFailure::Discard;
+                let was_told = !is_discarded && failure.tell();
                 let (task, text) = (failure.task(), || text_of(failure.failure(), text));
                 let (name, body, spawned_at) = (task.name(), task.is_body(), task.spawned_at());
-                if was_told {
-                    debug!(target: "aiodrive", task = name, body, %spawned_at, "task failed, as recorded before");
-                } else if decision != OnFailure::Discard && event_enabled!(target: "aiodrive", Level::ERROR) {
-                    error!(target: "aiodrive", task = name, body, %spawned_at, error = text(), "task failed");
-                } else if decision == OnFailure::Discard && event_enabled!(target: "aiodrive", Level::DEBUG) {
+                if is_discarded {
                     debug!(target: "aiodrive", task = name, body, %spawned_at, error = text(), "task failed, which is discarded");
+                } else if was_told {
+                    debug!(target: "aiodrive", task = name, body, %spawned_at, "task failed, as recorded before");
+                } else {
+                    error!(target: "aiodrive", task = name, body, %spawned_at, error = text(), "task failed");
                 }
             });
         }

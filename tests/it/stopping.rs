@@ -313,6 +313,29 @@ async fn a_pool_in_a_blocking_closure_is_aborted_with_the_pool_around_it() {
     pool.run().await.unwrap();
 }
 
+#[apply(both)]
+async fn a_pool_that_begins_in_a_blocking_closure_after_the_abort_is_aborted() {
+    let (begun, aborted) = (LatchEvent::new(), Arc::new(AtomicBool::new(false)));
+    let pool: Pool = Pool::new();
+    let (set, is_aborted, runtime) = (begun.clone(), Arc::clone(&aborted), Handle::current());
+    pool.spawn_blocking(move || {
+        set.set();
+        while !is_aborted.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        let inner: Pool = with_grace(Duration::MAX).build();
+        inner.spawn(pending::<()>());
+        let _ = runtime.block_on(inner.run());
+    });
+    // An abort drops it, and reaches what is nested in the pool right after.
+    pool.spawn(async move {
+        let _told = OnDrop::new(move || aborted.store(true, Ordering::SeqCst));
+        pending::<()>().await
+    });
+    pool.abort_on(begun.wait_set());
+    pool.run().await.unwrap();
+}
+
 /// A branch has ended and left a pool behind, which closes in its own time. Whoever called waits for that, and there is
 /// no branch any more by which the pool could hear of the abort.
 #[test]
@@ -563,6 +586,25 @@ async fn daemons_that_cannot_have_heard_cost_no_grace() {
     pool.build_task().depth(1).daemon().spawn(pending::<()>());
     pool.cancel_on(yield_now());
     assert_eq!(elapsed(pool.run()).await.0, 3);
+
+    let one_has_ended: Pool = with_grace(secs(10)).build();
+    one_has_ended.build_task().daemon().spawn(pending::<()>());
+    one_has_ended.build_task().daemon().spawn(yield_now());
+    one_has_ended.spawn(sleep(secs(3)));
+    assert_eq!(elapsed(one_has_ended.run()).await.0, 3);
+}
+
+#[apply(both)]
+async fn a_tracked_future_is_aborted_although_many_have_come_and_gone() {
+    let pool: Pool = with_grace(Duration::MAX).keep_open(true).build();
+    let run = tokio::spawn(pool.clone().run());
+    let tracked = tokio::spawn(pool.track_future(pending::<()>()));
+    for _ in 0..100 {
+        pool.track_future(ready(())).await.unwrap();
+    }
+    pool.abort();
+    assert_eq!(tracked.await.unwrap(), Err(TaskStopped::Cancelled));
+    run.await.unwrap().unwrap();
 }
 
 #[apply(current_thread)]
@@ -640,6 +682,18 @@ async fn queued_tasks_that_cannot_start_cost_no_grace() {
     of_two.spawn(async { panic!("its turn does not come") });
     of_two.cancel_on(sleep(secs(1)));
     assert_eq!(elapsed(of_two.run()).await.0, 3);
+
+    // One that is cancelled by its handle is no longer there.
+    let cancelled: Pool = with_grace(secs(10)).limit(1).build();
+    cancelled.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    let [one, _other] = [(); 2]
+        .map(|()| cancelled.spawn_with_handle(async { panic!("its turn does not come") as Result<(), BoxError> }));
+    cancelled.cancel_on(async move {
+        sleep(secs(1)).await;
+        one.cancel();
+        yield_now().await;
+    });
+    assert_eq!(elapsed(cancelled.run()).await.0, 3);
 }
 
 #[apply(current_thread)]

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, ClosingReason, LatchEvent, NodeKind, NodeState, Pool, PoolTree, cancellation_token, race, shield,
-    try_all, wait_all, with_exit,
+    BoxError, ClosingReason, LatchEvent, NodeKind, NodeState, Pool, PoolTree, TaskGroup, cancellation_token, race,
+    shield, try_all, wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
 use tokio::task::{LocalSet, yield_now};
@@ -387,6 +387,24 @@ async fn functions_with_tasks_of_their_own_are_shown_with_what_is_below_them() {
             "    └── <shield> (running, 1 task)",
         ];
         assert_eq!(drawn(&pool.tree()), expected);
+    })
+    .await;
+}
+
+#[apply(both)]
+async fn a_group_is_shown_with_the_children_that_have_not_ended() {
+    in_pool(async |pool| {
+        let (mut group, go) = (TaskGroup::<()>::new(), LatchEvent::new());
+        let waits = go.wait_set();
+        group.spawn(async move {
+            waits.await;
+            Ok(())
+        });
+        group.spawn(pending());
+        assert_eq!(drawn(&pool.tree()), ["pool (running, 0 tasks)", "└── <TaskGroup> (running, 2 tasks)"]);
+        go.set();
+        group.next().await.unwrap().unwrap();
+        assert_eq!(drawn(&pool.tree()), ["pool (running, 0 tasks)", "└── <TaskGroup> (running, 1 task)"]);
     })
     .await;
 }
