@@ -160,7 +160,7 @@ impl<H: Handles> Branches<H> {
     /// Waits until all have ended, with everything below them; once one has decided, aborts the others. Says who had
     /// decided then, by the lowest index, and how all ended.
     pub(crate) async fn join(mut self) -> (Option<usize>, H::Ended) {
-        let first = self.call.decided().await;
+        let first = self.call.wait_decided().await;
         if self.call.is_aborted() {
             // The task around the call is aborted. If tokio can drop it, it does so here.
             yield_now().await;
@@ -168,7 +168,7 @@ impl<H: Handles> Branches<H> {
         if first.is_some() || self.call.is_aborted() {
             self.abort().await;
         }
-        self.call.ended().await;
+        self.call.wait_ended().await;
         if let Some(scope) = self.scope.take() {
             if self.call.joined() {
                 scope.abort_nested();

@@ -515,7 +515,7 @@ where
             Ok(Poll::Ready(None)) => self.is_exhausted = true,
             Err(payload) => {
                 self.is_exhausted = true;
-                self.group.abandon();
+                self.group.start_over();
                 self.slots.clear();
                 payload.resume();
             }

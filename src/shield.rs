@@ -142,7 +142,7 @@ impl<T: Send + 'static> Shield<T> {
     }
 
     /// What the work has come to, which is still reported if it is not taken; `None` if its runtime has shut down.
-    pub(crate) async fn ended(mut self) -> Option<Unreported<T>> {
+    pub(crate) async fn wait_ended(mut self) -> Option<Unreported<T>> {
         let ended = self.work.as_mut()?.await;
         self.hand_over();
         ended.ok()

@@ -427,7 +427,7 @@ where
     }
 
     /// Leaves all children to the enclosing scope, as a drop does; this group then waits for no more than their end.
-    pub(crate) fn abandon(&mut self) {
+    pub(crate) fn start_over(&mut self) {
         let mut successor = Self {
             tasks: JoinSet::new(),
             shared: GroupInner::new(self.call.function, self.call.called_at),
@@ -515,7 +515,7 @@ where
 
     /// Passes an abort from outside on, for which nobody drops this group: it is polled in place in a blocking call.
     fn poll_abort(&mut self, cx: &mut Context<'_>) {
-        let signal = self.abort_signal.get_or_insert_with(|| Box::pin(Arc::clone(&self.call).aborted()));
+        let signal = self.abort_signal.get_or_insert_with(|| Box::pin(Arc::clone(&self.call).wait_aborted()));
         if signal.as_mut().poll(cx).is_ready() {
             self.abort_all();
         }

@@ -13,7 +13,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{self, Instant};
 
 use crate::error::{Failure, PanicPayload};
-use crate::scope::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported};
+use crate::scope::{Completion, Reporter, Scope, Scoped, Unreported};
 
 /// Runs a future for at most `limit`, and returns when what it cut off has ended.
 ///
@@ -129,7 +129,7 @@ async fn run_until<F: Future>(
     future: F,
     (function, called_at): (&'static str, &'static Location<'static>),
 ) -> Result<F::Output, Elapsed> {
-    let scope = Scope::enter(ScopeKind::InPlace);
+    let scope = Scope::in_place();
     let reporter = Reporter::within(scope.parent(), function, called_at);
     let mut future = pin!(Scoped::new(Arc::clone(&scope), future));
     let ended = match deadline {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::error::{BoxError, ExitError, Failure, PanicPayload};
-use crate::scope::{Completion, Reporter, Scope, ScopeKind, Scoped, Then, Unreported};
+use crate::scope::{Completion, Reporter, Scope, Scoped, Then, Unreported};
 use crate::shield::Shield;
 
 /// Runs a body with a resource, then an exit handler that takes the resource: always, even if the body fails, panics,
@@ -123,7 +123,7 @@ where
     let called_at = Location::caller();
     async move {
         let runtime = Reporter::new(NAME, called_at).runtime("polled");
-        let scope = Scope::enter(ScopeKind::InPlace);
+        let scope = Scope::in_place();
         let reporter = Reporter::within(scope.parent(), NAME, called_at);
         let parts = Parts { resource, exit, scope: Arc::clone(&scope), runtime, called_at };
         let mut guard = ExitGuard { parts: Some(parts) };
@@ -136,7 +136,7 @@ where
         let body = Unreported::new(output, failure_of, &reporter);
         // If it is dropped here: the handler goes on, and what has failed in the body is reported.
         let handled = match guard.start_handler(how) {
-            Some(handler) => handler.ended().await,
+            Some(handler) => handler.wait_ended().await,
             None => None,
         };
         conclude(body, handled, &reporter)

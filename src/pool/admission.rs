@@ -457,7 +457,7 @@ impl<E: Send + 'static> Shared<E> {
         consume_budget().await;
         let Some(limit) = &self.options.limit else { return };
         let mut ready = pin!(limit.ready());
-        let mut closing = pin!(self.closing());
+        let mut closing = pin!(self.wait_closing());
         poll_fn(|cx| if closing.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { ready.as_mut().poll(cx) })
             .await;
     }

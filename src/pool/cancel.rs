@@ -300,6 +300,6 @@ impl<E: Send + 'static> Pool<E> {
     /// # }
     /// ```
     pub async fn cancelled(&self) {
-        self.shared.closing().await;
+        self.shared.wait_closing().await;
     }
 }

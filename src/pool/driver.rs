@@ -350,7 +350,7 @@ impl<T, F> Body<T, F> {
 
     /// A body that has returned already, for a pool that is run without one.
     pub(super) fn returned(value: T) -> Self {
-        Self { future: Scoped::ended(), value: Some(value) }
+        Self { future: Scoped::completed(), value: Some(value) }
     }
 
     /// What the body has returned, once.

@@ -140,7 +140,7 @@ impl<E: Send + 'static> Pool<E> {
     /// # }
     /// ```
     pub async fn idle(&self) {
-        self.shared.idle().await;
+        self.shared.wait_idle().await;
     }
 
     /// The tasks that were aborted because the [grace](crate::PoolBuilder::grace) was over, or because an

@@ -276,7 +276,7 @@ impl<E> Shared<E> {
     }
 
     /// Waits until the pool begins to close.
-    pub(super) async fn closing(&self) {
+    pub(super) async fn wait_closing(&self) {
         let token = {
             let mut inner = self.lock();
             if matches!(inner.phase, Phase::Closing | Phase::Closed) {
@@ -307,7 +307,7 @@ impl<E> Shared<E> {
     }
 
     /// Waits until no task is left but daemons, or the pool has closed.
-    pub(super) async fn idle(&self) {
+    pub(super) async fn wait_idle(&self) {
         self.wait_until(|inner| {
             let mut plans = inner.plans.iter();
             inner.phase == Phase::Closed
@@ -317,7 +317,7 @@ impl<E> Shared<E> {
     }
 
     /// Waits until the pool runs, or never will.
-    pub(super) async fn started(&self) {
+    pub(super) async fn wait_started(&self) {
         self.wait_until(|inner| inner.phase != Phase::Planned).await;
     }
 

@@ -653,7 +653,7 @@ async fn run<F: Future, E: Send + 'static>(tracked: Tracked<F, E>) -> Result<F::
     let mut future = pin!(future);
     let place = &member.0;
     if place.current.get().is_none() {
-        place.pool.started().await;
+        place.pool.wait_started().await;
     }
     let Some(current) = place.current.get() else { return Err(TaskStopped::Cancelled) };
     future.as_mut().place_pinned(current.clone());

@@ -162,7 +162,7 @@ where
         }
         // It was never placed.
         let mut this = self.project();
-        this.span.in_scope(|| this.future.set(Scoped::ended()));
+        this.span.in_scope(|| this.future.set(Scoped::completed()));
     }
 }
 

@@ -108,7 +108,7 @@ impl Call {
     }
 
     /// Waits until a task around the call is aborted.
-    pub(crate) async fn aborted(self: Arc<Self>) {
+    pub(crate) async fn wait_aborted(self: Arc<Self>) {
         while !self.is_aborted() {
             self.changed.notified().await;
         }
@@ -130,7 +130,7 @@ impl Call {
     }
 
     /// Waits for the first decision, or until all have ended.
-    pub(crate) async fn decided(&self) -> Option<usize> {
+    pub(crate) async fn wait_decided(&self) -> Option<usize> {
         while self.first().is_none() && self.alive() > 0 && !self.is_aborted() {
             self.changed.notified().await;
         }
@@ -138,7 +138,7 @@ impl Call {
     }
 
     /// Waits until all have ended.
-    pub(crate) async fn ended(&self) {
+    pub(crate) async fn wait_ended(&self) {
         while self.alive() > 0 {
             self.changed.notified().await;
         }

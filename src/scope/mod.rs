@@ -98,9 +98,9 @@ impl Scope {
         scope
     }
 
-    /// A new scope inside the one that this is called from.
-    pub(crate) fn enter(kind: ScopeKind) -> Arc<Self> {
-        Self::within(Self::current(), kind)
+    /// A new scope for a future in place, inside the one that this is called from.
+    pub(crate) fn in_place() -> Arc<Self> {
+        Self::within(Self::current(), ScopeKind::InPlace)
     }
 
     /// Tells the enclosing scope that this one has ended, and lets go of it.

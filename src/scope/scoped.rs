@@ -66,7 +66,7 @@ impl<F> Scoped<F> {
     }
 
     /// One that has ended.
-    pub(crate) fn ended() -> Self {
+    pub(crate) fn completed() -> Self {
         Self { future: None, current: None }
     }
 
