@@ -130,7 +130,8 @@ impl Depths {
         let is_counted = self.is_counted(class);
         self.tasks_mut(class)?.scope_ended();
         self.count.scopes[class.kind.nth()] -= usize::from(is_counted);
-        let depth = self.get_mut(class.depth).filter(|_| is_counted && class.depth != 0)?;
+        // Depth 0 stays.
+        let depth = self.others.get(&class.depth)?;
         let unused = depth.is_empty() && depth.token.is_none() && !depth.cancelled;
         if unused { self.others.remove(&class.depth) } else { None }
     }

@@ -237,6 +237,41 @@ async fn tasks_of_one_depth_are_asked_together() {
 }
 
 #[apply(both)]
+async fn a_daemon_lives_on_when_the_tasks_at_its_depth_have_ended() {
+    let (pool, log): (Pool, _) = (Pool::builder().grace(secs(10)).build(), Log::default());
+    let hears = |name| {
+        let log = log.clone();
+        async move {
+            cancellation_token().cancelled().await;
+            log.push(name);
+        }
+    };
+    pool.build_task().depth(1).daemon().spawn(hears("daemon"));
+    pool.spawn(hears("task"));
+    let short = pool.build_task().depth(1).spawn_with_handle(async { Ok(()) });
+    let run = tokio::spawn(pool.clone().run());
+    short.await.unwrap();
+    until(|| pool.len() == 2).await;
+    (0..10).for_each(|_| assert_eq!(pool.len(), 2));
+    pool.cancel();
+    run.await.unwrap().unwrap();
+    assert_eq!(log.events(), ["daemon", "task"]);
+}
+
+#[apply(both)]
+async fn the_token_of_a_depth_whose_tasks_have_ended_is_cancelled_with_the_pool() {
+    let pool: Pool = Pool::builder().keep_open(true).build();
+    let run = tokio::spawn(pool.clone().run());
+    let gives = pool.build_task().depth(1).spawn_with_handle(async { Ok(cancellation_token()) });
+    let token = gives.await.unwrap();
+    until(|| pool.is_empty()).await;
+    assert!(!token.is_cancelled());
+    pool.cancel();
+    run.await.unwrap().unwrap();
+    assert!(token.is_cancelled());
+}
+
+#[apply(both)]
 async fn the_token_of_a_depth_is_not_cancelled_before_its_turn() {
     let log = Log::default();
     let pool: Pool = Pool::builder().grace(FOREVER).build();

@@ -753,7 +753,7 @@ async fn what_overran_a_grace_is_known_after_the_run() {
         part.build_task().name("part").spawn(clock.deaf("part"));
         let timed: Pool = with_grace(secs(1)).build();
         timed.build_task().name("tells it itself").spawn(clock.deaf("timed"));
-        let (one, two) = tokio::join!(part.run(), timed.clone().run());
+        let (one, two) = tokio::join!(timed.clone().run(), part.run());
         drop((one, two));
         pending::<()>().await
     });

@@ -15,9 +15,9 @@ use tokio::task::yield_now;
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
-    Log, OnDrop, a_group_that_is_dropped_is_waited_for, blocked_until_abort, both, cleanup_of, cleanup_of_dropped,
-    current_thread, failures, leaves_behind, multi_thread, opened, panic_text, panicking_in_drop, panics_in_drop,
-    paused_runtime, poll_once, quiet_panic, stays_pending, until,
+    Alive, Log, OnDrop, a_group_that_is_dropped_is_waited_for, blocked_until_abort, both, cleanup_of,
+    cleanup_of_dropped, current_thread, failures, leaves_behind, multi_thread, opened, panic_text, panicking_in_drop,
+    panics_in_drop, paused_runtime, poll_once, quiet_panic, stays_pending, until,
 };
 
 /// What a pool reports whose body drops the future of a function after its tasks have ended.
@@ -35,6 +35,26 @@ async fn reported_for_dropped<F>(call: impl FnOnce() -> F) -> Vec<String> {
 }
 
 // ===== functions that are dropped, and their Debug forms =====
+
+#[apply(both)]
+async fn hundreds_of_branches_of_a_call_that_is_dropped_are_aborted() {
+    let alive = Alive::default();
+    let opened = Pool::open(async |_: Pool| {
+        let branches = (0..600).map(|_| {
+            let counted = alive.one();
+            async move {
+                let _counted = counted;
+                pending::<()>().await
+            }
+        });
+        let mut all = Box::pin(wait_all(branches.collect::<Vec<_>>()));
+        assert!(poll_once(all.as_mut()).await.is_pending());
+        drop(all);
+        Ok(())
+    });
+    opened.await.unwrap();
+    assert_eq!(alive.count(), 0);
+}
 
 #[apply(current_thread)]
 async fn what_failed_in_a_wait_all_that_is_dropped_is_reported() {

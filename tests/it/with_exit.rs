@@ -191,6 +191,23 @@ async fn with_exit_that_is_dropped_reports_how_the_handler_failed() {
 }
 
 #[apply(both)]
+async fn with_exit_that_is_dropped_reports_no_handler_that_says_only_that_it_was_stopped() {
+    let opened = Pool::open(async |_: Pool| {
+        let handler = async |(), _: Exit| {
+            let stopped = Pool::open(async |pool: Pool| {
+                pool.cancel();
+                pending::<Result<(), BoxError>>().await
+            });
+            Ok::<_, BoxError>(stopped.await?)
+        };
+        let mut visit = Box::pin(with_exit((), async |_| pending::<Result<(), BoxError>>().await, handler));
+        assert!(poll_once(visit.as_mut()).await.is_pending());
+        Ok(())
+    });
+    opened.await.unwrap();
+}
+
+#[apply(both)]
 async fn with_exit_names_the_line_of_its_call_in_a_cleanup_failure() {
     let line = Cell::new(0);
     let error = Pool::open(async |_: Pool| {
