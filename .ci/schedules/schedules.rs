@@ -296,6 +296,29 @@ impl<F: FnMut()> Drop for OnDrop<F> {
     }
 }
 
+/// A depth goes when its last task has ended. Somebody may still be about to put a set back there, and another task may
+/// come meanwhile.
+#[test]
+fn depths_come_and_go() {
+    explore(|| {
+        block_on(async {
+            let pool: Pool = Pool::builder().keep_open(true).build();
+            let run = tokio::spawn(pool.clone().run());
+            let spawners: Vec<_> = (0..3)
+                .map(|_| {
+                    let pool = pool.clone();
+                    tokio::spawn(async move { pool.build_task().depth(5).spawn(async {}) })
+                })
+                .collect();
+            for spawner in spawners {
+                spawner.await.unwrap();
+            }
+            drop(pool);
+            run.await.unwrap().unwrap();
+        });
+    });
+}
+
 #[test]
 fn a_start_has_one_answer() {
     explore(|| {

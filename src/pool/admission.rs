@@ -371,7 +371,11 @@ impl<E: Send + 'static> Shared<E> {
         let mut inner = self.lock();
         let Some(tasks) = inner.depths.tasks_mut(class) else { return Err(set) };
         spawned.into_iter().for_each(|key| tasks.task_spawned(key));
-        tasks.return_set(set, was_aborted)
+        let returned = tasks.return_set(set, was_aborted);
+        let unused = inner.depths.take_unused(class.depth);
+        drop(inner);
+        drop(unused);
+        returned
     }
 
     /// The scope of a class of tasks, which is made if there is none.

@@ -220,8 +220,8 @@ impl<E: 'static> Shared<E> {
         let Some(tasks) = inner.depths.get_mut(depth).filter(|tasks| has_time && !tasks.is_empty()) else {
             return Poll::Ready(());
         };
-        let is_body_alone = depth == 0 && self.has_body.load(Ordering::Acquire);
-        let deaf = if is_body_alone { None } else { tasks.deaf(all_slots_taken, was_awaited) };
+        let has_body = depth == 0 && self.has_body.load(Ordering::Acquire);
+        let deaf = if has_body { None } else { tasks.deaf(all_slots_taken, was_awaited) };
         let replaced = inner.driver.replace(waker);
         drop(inner);
         drop(replaced);

@@ -61,7 +61,9 @@ impl Depths {
     pub(super) fn entry(&mut self, class: TaskClass) -> &mut Depth {
         match class.depth {
             _ if class.kind.is_watcher() => self.watchers.get_or_insert_with(|| Box::new(Depth::new())),
-            // A plan that is refused has it made anew, and then closed once more.
+            // A plan that is refused is dropped at its depth, also if the pool has stopped waiting for that.
+            depth if self.abandoned.contains_key(&depth) => self.abandoned.entry(depth).or_insert_with(Depth::new),
+            // Such a plan has a closed depth made anew; the closing, if it goes on, closes it once more.
             0 => self.zero.get_or_insert_with(Depth::new),
             _ => self.others.entry(class.depth).or_insert_with(Depth::new),
         }
@@ -122,7 +124,8 @@ impl Depths {
 
     /// Counts a scope that has begun.
     pub(super) fn scope_began(&mut self, class: TaskClass) {
-        self.count.scopes[class.kind.nth()] += usize::from(!class.kind.is_watcher());
+        let is_counted = self.is_counted(class);
+        self.count.scopes[class.kind.nth()] += usize::from(is_counted);
     }
 
     /// Counts a scope that has ended. Gives the depth back if nobody needs it any more.
@@ -130,10 +133,15 @@ impl Depths {
         let is_counted = self.is_counted(class);
         self.tasks_mut(class)?.scope_ended();
         self.count.scopes[class.kind.nth()] -= usize::from(is_counted);
-        // Depth 0 stays.
-        let depth = self.others.get(&class.depth)?;
-        let unused = depth.is_empty() && depth.token.is_none() && !depth.cancelled;
-        if unused { self.others.remove(&class.depth) } else { None }
+        self.take_unused(class.depth)
+    }
+
+    /// Gives a depth back if nobody needs it any more. Depth 0 stays, and so does one to which a set comes back: a task
+    /// may end before its spawner goes on.
+    pub(super) fn take_unused(&mut self, depth: i32) -> Option<Depth> {
+        let found = self.others.get(&depth)?;
+        let is_used = !found.is_empty() || found.kinds().any(|(_, tasks)| tasks.has_set_out());
+        if is_used || found.token.is_some() || found.cancelled { None } else { self.others.remove(&depth) }
     }
 
     /// The highest depth that is left.
@@ -239,11 +247,14 @@ impl Depth {
         Self { tasks: Tasks::new(), others: None, token: None, cancelled: false }
     }
 
-    /// The tasks of a kind, which are made if they are not there.
+    /// The tasks of a kind, which are made if they are not there: those without a grace as aborted from the signal on,
+    /// also if none of them was there at the signal.
     pub(super) fn entry(&mut self, kind: TaskKind) -> &mut Tasks {
+        let is_late = self.cancelled && kind.has_no_grace();
         match kind {
             TaskKind::Task => &mut self.tasks,
-            _ => self.others.get_or_insert_default()[kind as usize - 1].get_or_insert_with(Tasks::new),
+            _ => self.others.get_or_insert_default()[kind as usize - 1]
+                .get_or_insert_with(|| if is_late { Tasks::aborted() } else { Tasks::new() }),
         }
     }
 

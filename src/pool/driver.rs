@@ -141,10 +141,11 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         let signal = enclosing.as_ref().and_then(|scope| scope.signal_to_follow());
         let has_outer_time = signal.is_some();
         self.signal = signal.and_then(|(pool, token)| Some(Signal { pool, cancelled: listen(token)? }));
-        let scope = self.pool.start(runtime, enclosing.clone(), has_outer_time, site);
-        self.enclosing = enclosing;
+        self.enclosing.clone_from(&enclosing);
+        // Before the planned tasks: if one of them cannot be spawned, the pool is closed with the others as this is
+        // dropped.
         self.step = Step::Running;
-        scope
+        self.pool.start(runtime, enclosing, has_outer_time, site)
     }
 
     /// Whether the pool has heard since the last poll that a task around it is aborted.
@@ -273,7 +274,11 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
             report_rest(&self.pool, self.enclosing.as_deref());
             payload.resume();
         }
-        let is_cancellation = self.pool.drop_policies();
+        let mut is_cancellation = self.pool.drop_policies();
+        if value.is_some() && !self.pool.has_failed() {
+            // There is no error to ask it about. If its destructor panics, there is one.
+            self.body_failed(catch(|| drop(is_cancellation.take())).err().map(Failure::Panic));
+        }
         match value {
             Some(value) if !self.pool.has_failed() => return Ok(value),
             value => self.body_failed(catch(|| drop(value)).err().map(Failure::Panic)),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::PollSemaphore;
 
 use super::trace::SpanSource;
-use crate::error::{BoxError, IsCancellation, TaskError};
+use crate::error::{BoxError, IsCancellation, PanicPayload, TaskError, catch};
 
 const WARN_EVERY: Duration = Duration::from_secs(5);
 
@@ -43,6 +43,15 @@ pub(super) struct Policies<E> {
     pub(super) on_cleanup_failure: Option<Policy<BoxError>>,
     /// Which errors of a type of the user's only say that something has stopped.
     pub(super) is_cancellation: Option<Box<IsCancellation<E>>>,
+}
+
+impl<E> Policies<E> {
+    /// Drops the closures one by one, and gives the panics: two in one drop would end the process.
+    pub(super) fn drop_each(self) -> impl Iterator<Item = PanicPayload> {
+        let Self { on_failure, on_cleanup_failure, is_cancellation } = self;
+        let dropped = [catch(|| drop(on_failure)), catch(|| drop(on_cleanup_failure)), catch(|| drop(is_cancellation))];
+        dropped.into_iter().filter_map(Result::err)
+    }
 }
 
 impl<E> Default for Policies<E> {

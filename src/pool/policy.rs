@@ -57,19 +57,21 @@ impl<E: 'static> Shared<E> {
 
     /// What the pool's policy says. One that panics has failed as well, and is taken to say `Cancel`.
     fn ask_policy(&self, failure: &TaskError<E>) -> (OnFailure, Option<PanicPayload>) {
-        let Some(policies) = self.options.policies() else { return (OnFailure::Cancel, None) };
-        let asked = catch(|| policies.on_failure.as_ref().map_or(OnFailure::Cancel, |policy| policy(failure)));
-        let dropped = catch(|| drop(policies)).err();
+        let policies = self.options.policies();
+        let policy = policies.as_ref().and_then(|policies| policies.on_failure.as_ref());
+        let asked = catch(|| policy.map_or(OnFailure::Cancel, |policy| policy(failure)));
+        self.release(policies);
         match asked {
-            Ok(decision) => (decision, dropped),
+            Ok(decision) => (decision, None),
             Err(payload) => (OnFailure::Cancel, Some(payload)),
         }
     }
 
-    /// Lets go of the closures, of which one was asked. If the pool has stopped waiting for whoever asked, and has
-    /// returned, this is the last to hold them.
+    /// Lets go of the closures, of which one was asked. If the pool has returned meanwhile, without waiting for whoever
+    /// asked, this drops them. The panic of a destructor is on stderr then: the pool can return it no more, and has let go
+    /// of the enclosing scope.
     pub(super) fn release(&self, policies: Option<Arc<Policies<E>>>) {
-        if let Err(payload) = catch(|| drop(policies)) {
+        for payload in policies.and_then(Arc::into_inner).into_iter().flat_map(Policies::drop_each) {
             let info = self.lock().body_info();
             Scope::report_to(None, TaskError::new(info, Failure::Panic(payload)));
         }

@@ -248,20 +248,21 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
     fn report(&self, mut failure: TaskError) -> Option<TaskError> {
         let policies = self.options.policies();
         let policy = policies.as_ref().and_then(|policies| policies.on_cleanup_failure.as_ref());
-        // A policy that panics, or a waker as the pool closes, has no say.
+        // Nothing that panics here is a failure of its own: the policy, as its documentation says, the destructor of a
+        // failure that is discarded, and a waker as the pool closes.
         let asked = policy.and_then(|policy| catch(|| policy(&failure)).ok());
         self.release(policies);
-        match asked.unwrap_or(OnFailure::Collect) {
-            OnFailure::Discard => {
-                self.trace.cleanup_failed(&mut failure, OnFailure::Discard);
-                drop(catch(|| drop(failure)));
-                return None;
-            }
-            OnFailure::Cancel => drop(catch(|| self.close(ClosingReason::Failed))),
-            OnFailure::Collect => {}
+        let decision = asked.unwrap_or(OnFailure::Collect);
+        self.trace.cleanup_failed(&mut failure, decision);
+        if decision == OnFailure::Discard {
+            drop(catch(|| drop(failure)));
+            return None;
         }
-        self.trace.cleanup_failed(&mut failure, OnFailure::Collect);
-        self.lock().failures.get_or_insert_default().push_cleanup(failure)
+        let refused = self.lock().failures.get_or_insert_default().push_cleanup(failure);
+        if refused.is_none() && decision == OnFailure::Cancel {
+            drop(catch(|| self.close(ClosingReason::Failed)));
+        }
+        refused
     }
 
     fn has_time(&self) -> bool {

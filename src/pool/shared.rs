@@ -40,7 +40,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::depths::Depths;
-use super::options::{OnFailure, Options, Turn};
+use super::options::{OnFailure, Options, Policies, Turn};
 use super::trace::Trace;
 use crate::error::Failures;
 use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
@@ -145,13 +145,16 @@ pub(super) trait Planned<E>: Send {
 }
 
 impl<E> Drop for Shared<E> {
-    /// A pool that never ran still has its plans.
+    /// A pool that never ran still has its plans and its closures.
     fn drop(&mut self) {
         let plans = mem::take(&mut self.lock().plans);
+        let policies = self.options.take_policies().and_then(Arc::into_inner);
         if !plans.is_empty() {
             self.trace.never_ran(self.options.name.as_deref(), plans.len());
-            resume(drop_plans(plans));
         }
+        let panic = drop_plans(plans);
+        let panics = policies.into_iter().flat_map(Policies::drop_each);
+        resume(panics.fold(panic, |first, next| first.or(Some(next))));
     }
 }
 

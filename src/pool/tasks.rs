@@ -81,6 +81,16 @@ impl Tasks {
     }
 
     /// Lists a task.
+    /// Those of which each is aborted as it comes.
+    pub(super) fn aborted() -> Self {
+        Self { aborted: true, ..Self::new() }
+    }
+
+    /// Whether a set is out, and comes back.
+    pub(super) fn has_set_out(&self) -> bool {
+        self.out > 0
+    }
+
     pub(super) fn insert(&mut self, entry: TaskEntry) -> TaskKey {
         self.queued += usize::from(entry.queued);
         self.entries.insert(entry)
@@ -139,6 +149,8 @@ impl Tasks {
             let scope = make();
             self.scope = Arc::downgrade(&scope);
             self.scopes += 1;
+            // Nobody has told this one of an abort.
+            self.told = false;
             scope
         })
     }

@@ -128,7 +128,7 @@ mod on {
 
         /// The pool has stopped waiting for these tasks.
         pub(in crate::pool) fn abandoned(&self, stuck: &[TaskInfo]) {
-            self.record(|| warn!(target: "aiodrive", tasks = %listed(stuck), "pool gave up on tasks"));
+            self.record(|| warn!(target: "aiodrive", tasks = %listed_or_body(stuck), "pool gave up on tasks"));
         }
 
         /// The pool closes, and still waits for these tasks.

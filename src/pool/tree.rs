@@ -611,6 +611,8 @@ pub(in crate::pool) fn tasks_without_grace(snapshot: Snapshot) -> Vec<TaskInfo> 
         }
         match seen {
             Seen::Pool(_, nested) if nested.has_grace && skipped == usize::MAX => skipped = level,
+            // It had no grace, nor has what is nested in it.
+            Seen::Task(task) if task.class.kind.has_no_grace() && skipped == usize::MAX => skipped = level,
             Seen::Task(task) if skipped == usize::MAX => tasks.push(task.info.clone()),
             _ => {}
         }

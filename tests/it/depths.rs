@@ -19,7 +19,7 @@ use tokio_test::assert_ready;
 
 use crate::support::{
     Alive, FOREVER, Log, OnDrop, Outcome, block_until_closed, both, busy, current_thread, failures, keep, panic_of,
-    poll_once, poll_until, quiet_panic, secs, stays_pending, until,
+    poll_once, poll_until, quiet_panic, secs, stays_pending, turns, until,
 };
 
 /// Writes an event when it is dropped, after it has given everybody else time to run ahead.
@@ -252,7 +252,8 @@ async fn a_daemon_lives_on_when_the_tasks_at_its_depth_have_ended() {
     let run = tokio::spawn(pool.clone().run());
     short.await.unwrap();
     until(|| pool.len() == 2).await;
-    (0..10).for_each(|_| assert_eq!(pool.len(), 2));
+    turns(10).await;
+    assert_eq!(pool.len(), 2);
     pool.cancel();
     run.await.unwrap().unwrap();
     assert_eq!(log.events(), ["daemon", "task"]);

@@ -343,17 +343,22 @@ async fn orphan(message: &'static str) {
 }
 
 #[apply(multi_thread)]
-async fn a_policy_that_what_was_given_up_on_is_the_last_to_hold_loses_no_failure() {
+async fn a_policy_that_an_abandoned_task_drops_last_may_panic_and_loses_no_failure() {
     let (release, blocked) = mpsc::channel::<()>();
-    let (panics, blocked, asked) = (bomb("policy"), Mutex::new(blocked), Arc::new(AtomicBool::new(false)));
+    let (blocked, asked) = (Mutex::new(blocked), Arc::new(AtomicBool::new(false)));
+    let [policy, hook] = ["policy", "hook"].map(bomb);
     let is_asked = Arc::clone(&asked);
     let builder = Pool::builder().keep_open(true).abandon_after(Duration::from_millis(1));
     let inner: Pool = builder
         .on_cleanup_failure(move |_| {
-            let _held = &panics;
+            let _held = &policy;
             is_asked.store(true, Ordering::SeqCst);
             let _ = blocked.lock().unwrap().recv();
             OnFailure::Collect
+        })
+        .is_cancellation(move |_: &BoxError| {
+            let _held = &hook;
+            false
         })
         .build();
     inner.spawn(orphan("too late"));
@@ -369,6 +374,32 @@ async fn a_policy_that_what_was_given_up_on_is_the_last_to_hold_loses_no_failure
     });
     let error = outer.await.unwrap_err();
     assert_eq!(failures(error.cleanup_failures()), ["error: too late"]);
+}
+
+#[apply(both)]
+async fn a_hook_that_panics_as_it_is_dropped_is_a_failure_although_nothing_else_has_failed() {
+    let hook = bomb("hook");
+    let builder = Pool::builder().is_cancellation(move |_: &BoxError| {
+        let _held = &hook;
+        false
+    });
+    let error = builder.open(async |_: Pool| Ok(1)).await.unwrap_err();
+    assert_eq!(failures(error.failures()), ["panic: hook"]);
+}
+
+#[test]
+fn two_closures_of_a_pool_that_never_runs_may_panic_as_they_are_dropped() {
+    let [policy, hook] = ["policy", "hook"].map(bomb);
+    let builder = Pool::<BoxError>::builder().on_failure(move |_| {
+        let _held = &policy;
+        OnFailure::Collect
+    });
+    let pool = builder.is_cancellation(move |_: &BoxError| {
+        let _held = &hook;
+        false
+    });
+    let pool = pool.build();
+    assert_eq!(panic_text(|| drop(pool)), "policy");
 }
 
 #[apply(both)]

@@ -314,7 +314,7 @@ async fn a_pool_in_a_blocking_closure_is_aborted_with_the_pool_around_it() {
 }
 
 #[apply(both)]
-async fn a_pool_that_begins_in_a_blocking_closure_after_the_abort_is_aborted() {
+async fn a_pool_that_begins_in_a_blocking_closure_during_the_abort_is_aborted() {
     let (begun, aborted) = (LatchEvent::new(), Arc::new(AtomicBool::new(false)));
     let pool: Pool = Pool::new();
     let (set, is_aborted, runtime) = (begun.clone(), Arc::clone(&aborted), Handle::current());
@@ -327,7 +327,7 @@ async fn a_pool_that_begins_in_a_blocking_closure_after_the_abort_is_aborted() {
         inner.spawn(pending::<()>());
         let _ = runtime.block_on(inner.run());
     });
-    // An abort drops it, and reaches what is nested in the pool right after.
+    // The abort drops this task first. Then it tells what is nested, to which the closure's pool may come before or after.
     pool.spawn(async move {
         let _told = OnDrop::new(move || aborted.store(true, Ordering::SeqCst));
         pending::<()>().await
@@ -721,7 +721,7 @@ async fn a_task_whose_turn_is_about_to_come_as_its_pool_is_cancelled_has_the_gra
 }
 
 #[apply(both)]
-async fn a_closing_pool_can_be_aborted_by_a_signal_that_comes_when_its_body_is_gone() {
+async fn a_closing_pool_can_be_aborted_by_a_signal_that_comes_when_depth_0_is_closed() {
     let pool: Pool = with_grace(Duration::MAX).build();
     let (alive, log) = (Alive::default(), Log::default());
     let (witness, heard) = (alive.one(), log.clone());
@@ -737,8 +737,9 @@ async fn a_closing_pool_can_be_aborted_by_a_signal_that_comes_when_its_body_is_g
     until(|| log.events() == ["heard"]).await;
     // Depth 0 is closed.
     pool.abort_on(ready(()));
+    // It has returned, although its grace has no end.
     run.await.unwrap().unwrap();
-    assert_eq!(alive.count(), 0, "it was aborted");
+    assert_eq!(alive.count(), 0);
 }
 
 #[apply(current_thread)]
@@ -779,11 +780,29 @@ async fn what_an_abort_cuts_out_of_a_grace_has_overrun_it() {
     pool.build_task().name("upload").spawn(clock.deaf("upload"));
     // The abort takes all of its time.
     pool.build_task().name("deep").depth(-1).spawn(clock.deaf("deep"));
+    // This has none.
+    pool.build_task().name("without").depth(-1).no_grace().spawn(clock.deaf("without"));
     pool.cancel_on(yield_now());
     pool.abort_on(sleep(secs(3)));
     pool.clone().run().await.unwrap();
-    assert_eq!(clock.events(), ["3: upload", "3: deep"]);
+    let mut ended = clock.events();
+    ended.sort();
+    assert_eq!(ended, ["3: deep", "3: upload", "3: without"]);
     assert_eq!(pool.overrun().iter().map(|task| task.name()).collect::<Vec<_>>(), [Some("upload"), Some("deep")]);
+}
+
+#[apply(current_thread)]
+async fn the_first_task_without_a_grace_that_comes_in_the_grace_has_none() {
+    let pool: Pool = with_grace(secs(10)).build();
+    pool.spawn(async {
+        asked().await;
+        let pool: Pool = Pool::current();
+        pool.build_task().no_grace().spawn(async { sleep(secs(8)).await });
+        sleep(secs(2)).await;
+        Ok(())
+    });
+    pool.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(pool.run()).await.0, 3);
 }
 
 #[apply(both)]
@@ -792,11 +811,10 @@ async fn an_abort_right_after_the_cancel_takes_the_whole_grace() {
     for (name, depth) in [("above", 1), ("middle", 0), ("below", -1)] {
         pool.build_task().name(name).depth(depth).spawn(pending::<()>());
     }
-    // The pool is not polled in between.
     pool.cancel();
     pool.abort();
     pool.clone().run().await.unwrap();
-    assert!(pool.overrun().is_empty(), "it was never run");
+    assert!(pool.overrun().is_empty(), "its tasks were dropped before it ran");
 
     let running: Pool = with_grace(secs(10)).keep_open(true).build();
     let run = tokio::spawn(running.clone().run());

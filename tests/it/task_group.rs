@@ -350,7 +350,7 @@ async fn the_end_comes_when_everything_below_has_ended() {
 }
 
 #[apply(both)]
-async fn a_group_that_is_aborted_twice_waits_for_what_is_left_of_both() {
+async fn a_group_that_is_aborted_again_waits_for_what_its_first_child_has_left_behind() {
     let ((gate, opens), alive, mut group) = (oneshot::channel::<()>(), Alive::default(), group());
     let (counted, begun) = (alive.one(), Arc::new(AtomicBool::new(false)));
     let begins = Arc::clone(&begun);
