@@ -7,9 +7,7 @@ mod cancellation_token;
 pub mod docs;
 mod error;
 mod group;
-
 mod latch_event;
-
 mod map;
 mod pool;
 mod prime;

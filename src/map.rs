@@ -201,7 +201,7 @@ where
 {
     /// A call of this function.
     #[track_caller]
-    pub(crate) fn new(function: &'static str, limit: usize, source: I, f: F) -> Self {
+    fn new(function: &'static str, limit: usize, source: I, f: F) -> Self {
         let called_at = Location::caller();
         assert!(limit > 0, "`{function}` at {called_at} was called with a limit of 0, under which nothing can run");
         Self {
@@ -564,6 +564,8 @@ impl<I, F, T, E> fmt::Debug for Map<I, F, T, E> {
             .finish_non_exhaustive()
     }
 }
+
+// ===== items from a stream =====
 
 /// Like [`map`](crate::map()), with items that come from a stream.
 ///

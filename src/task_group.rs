@@ -397,7 +397,7 @@ where
     }
 
     /// Keeps a failure, and drops anything else.
-    pub(crate) fn keep_failure(&mut self, ended: GroupEnd<T, E>) {
+    fn keep_failure(&mut self, ended: GroupEnd<T, E>) {
         if ended.is_failure() {
             self.kept.push_back(ended);
         } else if let Some(panicked) = ended.discard() {
@@ -416,7 +416,7 @@ where
     }
 
     /// Passes on what is nobody's failure.
-    pub(crate) fn report_cleanup(&self, failure: TaskError) {
+    fn report_cleanup(&self, failure: TaskError) {
         let refused = match &self.cleanup {
             Some(cleanup) => cleanup.push(failure),
             None => Some(failure),

@@ -94,12 +94,12 @@ pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Output, S::Error> {
 async fn all<H: Handles, T, E: Send + 'static>(
     left_behind: LeftBehind,
     branches: Branches<H>,
-    collect: fn(H::Ended, &mut Failures<E>) -> Option<T>,
+    collect: fn(H::Ended, &mut Outcomes<E>) -> Option<T>,
 ) -> Result<T, PoolError<E>> {
     let call = Arc::clone(branches.call());
     let (first, ended) = branches.join().await;
     let below = left_behind.cleanup.close();
-    let mut failures = Failures {
+    let mut failures = Outcomes {
         reporter: Arc::clone(&left_behind.reporter),
         any: first.is_some() || !below.is_empty(),
         of_branches: Vec::new(),
@@ -127,7 +127,7 @@ impl Drop for LeftBehind {
 
 /// Takes the values, or, if there is a failure, all failures.
 #[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
-pub struct Failures<E> {
+pub struct Outcomes<E> {
     reporter: Arc<Reporter>,
     /// Whether there is any failure, so that the values are nobody's.
     any: bool,
@@ -141,7 +141,7 @@ pub struct Failures<E> {
     below: Vec<TaskError>,
 }
 
-impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Collector<Result<T, E>> for Failures<E> {
+impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Collector<Result<T, E>> for Outcomes<E> {
     type Item = T;
 
     /// A failure decides, and so does a branch that was cut off by its runtime.
@@ -178,7 +178,7 @@ impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Collector<Result<T, 
     }
 }
 
-impl<E: 'static> Failures<E> {
+impl<E: 'static> Outcomes<E> {
     /// The report, in order of occurrence.
     fn into_error(mut self) -> PoolError<E> {
         self.of_branches.sort_by_key(|(order, _)| *order);
@@ -214,7 +214,7 @@ impl<E: 'static> Failures<E> {
     label = "neither a `Vec`, an array nor a tuple of up to eight futures of a `Result` that have one error type and are `Send + 'static`",
     note = "give it a Vec, an array or a tuple: an iterator becomes one by `.collect::<Vec<_>>()`"
 )]
-pub trait TryAll: Shape<Failures<Self::Error>, Collected = Self::Output> {
+pub trait TryAll: Shape<Outcomes<Self::Error>, Collected = Self::Output> {
     /// The values, in the shape of the futures.
     type Output: Send + 'static;
     /// The error of each of the futures.

@@ -115,6 +115,25 @@ fn every_failure_is_told_with_its_task_and_its_place() {
 }
 
 #[test]
+fn a_failure_that_has_lost_its_owner_is_told_by_the_pool_that_takes_it_or_discards_it() {
+    let kept = "ERROR [pool name=\"web\"] task failed body=false";
+    let discarded = "DEBUG [pool name=\"web\"] task failed, which is discarded body=false";
+    for (decision, expected) in [(OnFailure::Collect, kept), (OnFailure::Discard, discarded)] {
+        let lines = recorded(async || {
+            let builder = Pool::<BoxError>::builder().name("web").on_cleanup_failure(move |_| decision);
+            let opened = builder.open(async |_: Pool| {
+                let mut working = Box::pin(shield(async { std::panic::resume_unwind(Box::new("late")) }));
+                assert!(tokio_test::task::spawn(&mut working).poll().is_pending());
+                Ok(())
+            });
+            assert_eq!(opened.await.is_err(), decision == OnFailure::Collect);
+        });
+        let told = lines.iter().filter(|line| line.starts_with(expected) && line.ends_with("error=\"panicked: late\""));
+        assert_eq!(told.count(), 1, "{lines:?}");
+    }
+}
+
+#[test]
 fn the_failure_of_a_body_and_the_text_of_a_typed_error_are_told() {
     let lines = recorded(async || {
         let opened = Pool::open(async |_: Pool<BoxError>| Err::<(), BoxError>("broken".into()));

@@ -2,13 +2,17 @@
 //!
 //! A [`PoolError`] holds errors that may hold a `PoolError` again, as deep as somebody nests pools. So that nothing
 //! recurses over that, each error of this crate says only what its own part is, and which error it goes on with.
+//!
+//! By the same links it is found out, with the feature `tracing`, whether a nested pool has told of a failure already.
 
 use std::any::Any;
 use std::error::Error;
 use std::fmt::{Debug, Display};
 
 use super::pool_error::{PoolError, Report};
-use super::task_error::{Failure, TaskError, catch};
+#[cfg(feature = "tracing")]
+use super::task_error::catch;
+use super::task_error::{Failure, TaskError};
 use super::{BoxError, ExitError};
 
 /// How many links of a chain are followed. One that leads back to where it was has no end, and one that is deeper by

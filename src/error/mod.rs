@@ -5,8 +5,9 @@
 //! pool. [`ExitError`] is what a call of `with_exit` returns. [`TaskStopped`] marks a failure that the pool has, and
 //! [`SpawnError`] gives a refused future back.
 //!
-//! Each of these files has the values. How they hang together, whatever the types, is in [`chain`]. Above that stand
-//! [`stopped`], which knows an error that says only that something was stopped, and [`text`], which has all texts.
+//! The types are here and in [`task_error`], [`pool_error`], [`closing_reason`] and [`stopped`]. How they hang together,
+//! whatever the type of the error in them, is in [`chain`]. On that build [`stopped`], which recognises an error that
+//! says only that something was stopped, and [`text`], which has all texts.
 
 mod chain;
 mod closing_reason;

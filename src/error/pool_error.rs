@@ -81,7 +81,7 @@ pub(crate) struct Report<E> {
 impl<E> Report<E> {
     /// Drops the failures one by one, for a caller who returns something else, or lets a panic go on. Either would be
     /// lost to a destructor that panics: such a panic goes no further.
-    pub(crate) fn discard(self) {
+    fn discard(self) {
         self.failures.into_iter().for_each(|failed| drop(catch(|| drop(failed))));
         self.cleanup_failures.into_iter().for_each(|failed| drop(catch(|| drop(failed))));
     }

@@ -1,7 +1,8 @@
-//! How tasks come in and go: at the call, when their pool begins to run, or when the turn of a closure comes.
+//! How a task gets into its pool, and off its list again.
 //!
-//! A task gets a place on the list of its depth, under the lock, and a set that is to own it; it is spawned into the set
-//! without the lock; and the set is put back.
+//! It comes at the call, when its pool begins to run ([`Shared::start`]), or, as a closure that had to wait, with its
+//! turn. It gets a place on the list of its depth, under the lock, and a set that is to own it; it is spawned into the
+//! set without the lock; and the set is put back.
 
 use std::future::poll_fn;
 use std::marker::PhantomData;
@@ -37,7 +38,7 @@ pub(super) trait Spawn<T> {
 pub(super) struct OnRuntime;
 
 /// Spawns on the thread of the call.
-pub(super) struct OnThisThread;
+struct OnThisThread;
 
 /// Spawns on a thread of its own.
 pub(super) struct OnBlockingThread;
@@ -251,7 +252,7 @@ pub(super) struct Place {
     class: TaskClass,
     /// Of the task, if it was not spawned before.
     key: Option<TaskKey>,
-    pub(super) set: JoinSet<()>,
+    set: JoinSet<()>,
     /// Whether everything in it has been aborted.
     was_aborted: bool,
 }
@@ -341,7 +342,7 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// Once more a set for a task that is on the list, to spawn something else in its stead.
-    pub(super) fn place_again(&self, class: TaskClass) -> Place {
+    fn place_again(&self, class: TaskClass) -> Place {
         let set = self.lock().depths.tasks_mut(class).map(Tasks::borrow_set).unwrap_or_default();
         Place { class, key: None, set, was_aborted: false }
     }
@@ -379,7 +380,7 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// The scope of a class of tasks, which is made if there is none.
-    pub(super) fn scope(self: &Arc<Self>, class: TaskClass) -> Arc<Scope> {
+    fn scope(self: &Arc<Self>, class: TaskClass) -> Arc<Scope> {
         self.scope_in(&mut self.lock(), class)
     }
 

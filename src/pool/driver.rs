@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project::pin_project;
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::task::coop::{consume_budget, has_budget_remaining};
 use tokio::time::sleep;
@@ -19,7 +18,7 @@ use super::closing::{Closing, close, detach, report_rest};
 use super::shared::{End, Shared};
 use super::tasks::poll_join;
 use crate::error::{BoxError, ClosingReason, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch};
-use crate::scope::{Completion, ErasedPool, Scope, Scoped};
+use crate::scope::{Completion, ErasedPool, Reporter, Scope, Scoped};
 
 /// Runs a pool to its end: the future behind `open` and `run`.
 #[must_use = "a pool does nothing until its future is polled"]
@@ -122,12 +121,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     /// Without a runtime, naming the line of the call.
     fn start(&mut self) -> Arc<Scope> {
         let (call, site) = self.call;
-        let Ok(runtime) = Handle::try_current() else {
-            panic!(
-                "`{call}` (called at {site}) was polled outside of a tokio runtime: use it in an async fn below \
-                 `#[tokio::main]`, or in `Runtime::block_on`"
-            );
-        };
+        let runtime = Reporter::new(call, site).runtime("polled");
         if let Some(setting) = self.pool.options.needs_timers() {
             let has_timers = catch(|| drop(sleep(Duration::ZERO))).is_ok();
             assert!(

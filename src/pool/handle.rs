@@ -1,6 +1,7 @@
-//! A task's value, and the means to cancel it.
+//! What becomes of a task's output: what it may be, who takes it, and the handle that gives a value and can cancel.
 //!
-//! A task with a handle has two more things than one without: a channel for its value, and a `HandleInner` that both share.
+//! A task with a handle has two more things than one without: a channel for its value, and a [`HandleInner`] that both
+//! share.
 //! A task can be cancelled before it is spawned, while it waits in a queue, while it is just being spawned, and when it
 //! runs. So cancelling first leaves a mark, and then aborts the task if it is there; and whoever spawns the task first
 //! puts its abort handle there, and then looks at the mark. Whichever comes second sees the other.
@@ -396,7 +397,7 @@ impl HandleInner {
         }
     }
 
-    pub(super) fn cancel(&self) {
+    fn cancel(&self) {
         // Stored before the look at what is spawned, as `spawned` does it the other way round: one sees the other.
         self.cancelled.store(true, Ordering::SeqCst);
         self.abort();
@@ -417,7 +418,7 @@ impl HandleInner {
         self.cancelled.load(Ordering::SeqCst)
     }
 
-    pub(super) fn end(&self) {
+    fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         if self.is_cancelled() {
             self.forget_ended();
@@ -431,11 +432,11 @@ impl HandleInner {
         }
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.ended.load(Ordering::SeqCst)
     }
 
-    pub(super) fn id(&self) -> Option<task::Id> {
+    fn id(&self) -> Option<task::Id> {
         self.task.get().map(AbortHandle::id)
     }
 }

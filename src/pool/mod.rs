@@ -16,7 +16,8 @@
 //!
 //! A [`Pool`] is a handle to what is [`shared`]: the head of that file has the invariants of its one lock, and of the
 //! few atomics beside it. How a pool is made, opened, run, and found from inside is in [`open`]; its other methods are in
-//! [`spawn`], [`cancel`] and [`queries`], its settings in [`builder`] and [`options`].
+//! [`spawn`], [`cancel`] and [`queries`], its settings in [`builder`] and [`options`]. What happens in it [`trace`] tells
+//! `tracing`.
 //!
 //! The way of a future: [`task_builder`] makes a [`task`] of it; [`admission`] finds its place, at a [depth](depths) and
 //! under the limit, and spawns it into a `JoinSet` of those [`tasks`]; there tokio polls it. The way of an error: the

@@ -1,6 +1,6 @@
-//! What a pool was built with.
+//! What a pool was built with: its settings, those of single tasks, the decision about failures, and the limit.
 //!
-//! Its limit is a [`Semaphore`]: tokio's is fair, and a permit that comes back goes to the first waiter before
+//! The limit is a [`Semaphore`]: tokio's is fair, and a permit that comes back goes to the first waiter before
 //! [`try_acquire`](Semaphore::try_acquire) can see it.
 
 use std::future::poll_fn;
@@ -33,7 +33,7 @@ pub(super) struct Options<E> {
 }
 
 /// What `on_failure` was given.
-pub(super) type Policy<E> = Box<dyn Fn(&TaskError<E>) -> OnFailure + Send + Sync>;
+type Policy<E> = Box<dyn Fn(&TaskError<E>) -> OnFailure + Send + Sync>;
 
 /// The closures that a pool was given. They are dropped before the pool returns, so that it can report a destructor that
 /// panics.
@@ -111,7 +111,7 @@ impl<E> Options<E> {
     }
 }
 
-// ===== what a failure does =====
+// ===== the decision about a failure =====
 
 /// What a pool does about the failure of a task; decided by
 /// [`PoolBuilder::on_failure`](crate::PoolBuilder::on_failure).

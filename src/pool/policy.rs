@@ -103,7 +103,7 @@ impl<E: 'static> Shared<E> {
     }
 
     /// Records a failure that no policy is asked about. It closes the pool.
-    pub(super) fn fail(&self, mut failure: TaskError<E>) -> Option<TaskError> {
+    fn fail(&self, mut failure: TaskError<E>) -> Option<TaskError> {
         self.trace.failed(&mut failure, OnFailure::Cancel);
         self.record(failure, OnFailure::Cancel)
     }

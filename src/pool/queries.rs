@@ -1,5 +1,5 @@
-//! What can be asked about a pool, from anywhere and at any time: by users, and by the scopes and trees around it, which
-//! do not know its error type.
+//! A pool from outside: what users can ask of it, from anywhere and at any time; and the pool as an [`ErasedPool`], by
+//! which scopes and trees look at it, report to it and abort it without knowing its error type.
 
 use std::any::{Any, type_name};
 use std::sync::Arc;
@@ -143,14 +143,13 @@ impl<E: Send + 'static> Pool<E> {
         self.shared.wait_idle().await;
     }
 
-    /// The tasks that were aborted because the [grace](crate::PoolBuilder::grace) was over, or because an
-    /// [`abort`](Self::abort) has ended it, such as that of a second signal: then also those of the lower depths. They
-    /// are in the order in which their depths were closed: those of this pool, and of pools nested in it without a grace
-    /// of their own.
+    /// The tasks that the pool aborted in their [grace](crate::PoolBuilder::grace), or at its end, in the order in which
+    /// their depths were closed. If an [`abort`](Self::abort), such as that of a second signal, ends the grace, the tasks
+    /// of lower depths are listed too: they had none. With them are the tasks of nested pools without their own grace.
     ///
-    /// An overrun is no failure: [`run`](Self::run) returns `Ok` all the same. Without a grace there is none, nor if the
-    /// pool was aborted before anything else has closed it. With the feature `tracing`, a `WARN` event has them too. They
-    /// are kept until the last handle of the pool is gone.
+    /// An overrun is no failure: [`run`](Self::run) returns `Ok` all the same. The list is empty for a pool without a
+    /// grace, and for one that was aborted before anything else closed it. With the feature `tracing`, a `WARN` event
+    /// has the same tasks. The list is kept until the last handle of the pool is gone.
     ///
     /// # Examples
     ///
@@ -242,7 +241,7 @@ impl<E: Send + 'static> Pool<E> {
     }
 }
 
-// ===== what scopes and trees know of a pool, without its error type =====
+// ===== the pool without its error type =====
 
 impl<E: Send + 'static> ErasedPool for Shared<E> {
     fn report(&self, mut failure: TaskError) -> Option<TaskError> {

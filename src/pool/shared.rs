@@ -16,9 +16,9 @@
 //!    under one lock; a thread that spawns into a set of them meanwhile sees the mark when it puts the set back.
 //! 3. A task records its failure before anybody learns that it has ended. So failures are in order of occurrence, and
 //!    the body cannot see a failure that closes the pool before that has begun.
-//! 4. The scope of a class of tasks ends when the last of them has dropped its future, recorded its end and left the list, and the
-//!    last of the nested pools and functions has ended. tokio publishes the end of a task a moment later. So the driver
-//!    waits for the scopes, and then for the sets.
+//! 4. The scope of a class of tasks ends when the last of them has dropped its future, recorded its end and left the
+//!    list, and the last of the nested pools and functions has ended. tokio publishes the end of a task a moment later.
+//!    So the driver waits for the scopes, and then for the sets.
 //! 5. The driver looks whether a scope has ended and leaves its waker under one lock; the scope, when it has ended,
 //!    counts itself out and takes the waker under that lock. Whichever comes second sees the other. So no last `Arc` of
 //!    a scope may be dropped under the lock: who finds one there takes it along, and drops it outside.
@@ -160,7 +160,7 @@ impl<E> Drop for Shared<E> {
 
 /// Drops tasks that will never run, each of them although others panic in their destructors. Returns the first panic.
 #[cold]
-pub(super) fn drop_plans<E>(plans: Vec<Box<dyn Planned<E>>>) -> Option<PanicPayload> {
+fn drop_plans<E>(plans: Vec<Box<dyn Planned<E>>>) -> Option<PanicPayload> {
     plans.into_iter().map(|task| catch(|| drop(task)).err()).fold(None, Option::or)
 }
 
@@ -171,7 +171,7 @@ pub(super) fn resume(panic: Option<PanicPayload>) {
     }
 }
 
-// ===== what there is to know =====
+// ===== the state, and how to wait for it =====
 
 impl<E> Shared<E> {
     #[track_caller]

@@ -1,7 +1,8 @@
-//! How tasks get into a pool.
+//! How futures get into a pool: as tasks, or as members that somebody else polls.
 //!
-//! Each method here is that of a [`TaskBuilder`] without a name, at depth 0, and says in which ways a task can be
-//! spawned; how it is taken in, or refused, is in [`admission`](super::admission).
+//! Each method that spawns is that of a [`TaskBuilder`] without a name, at depth 0; how a task is taken in, or refused,
+//! is in [`admission`](super::admission). A tracked future is listed as a task is, but tokio has no task for it: its
+//! [`Member`] holds the entry, and a token ends it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -557,7 +558,7 @@ impl<E: Send + 'static> TaskBuilder<'_, E> {
     ) -> impl Future<Output = Result<F::Output, TaskStopped>> + use<F, E> {
         let (pool, class, info) = self.member();
         let tracked = Tracked { future: Scoped::outside(future), member: Member::of(pool, class, info) };
-        run(tracked)
+        run_tracked(tracked)
     }
 }
 
@@ -568,9 +569,9 @@ struct Tracked<F, E: Send + 'static> {
 }
 
 /// A place on the list of a pool.
-struct Member<E: Send + 'static>(Arc<Place<E>>);
+struct Member<E: Send + 'static>(Arc<Entry<E>>);
 
-struct Place<E> {
+struct Entry<E> {
     pool: Arc<Shared<E>>,
     class: TaskClass,
     info: TaskInfo,
@@ -583,7 +584,7 @@ struct Place<E> {
 impl<E: Send + 'static> Member<E> {
     fn of(pool: &Arc<Shared<E>>, class: TaskClass, info: TaskInfo) -> Self {
         let (pool, current) = (Arc::clone(pool), OnceLock::new());
-        let place = Arc::new(Place { pool, class, info, current, aborted: Arc::default() });
+        let place = Arc::new(Entry { pool, class, info, current, aborted: Arc::default() });
         if !place.enter() {
             let plan = Box::new(PlannedMember { class, info: place.info.clone(), place: Arc::downgrade(&place) });
             place.pool.plan(plan).into_iter().for_each(|plan| plan.admit(&place.pool));
@@ -592,7 +593,7 @@ impl<E: Send + 'static> Member<E> {
     }
 }
 
-impl<E: Send + 'static> Place<E> {
+impl<E: Send + 'static> Entry<E> {
     /// Takes the place. False if the pool is planned.
     fn enter(&self) -> bool {
         match self.pool.place(self.class, &self.info, None) {
@@ -625,7 +626,7 @@ impl<E: Send + 'static> Drop for Member<E> {
 struct PlannedMember<E> {
     class: TaskClass,
     info: TaskInfo,
-    place: Weak<Place<E>>,
+    place: Weak<Entry<E>>,
 }
 
 impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
@@ -647,7 +648,7 @@ impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
 }
 
 /// Polls a tracked future until it ends or is aborted.
-async fn run<F: Future, E: Send + 'static>(tracked: Tracked<F, E>) -> Result<F::Output, TaskStopped> {
+async fn run_tracked<F: Future, E: Send + 'static>(tracked: Tracked<F, E>) -> Result<F::Output, TaskStopped> {
     // In the order in which they are dropped, the last first.
     let Tracked { future, member } = tracked;
     let mut future = pin!(future);

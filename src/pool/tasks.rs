@@ -27,7 +27,8 @@ pub(super) struct Tasks {
     out: usize,
     /// Whether what is spawned into a set that is out of here meanwhile is to be aborted.
     aborted: bool,
-    /// Whether what is nested in the tasks has been told: when all sets are back, so that tokio has heard of it before.
+    /// Whether the scope has been told of the abort. That waits until all sets are back: tokio has to abort the tasks
+    /// first.
     told: bool,
     /// The scope of the tasks. It ends when nothing holds it any more, and is made anew when a task comes later.
     scope: Weak<Scope>,
@@ -195,7 +196,7 @@ impl Tasks {
     }
 
     pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
-        std::mem::take(&mut self.sets)
+        mem::take(&mut self.sets)
     }
 
     /// Takes sets back that were out. Gives the scope, if what is nested in it is to be told of an abort.

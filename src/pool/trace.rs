@@ -84,7 +84,8 @@ mod on {
             self.task_failed(failure, Some(|error| error.to_string()), decision);
         }
 
-        /// The text is made only if somebody listens: the macros see to that.
+        /// The text is made only if somebody listens: the macros see to that. The mark is set in any case, also if a
+        /// subscriber panics: then stderr or the returned error has the failure, and no event.
         fn task_failed<F: 'static>(&self, failure: &mut TaskError<F>, text: Option<TextOf<F>>, decision: OnFailure) {
             self.record(|| {
                 let is_discarded = decision == OnFailure::Discard;

@@ -591,7 +591,7 @@ impl fmt::Debug for TreeNode<'_> {
 // ===== how a tree is put together =====
 
 /// The tasks that are alive in what `snapshot` has found, each followed by those nested in it.
-pub(in crate::pool) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
+pub(super) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
     let mut tasks = Vec::new();
     walk_parts(parts_of(snapshot), |_, seen| match seen {
         Seen::Pool(..) | Seen::Body(_) => {}
@@ -602,7 +602,7 @@ pub(in crate::pool) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
 }
 
 /// The same without those of nested pools that have a grace of their own, which speak for themselves.
-pub(in crate::pool) fn tasks_without_grace(snapshot: Snapshot) -> Vec<TaskInfo> {
+pub(super) fn tasks_without_grace(snapshot: Snapshot) -> Vec<TaskInfo> {
     let mut tasks = Vec::new();
     let mut skipped = usize::MAX;
     walk_parts(parts_of(snapshot), |level, seen| {

@@ -1,11 +1,12 @@
-//! A call of a function that spawns tasks, which is `race`, `try_all`, `wait_all`, `shield` or `with_exit`; or a
-//! `TaskGroup`, which uses no more of this than the count and the abort.
+//! The tasks of a function: of a call of `race`, `try_all`, `wait_all`, `shield` or `with_exit`, and the children of a
+//! `TaskGroup`. Also the names that tasks have in tokio, those of a pool too.
 //!
-//! A task yields its output through tokio's own `JoinHandle` or `JoinSet`, as an [`Unreported`]. What the tasks and the future of the
-//! call have in common is the [`Call`]: a few counts, and how the tasks wake the future.
+//! A task yields its output through tokio's own `JoinHandle` or `JoinSet`, as an [`Unreported`]. What the tasks and the
+//! future of the call have in common is the [`Call`]: a few counts, and how the tasks wake the future. A group needs
+//! only its count and its abort.
 //!
-//! A child of a group that is aborted yields nothing, and tokio says no more than that one was. So it leaves its name in
-//! the group: as many names as there are such `JoinError`s.
+//! When a child of a group is aborted, tokio says no more than that one was. So the child leaves its name in the group:
+//! there are as many names as such `JoinError`s.
 //!
 //! # Invariants
 //!
@@ -115,12 +116,12 @@ impl Call {
     }
 
     /// Counts a task whose end wakes nobody by itself.
-    pub(crate) fn child_began(&self) {
+    fn child_began(&self) {
         self.alive.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts the end of such a task.
-    pub(crate) fn child_ended(&self) {
+    fn child_ended(&self) {
         self.alive.fetch_sub(1, Ordering::Release);
     }
 
@@ -459,7 +460,7 @@ impl<T: 'static, E: 'static> GroupEnd<T, E> {
     }
 }
 
-// ===== names =====
+// ===== the names that tokio has of tasks =====
 
 /// The name of a task as tokio has it, for tokio-console: with the feature `tracing` under `cfg(tokio_unstable)`, where
 /// tokio has names. Elsewhere it costs nothing.

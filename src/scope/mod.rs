@@ -65,7 +65,7 @@ pub(crate) struct Scope {
 pub(crate) enum ScopeKind {
     /// A pool, which can be looked up from inside, and which of its tasks are in the scope.
     Pool(Arc<dyn ErasedPool>, TaskClass),
-    /// A function that runs futures as tasks, with where its error has cleanup failures, if it has.
+    /// A function that runs futures as tasks; with the list of cleanup failures, if its error has one.
     Group(Arc<Call>, Option<Cleanup>),
     /// A function that runs a future in place. It passes cleanup failures on, outwards, as those below do.
     InPlace,
@@ -227,7 +227,7 @@ impl Scope {
     /// the closing of a pool whose future is gone.
     ///
     /// Called after the tasks were aborted. So a pool that hears of it in a task that tokio will drop has only to let
-    /// that happen: see `Drive::poll`. What begins in here later finds the mark.
+    /// that happen: see `DriverState::poll`. What begins in here later finds the mark.
     pub(crate) fn abort_nested(&self) {
         self.aborted.store(true, Ordering::Release);
         abort_children(self.children());
@@ -327,7 +327,7 @@ impl Drop for Scope {
 }
 
 /// Nothing of the user's runs under these locks, and nothing that can panic.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -335,7 +335,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What is directly below a scope.
 #[derive(Default)]
-pub(super) struct Children {
+struct Children {
     /// In the order in which they began. Some have ended.
     children: Vec<Child>,
     /// How many have ended, since those were last thrown out.
@@ -382,7 +382,7 @@ impl Scope {
     }
 
     /// Marks a task as aborted, and says what is nested in it.
-    pub(super) fn mark_task(&self, key: TaskKey) -> Vec<Child> {
+    fn mark_task(&self, key: TaskKey) -> Vec<Child> {
         let mut below = lock(self.children.get_or_init(Box::default));
         below.aborted.insert(key);
         below.children.iter().filter(|child| child.key == Some(key)).cloned().collect()

@@ -9,6 +9,9 @@
 //!
 //! Each keeps its [`Current`], and changes places with [`CURRENT`] for as long as it is polled or dropped. So entering
 //! costs a swap and no reference count, and a nested future puts back what it found.
+//!
+//! Two helpers are here as well: [`Then`] is one future after the other, of which the second is lost to no panic; and
+//! [`boxed_in_debug`] takes the type of a future away where that makes the build quicker.
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -185,8 +188,8 @@ pub(crate) struct Current {
 }
 
 impl Current {
-    /// A current in a scope, and in the task that this is called from if the scope is but a part of what that does.
-    pub(crate) fn new(scope: Arc<Scope>) -> Self {
+    /// In a scope. If that is in place, as that of a `timeout`, the key is that of the task in which this is called.
+    fn new(scope: Arc<Scope>) -> Self {
         let key = if scope.is_visible() { None } else { Self::get().and_then(|here| here.key) };
         Self { scope, key }
     }
@@ -197,12 +200,12 @@ impl Current {
     }
 
     /// Until the guard is dropped, whatever is dropped counts as aborted.
-    pub(crate) fn aborting() -> Aborting {
+    fn aborting() -> Aborting {
         Aborting { before: ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false) }
     }
 
     /// Where this is called from.
-    pub(crate) fn get() -> Option<Self> {
+    pub(super) fn get() -> Option<Self> {
         let current = CURRENT.try_with(|current| {
             let here = current.take();
             current.set(here.clone());
@@ -213,7 +216,7 @@ impl Current {
 
     /// Makes what is in `slot` the current scope and task, until the guard is dropped. Then it is back in the slot.
     #[inline]
-    pub(crate) fn enter(slot: &mut Option<Self>) -> Entered<'_> {
+    fn enter(slot: &mut Option<Self>) -> Entered<'_> {
         let mut entered = Entered(slot);
         entered.swap();
         entered
@@ -222,7 +225,7 @@ impl Current {
 
 /// An abort is under way.
 #[must_use = "it is over at once"]
-pub(crate) struct Aborting {
+struct Aborting {
     before: bool,
 }
 
@@ -234,7 +237,7 @@ impl Drop for Aborting {
 
 /// Has changed places with what was current before.
 #[must_use = "it is left at once"]
-pub(crate) struct Entered<'a>(&'a mut Option<Current>);
+struct Entered<'a>(&'a mut Option<Current>);
 
 impl Entered<'_> {
     /// Changes places once more.

@@ -5,8 +5,8 @@
 //! drops an [`Unreported`] then, tokio or the call itself, reports the failure in it.
 //!
 //! A failure that is reported goes outwards, to the nearest scope that will return an error: see [`Scope::report_to`]. A
-//! pool takes it under its lock, and the error of a call, as `try_all`'s, in a [`Cleanup`]. If there is none, stderr has
-//! it, as it has the panics of tasks that nobody joins.
+//! pool keeps it with its other failures, a call such as `try_all` in its [`Cleanup`]. If there is no such scope, it is
+//! written to stderr.
 
 use std::borrow::Borrow;
 use std::io::{Write, stderr};
@@ -61,7 +61,7 @@ pub struct Reporter {
 
 impl<T, R: Owner> Unreported<T, R> {
     /// Of the branch with this index.
-    pub(crate) fn of_branch(
+    pub(super) fn of_branch(
         output: Result<T, PanicPayload>,
         failure_of: fn(T) -> Option<Failure>,
         owner: R,
@@ -77,12 +77,12 @@ impl<T, R: Owner> Unreported<T, R> {
     }
 
     /// What it is, as long as it was not taken.
-    pub(crate) fn output(&self) -> Option<&Result<T, PanicPayload>> {
+    pub(super) fn output(&self) -> Option<&Result<T, PanicPayload>> {
         self.output.as_ref()
     }
 
     /// Whose it is, with the index.
-    pub(crate) fn owner(&self) -> (&R, usize) {
+    pub(super) fn owner(&self) -> (&R, usize) {
         (&self.owner, self.index)
     }
 

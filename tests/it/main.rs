@@ -31,7 +31,7 @@
 //! | `panics_in_drop` | destructors that panic: each is a failure, and hides none |
 //! | `prime` | a first poll at the call |
 //! | `properties` | auto traits, sizes, inference |
-//! | `queries` | what a handle of a pool tells: `is_closed`, `closed`, `len`, `name`, its debug text |
+//! | `queries` | what a handle of a pool tells: `is_closed`, `closing_reason`, `len`, `name`, its debug text |
 //! | `race` | the first to finish, and the end of the others |
 //! | `reentrancy` | destructors, errors, wakers and policies that call the pool back |
 //! | `reports` | causes, many failures, deep ones: how they read, and that they can be dropped |

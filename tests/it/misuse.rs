@@ -60,8 +60,10 @@ fn signals_outside_of_a_runtime_name_the_call_and_say_what_to_do() {
     let mut line = 0;
     let listens = with_panic_line(&mut line, || panic_text(|| drop(aiodrive::ShutdownSignals::new())));
     assert_eq!(line, site.line() + 2);
-    for (message, call) in [(polled_outside(signal), "shutdown_signal"), (listens, "ShutdownSignals::new")] {
-        assert!(message.starts_with(&format!("`{call}` at {}", site.file())), "{message}");
+    let calls =
+        [(polled_outside(signal), "shutdown_signal", site.line()), (listens, "ShutdownSignals::new", site.line() + 2)];
+    for (message, call, line) in calls {
+        assert!(message.starts_with(&format!("`{call}` at {}:{line}:", site.file())), "{message}");
         assert!(message.contains(WHAT_TO_DO), "{message}");
     }
 }

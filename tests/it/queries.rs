@@ -1,4 +1,4 @@
-//! What a handle of a pool tells: `is_closed`, `closed`, `len`, `name`, its debug text.
+//! What a handle of a pool tells: `is_closed`, `closing_reason`, `len`, `name`, its debug text.
 
 use std::future::pending;
 use std::pin::pin;
