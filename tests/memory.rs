@@ -131,6 +131,23 @@ fn a_group_that_is_aborted_again_and_again_keeps_nothing_of_its_children() {
 }
 
 #[test]
+fn depths_that_were_used_once_take_no_room() {
+    on_both(|| async {
+        let pool: Pool = Pool::builder().keep_open(true).build();
+        let run = tokio::spawn(pool.clone().run());
+        let before = allocated();
+        for depth in 0..10_000 {
+            pool.build_task().depth(depth).spawn_with_handle(async { Ok(()) }).await.unwrap();
+        }
+        until("the last depth is gone", || pool.is_empty()).await;
+        let kept = (allocated() - before) / 1024;
+        assert!(kept < 256, "{kept} KiB");
+        pool.cancel();
+        run.await.unwrap().unwrap();
+    });
+}
+
+#[test]
 fn timeouts_that_are_over_leave_no_timers() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut current_thread = tokio::runtime::Builder::new_current_thread();

@@ -115,6 +115,17 @@ fn every_failure_is_told_with_its_task_and_its_place() {
 }
 
 #[test]
+fn a_planned_pool_that_is_dropped_is_told() {
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::builder().name("web").build();
+        pool.spawn(async {});
+        pool.spawn(async {});
+        drop(pool);
+    });
+    assert_eq!(lines, ["WARN a planned pool was dropped before it ran pool=\"web\" tasks=2"]);
+}
+
+#[test]
 fn a_failure_that_has_lost_its_owner_is_told_by_the_pool_that_takes_it_or_discards_it() {
     let kept = "ERROR [pool name=\"web\"] task failed body=false";
     let discarded = "DEBUG [pool name=\"web\"] task failed, which is discarded body=false";

@@ -26,7 +26,6 @@ pub(super) type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 ///
 /// The body belongs to depth 0: from the abort of that on, who polls this polls the body no more, but drops it.
 pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
-    let _rest = AbortRest(&pool);
     let mut warning = WaitWarning::default();
     pool.abort_watchers(TaskKind::Canceller);
     while let Some((depth, time)) = pool.cancel_next_depth() {
@@ -64,15 +63,6 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, time: Time,
             drop(inner);
             pool.add_overrun(left);
         }
-    }
-}
-
-/// If a runtime that shuts down drops the closing, everything that is left is aborted at once.
-struct AbortRest<'a, E: Send + 'static>(&'a Shared<E>);
-
-impl<E: Send + 'static> Drop for AbortRest<'_, E> {
-    fn drop(&mut self) {
-        self.0.abort_rest();
     }
 }
 
@@ -146,6 +136,7 @@ struct ReportRest<E: Into<BoxError> + Send + 'static> {
 }
 
 impl<E: Into<BoxError> + Send + 'static> Drop for ReportRest<E> {
+    /// If a runtime that shuts down has dropped the closing, everything that is left is aborted at once.
     fn drop(&mut self) {
         self.pool.abort_rest();
         report_rest(&self.pool, self.enclosing.as_deref());

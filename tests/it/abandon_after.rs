@@ -74,6 +74,7 @@ async fn a_blocking_closure_that_does_not_end_is_given_up_on_and_named() {
     pool.cancel();
     let error = running.await.unwrap().unwrap_err();
     assert!(log.events().is_empty(), "it runs on");
+    assert!(pool.is_empty(), "but not in the pool");
     let [stuck] = error.stuck() else { panic!("{error:?}") };
     assert_eq!((stuck.name(), stuck.spawned_at().file(), stuck.spawned_at().line()), (Some("culprit"), file!(), line));
     assert!(!error.is_cancelled() && error.failures().is_empty() && error.first().is_none() && !stuck.is_body());

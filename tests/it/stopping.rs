@@ -710,8 +710,15 @@ async fn queued_tasks_that_cannot_start_cost_no_grace_once_they_are_alone() {
 async fn a_task_whose_turn_is_about_to_come_as_its_pool_is_cancelled_has_the_grace() {
     let (pool, log): (Pool, _) = (with_grace(secs(10)).limit(1).build(), Log::default());
     let (own, heard) = (pool.clone(), log.clone());
-    // The pool looks after this has ended, and before the next is polled.
-    pool.spawn(async move { own.cancel() });
+    // This has no slot.
+    pool.build_task().depth(-1).unlimited().spawn(async { drop(polite(1).await) });
+    // The pool looks after this has ended, and before the next is polled with its slot.
+    pool.spawn(async move {
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        own.cancel();
+    });
     pool.spawn(async move {
         asked().await;
         heard.push("heard");

@@ -275,6 +275,19 @@ async fn local_tasks_that_wait_for_their_turn_are_queued_as_well() {
 }
 
 #[apply(both)]
+async fn the_children_of_a_pool_are_its_tasks_to_the_last() {
+    in_pool(async |pool| {
+        for name in ["one", "two", "three"] {
+            pool.build_task().name(name).spawn(pending::<()>());
+        }
+        let tree = pool.tree();
+        let names: Vec<_> = tree.root().children().filter_map(|child| child.name()).collect();
+        assert_eq!(names, ["one", "two", "three"]);
+    })
+    .await;
+}
+
+#[apply(both)]
 async fn a_task_that_has_ended_is_gone() {
     in_pool(async |pool| {
         let (short, _long) =
