@@ -148,6 +148,25 @@ fn depths_that_were_used_once_take_no_room() {
 }
 
 #[test]
+fn tasks_that_their_handles_have_aborted_take_no_room() {
+    on_both(|| async {
+        let pool: Pool = Pool::builder().keep_open(true).build();
+        let run = tokio::spawn(pool.clone().run());
+        let before = allocated();
+        for _ in 0..10_000 {
+            let handle = pool.spawn_with_handle(pending::<Result<(), BoxError>>());
+            handle.cancel();
+            assert!(handle.await.is_err());
+        }
+        until("the last task is gone", || pool.is_empty()).await;
+        let kept = (allocated() - before) / 1024;
+        assert!(kept < 64, "{kept} KiB");
+        pool.cancel();
+        run.await.unwrap().unwrap();
+    });
+}
+
+#[test]
 fn timeouts_that_are_over_leave_no_timers() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut current_thread = tokio::runtime::Builder::new_current_thread();

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use aiodrive::{BoxError, OnFailure, Pool, PoolError, TaskInfo, shield};
+use aiodrive::{BoxError, Exit, OnFailure, Pool, PoolError, TaskInfo, shield, with_exit};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
@@ -112,6 +112,21 @@ fn every_failure_is_told_with_its_task_and_its_place() {
             && lines[3].ends_with("error=\"panicked: broken\""),
         "{lines:?}"
     );
+}
+
+#[test]
+fn a_failure_of_an_exit_handler_is_told_by_the_pool_that_takes_it() {
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::new();
+        pool.spawn(async {
+            let body = async |_: &mut ()| Ok::<_, BoxError>(());
+            with_exit((), body, async |(), _: Exit| Err("broken".into())).await?;
+            Ok(())
+        });
+        pool.run().await.unwrap_err();
+    });
+    let told = lines.iter().filter(|line| line.starts_with("ERROR task failed"));
+    assert_eq!(told.count(), 1, "{lines:?}");
 }
 
 #[test]

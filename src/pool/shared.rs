@@ -477,7 +477,9 @@ impl<E: 'static> Shared<E> {
     }
 
     fn take_over(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
-        inner.has_own_cause |= inner.phase == Phase::Running;
+        if inner.phase == Phase::Running {
+            inner.has_own_cause = true;
+        }
         inner.phase = Phase::Closing;
         self.refuse_early(&inner);
         self.announce_closing(inner, reason);

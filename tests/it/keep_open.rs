@@ -7,8 +7,21 @@ use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 
 use crate::support::{
-    Alive, LONG, Log, Slot, both, busy, failed, fails, failures, kept_open, running, stays_pending, until,
+    Alive, LONG, Log, Slot, both, busy, failed, fails, failures, kept_open, running, stays_pending, turns, until,
 };
+
+#[apply(both)]
+async fn a_pool_that_waits_for_its_handles_ends_with_the_last() {
+    let pool: Pool = Pool::builder().keep_open(true).build();
+    let run = tokio::spawn(pool.clone().run());
+    let other = pool.clone();
+    turns(100).await;
+    drop(pool);
+    turns(100).await;
+    assert!(!run.is_finished());
+    drop(other);
+    run.await.unwrap().unwrap();
+}
 
 #[apply(both)]
 async fn a_pool_that_is_kept_open_stays_when_its_tasks_have_ended() {

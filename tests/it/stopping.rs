@@ -326,6 +326,10 @@ async fn a_pool_that_begins_in_a_blocking_closure_during_the_abort_is_aborted() 
         let inner: Pool = with_grace(Duration::MAX).build();
         inner.spawn(pending::<()>());
         let _ = runtime.block_on(inner.run());
+        let mut group: TaskGroup<()> = TaskGroup::new();
+        let _in_runtime = runtime.enter();
+        group.spawn(pending());
+        assert!(runtime.block_on(group.next()).unwrap().is_err(), "it is aborted");
     });
     // The abort drops this task first. Then it tells what is nested, to which the closure's pool may come before or after.
     pool.spawn(async move {
@@ -683,6 +687,13 @@ async fn queued_tasks_that_cannot_start_cost_no_grace() {
     of_two.cancel_on(sleep(secs(1)));
     assert_eq!(elapsed(of_two.run()).await.0, 3);
 
+    let handed_on: Pool = with_grace(secs(10)).limit(1).build();
+    handed_on.build_task().depth(-1).spawn(async {});
+    handed_on.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    handed_on.spawn(async { panic!("its turn does not come") });
+    handed_on.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(handed_on.run()).await.0, 3);
+
     // One that is cancelled by its handle is no longer there.
     let cancelled: Pool = with_grace(secs(10)).limit(1).build();
     cancelled.build_task().depth(-1).spawn(async { drop(polite(2).await) });
@@ -761,15 +772,17 @@ async fn what_overran_a_grace_is_known_after_the_run() {
         part.build_task().name("part").spawn(clock.deaf("part"));
         let timed: Pool = with_grace(secs(1)).build();
         timed.build_task().name("tells it itself").spawn(clock.deaf("timed"));
-        let (one, two) = tokio::join!(timed.clone().run(), part.run());
-        drop((one, two));
+        let other: Pool = Pool::new();
+        other.build_task().name("other").spawn(clock.deaf("other"));
+        let (one, two, three) = tokio::join!(part.run(), timed.clone().run(), other.run());
+        drop((one, two, three));
         pending::<()>().await
     });
     pool.cancel_on(yield_now());
     pool.clone().run().await.unwrap();
     let overrun = pool.overrun();
     let names: Vec<_> = overrun.iter().filter_map(|task| task.name()).collect();
-    assert_eq!(names, ["upload", "request", "part", "deep"]);
+    assert_eq!(names, ["upload", "request", "part", "other", "deep"]);
     assert!(overrun.iter().all(|task| task.spawned_at().file() == file!()));
 
     let well: Pool = with_grace(secs(2)).build();
@@ -796,6 +809,21 @@ async fn what_an_abort_cuts_out_of_a_grace_has_overrun_it() {
     ended.sort();
     assert_eq!(ended, ["3: deep", "3: upload", "3: without"]);
     assert_eq!(pool.overrun().iter().map(|task| task.name()).collect::<Vec<_>>(), [Some("upload"), Some("deep")]);
+}
+
+#[apply(current_thread)]
+async fn a_signal_that_would_cancel_a_closing_pool_is_not_waited_for() {
+    let pool: Pool = with_grace(secs(10)).build();
+    let (late, log) = (pool.clone(), Log::default());
+    let polled = log.clone();
+    pool.spawn(async move {
+        asked().await;
+        late.cancel_on(async move { polled.push("polled") });
+        sleep(secs(1)).await;
+    });
+    pool.cancel_on(yield_now());
+    pool.run().await.unwrap();
+    assert!(log.events().is_empty());
 }
 
 #[apply(current_thread)]

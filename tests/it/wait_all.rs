@@ -31,6 +31,8 @@ async fn reported_for_dropped<F>(call: impl FnOnce() -> F) -> Vec<String> {
     .await;
     let error = opened.unwrap_err();
     assert!(error.failures().is_empty(), "{error}");
+    let named = |failed: &TaskError| failed.task().to_string().starts_with("branch 0 of wait_all");
+    assert!(error.cleanup_failures().iter().all(named), "{error}");
     failures(error.cleanup_failures())
 }
 
