@@ -130,6 +130,21 @@ fn a_failure_of_an_exit_handler_is_told_by_the_pool_that_takes_it() {
 }
 
 #[test]
+fn a_task_that_comes_too_late_is_told() {
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::new();
+        pool.cancel();
+        pool.build_task().name("late").spawn(async {});
+    });
+    let told = lines.iter().filter(|line| {
+        line.starts_with(
+            "WARN the pool is closed: a task was dropped unpolled task=\"late\" spawned_at=tests/tracing.rs:",
+        )
+    });
+    assert_eq!(told.count(), 1, "{lines:?}");
+}
+
+#[test]
 fn a_planned_pool_that_is_dropped_is_told() {
     let lines = recorded(async || {
         let pool = Pool::<BoxError>::builder().name("web").build();

@@ -46,6 +46,18 @@ impl From<Bomb> for BoxError {
 // ===== on_failure: what it decides =====
 
 #[apply(both)]
+async fn who_passes_on_that_a_task_has_failed_adds_no_failure_whatever_becomes_of_that() {
+    for (decision, expected) in [(OnFailure::Collect, &["error: broken"][..]), (OnFailure::Discard, &[])] {
+        let pool = always(decision);
+        let breaks = pool.spawn_with_handle(async { Err::<(), _>("broken".into()) });
+        pool.spawn(async move { Ok(breaks.await?) });
+        let failed = pool.run().await.err();
+        let failed = failed.map(|error| failures(error.failures())).unwrap_or_default();
+        assert_eq!(failed, expected, "{decision:?}");
+    }
+}
+
+#[apply(both)]
 async fn cancel_is_the_default() {
     assert_eq!(OnFailure::default(), OnFailure::Cancel);
     for pool in [Pool::new(), always(OnFailure::Cancel)] {

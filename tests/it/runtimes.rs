@@ -91,6 +91,8 @@ fn a_runtime_that_is_dropped_in_the_grace_cancels_the_tokens_of_lower_depths() {
             assert!(!token.is_cancelled(), "the depth below has not been reached");
             drop(runtime);
             assert!(token.is_cancelled(), "nobody cancels it any more");
+            let stopped = assert_ready!(task::spawn(member).poll());
+            assert_eq!(stopped, Err(TaskStopped::Cancelled), "nobody aborts it any more");
         }
     });
 }

@@ -591,6 +591,15 @@ async fn daemons_that_cannot_have_heard_cost_no_grace() {
     pool.cancel_on(yield_now());
     assert_eq!(elapsed(pool.run()).await.0, 3);
 
+    // The pool looks before the daemon is polled, and once more after that.
+    let begins_late: Pool = with_grace(secs(10)).build();
+    let own = begins_late.clone();
+    begins_late.spawn(async move {
+        own.cancel();
+        own.build_task().daemon().spawn(pending::<()>());
+    });
+    assert_eq!(elapsed(tokio::spawn(begins_late.run())).await.0, 0);
+
     let one_has_ended: Pool = with_grace(secs(10)).build();
     one_has_ended.build_task().daemon().spawn(pending::<()>());
     one_has_ended.build_task().daemon().spawn(yield_now());
