@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 use std::future::pending;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Registry;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -112,6 +114,35 @@ fn every_failure_is_told_with_its_task_and_its_place() {
             && lines[3].ends_with("error=\"panicked: broken\""),
         "{lines:?}"
     );
+}
+
+#[test]
+fn the_text_of_an_error_is_made_only_if_somebody_listens() {
+    #[derive(Debug)]
+    struct Counts(Arc<AtomicUsize>);
+
+    impl fmt::Display for Counts {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            f.write_str("counted")
+        }
+    }
+
+    impl std::error::Error for Counts {}
+
+    let made = |most: LevelFilter, decision: OnFailure| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let error = Counts(Arc::clone(&count));
+        tracing::subscriber::with_default(Registry::default().with(most), || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let pool = Pool::<Counts>::builder().on_failure(move |_| decision).build();
+            pool.spawn(async { Err(error) });
+            drop(runtime.block_on(pool.run()));
+        });
+        count.load(Ordering::SeqCst)
+    };
+    assert_eq!([LevelFilter::ERROR, LevelFilter::OFF].map(|most| made(most, OnFailure::Collect)), [1, 0]);
+    assert_eq!([LevelFilter::DEBUG, LevelFilter::ERROR].map(|most| made(most, OnFailure::Discard)), [1, 0]);
 }
 
 #[test]
@@ -884,6 +915,14 @@ fn a_subscriber_that_panics_over_the_span_of_a_task_loses_nothing() {
                 // What the closure had to do with it, it has failed by itself.
                 let without_span = if at == "new" { 4 } else { 0 };
                 assert_eq!(error.failures().len(), 2 + without_span, "{at}: {error:#}");
+                // Nor does a task that never runs.
+                let closed = Pool::<BoxError>::builder().span(|_| tracing::info_span!("task"));
+                let opened = closed.open(async |pool: Pool| {
+                    pool.cancel();
+                    pool.spawn(async {});
+                    Ok(())
+                });
+                opened.await.unwrap();
             });
         });
     }

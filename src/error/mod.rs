@@ -25,7 +25,7 @@ pub use self::task_error::{Failure, PanicPayload, TaskError, TaskInfo};
 
 pub(crate) use self::pool_error::{Failures, Report};
 pub(crate) use self::stopped::{CancelledError, IsCancellation, cancellation};
-pub(crate) use self::task_error::catch;
+pub(crate) use self::task_error::{catch, resume};
 
 /// The error type of a [`Pool`](crate::Pool) that names no other: any error that can cross threads.
 ///

@@ -400,6 +400,13 @@ pub(crate) fn catch<R>(code: impl FnOnce() -> R) -> Result<R, PanicPayload> {
     panic::catch_unwind(AssertUnwindSafe(code)).map_err(PanicPayload::new)
 }
 
+/// Goes on with a panic that was put off, unless another one is under way.
+pub(crate) fn resume(panic: Option<PanicPayload>) {
+    if let Some(payload) = panic.filter(|_| !thread::panicking()) {
+        payload.resume();
+    }
+}
+
 // ===== which task it was =====
 
 /// Which task it was: its name, if it has one, and the line that spawned it.
@@ -579,10 +586,7 @@ fn dispose<T: 'static>(value: T) {
         let panicked = catch(|| drop(next)).err();
         panic = panic.or(panicked);
     }
-    match panic {
-        Some(payload) if !thread::panicking() => payload.resume(),
-        _ => {}
-    }
+    resume(panic);
 }
 
 /// Gives the value back if nobody would drop it, and begins a queue for what is dropped in it.

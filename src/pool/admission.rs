@@ -18,10 +18,10 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::handle::{HandleInner, OutputSink};
 use super::options::Turn;
-use super::shared::{Inner, Phase, Planned, Shared, resume, wake_driver};
+use super::shared::{Inner, Phase, Planned, Shared, wake_driver};
 use super::task::{Task, pool_of};
 use super::tasks::{BATCH, TaskEntry, Tasks, abort_all, free_ended};
-use crate::error::{TaskInfo, catch};
+use crate::error::{TaskInfo, catch, resume};
 use crate::scope::{ChildKind, Current, ErasedPool, Scope, ScopeKind, TaskClass, TaskKey, TaskKind, TaskName};
 
 /// A way to spawn a task. Each is `#[track_caller]`, as is every function on the way here, and none is called in a

@@ -145,7 +145,8 @@ impl<E: Into<BoxError> + Send + 'static> Drop for ReportRest<E> {
 
 /// Reports to the enclosing scope what has failed in a pool that returns no error.
 pub(super) fn report_rest<E: Into<BoxError> + 'static>(pool: &Shared<E>, enclosing: Option<&Scope>) {
-    drop(catch(|| drop(pool.drop_policies())));
+    let is_cancellation = pool.drop_policies();
+    pool.report_drop(catch(|| drop(is_cancellation)));
     // What the pool has stopped waiting for needs no word: the enclosing scope waits for it still.
     let Report { failures, cleanup_failures, .. } = pool.take_report();
     let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);

@@ -271,7 +271,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         let mut is_cancellation = self.pool.drop_policies();
         if value.is_some() && !self.pool.has_failed() {
             // There is no error to ask it about. If its destructor panics, there is one.
-            self.body_failed(catch(|| drop(is_cancellation.take())).err().map(Failure::Panic));
+            self.pool.report_drop(catch(|| drop(is_cancellation.take())));
         }
         match value {
             Some(value) if !self.pool.has_failed() => return Ok(value),

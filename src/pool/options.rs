@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::PollSemaphore;
 
 use super::trace::SpanSource;
-use crate::error::{BoxError, IsCancellation, PanicPayload, TaskError, catch};
+use crate::error::{BoxError, IsCancellation, PanicPayload, TaskError, catch, resume};
 
 const WARN_EVERY: Duration = Duration::from_secs(5);
 
@@ -57,6 +57,16 @@ impl<E> Policies<E> {
 impl<E> Default for Policies<E> {
     fn default() -> Self {
         Self { on_failure: None, on_cleanup_failure: None, is_cancellation: None }
+    }
+}
+
+impl<E> Drop for Options<E> {
+    /// Those of a builder, or of a pool that never ran, still have the closures.
+    fn drop(&mut self) {
+        let span = catch(|| self.spans.close()).err();
+        let policies = self.take_policies().and_then(Arc::into_inner);
+        let panics = span.into_iter().chain(policies.into_iter().flat_map(Policies::drop_each));
+        resume(panics.fold(None, |first, next| first.or(Some(next))));
     }
 }
 

@@ -89,7 +89,7 @@ impl<E: 'static> Shared<E> {
     }
 
     /// Reports the panic of a destructor that the pool has run.
-    fn report_drop(&self, dropped: Result<(), PanicPayload>) {
+    pub(super) fn report_drop(&self, dropped: Result<(), PanicPayload>) {
         if let Err(payload) = dropped {
             self.body_failed(Failure::Panic(payload));
         }

@@ -29,7 +29,6 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -40,10 +39,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::depths::Depths;
-use super::options::{OnFailure, Options, Policies, Turn};
+use super::options::{OnFailure, Options, Turn};
 use super::trace::Trace;
-use crate::error::Failures;
-use crate::error::{ClosingReason, Failure, PanicPayload, TaskError, TaskInfo, catch};
+use crate::error::{ClosingReason, Failure, Failures, PanicPayload, TaskError, TaskInfo, catch, resume};
 use crate::scope::{ErasedPool, NodeState, Scope, Snapshot, TaskClass};
 
 /// The part of a pool that outlives its run: every handle has it.
@@ -145,16 +143,13 @@ pub(super) trait Planned<E>: Send {
 }
 
 impl<E> Drop for Shared<E> {
-    /// A pool that never ran still has its plans and its closures.
+    /// A pool that never ran still has its plans.
     fn drop(&mut self) {
         let plans = mem::take(&mut self.lock().plans);
-        let policies = self.options.take_policies().and_then(Arc::into_inner);
         if !plans.is_empty() {
             self.trace.never_ran(self.options.name.as_deref(), plans.len());
+            resume(drop_plans(plans));
         }
-        let panic = drop_plans(plans);
-        let panics = policies.into_iter().flat_map(Policies::drop_each);
-        resume(panics.fold(panic, |first, next| first.or(Some(next))));
     }
 }
 
@@ -162,13 +157,6 @@ impl<E> Drop for Shared<E> {
 #[cold]
 fn drop_plans<E>(plans: Vec<Box<dyn Planned<E>>>) -> Option<PanicPayload> {
     plans.into_iter().map(|task| catch(|| drop(task)).err()).fold(None, Option::or)
-}
-
-/// Goes on with a panic that was put off, unless another one is under way.
-pub(super) fn resume(panic: Option<PanicPayload>) {
-    if let Some(payload) = panic.filter(|_| !thread::panicking()) {
-        payload.resume();
-    }
 }
 
 // ===== the state, and how to wait for it =====

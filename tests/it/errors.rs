@@ -52,14 +52,20 @@ fn only<E: fmt::Debug + fmt::Display + 'static>(error: &PoolError<E>) -> &TaskEr
     only
 }
 
-/// Fails, then panics as it is aborted: with one failure after the other on both runtimes.
-async fn error_then_panic(pool: &Pool) {
-    let (started, wait) = oneshot::channel();
+/// Spawns a task that panics as it is aborted, and tells when it has begun.
+fn spawn_bomb(pool: &Pool, message: &'static str) -> oneshot::Receiver<()> {
+    let (started, begun) = oneshot::channel();
     pool.spawn(async move {
-        let _panics = bomb("second");
+        let _panics = bomb(message);
         started.send(()).unwrap();
         std::future::pending::<()>().await;
     });
+    begun
+}
+
+/// Fails, then panics as it is aborted: with one failure after the other on both runtimes.
+async fn error_then_panic(pool: &Pool) {
+    let wait = spawn_bomb(pool, "second");
     pool.spawn(async move {
         wait.await?;
         Err("first".into())
@@ -521,21 +527,10 @@ async fn after_an_error_of_the_body_open_waits_for_a_blocking_task() {
     assert_eq!(alive.count(), 0);
 }
 
-/// Spawns a task that panics as it is aborted, and waits until it has begun.
-async fn spawn_bomb(pool: &Pool) {
-    let (started, wait) = oneshot::channel();
-    pool.spawn(async move {
-        let _panics = bomb("cleanup");
-        started.send(()).unwrap();
-        std::future::pending::<()>().await;
-    });
-    wait.await.unwrap();
-}
-
 #[apply(both)]
 async fn the_error_of_the_body_comes_before_what_fails_in_the_abort() {
     let error = Pool::open(async |pool: Pool| {
-        spawn_bomb(&pool).await;
+        spawn_bomb(&pool, "cleanup").await?;
         Err::<(), _>("body".into())
     });
     assert_eq!(reasons(&error.await.unwrap_err()), ["body", "panic: cleanup"]);
@@ -1332,7 +1327,7 @@ async fn a_payload_can_go_on_as_a_panic() {
 #[apply(both)]
 async fn a_failure_after_a_cancellation_leaves_its_reason() {
     let error = Pool::open(async |pool: Pool| {
-        spawn_bomb(&pool).await;
+        spawn_bomb(&pool, "cleanup").await?;
         pool.cancel_with("SIGTERM");
         Ok(())
     });

@@ -400,6 +400,36 @@ fn two_closures_of_a_pool_that_never_runs_may_panic_as_they_are_dropped() {
     });
     let pool = pool.build();
     assert_eq!(panic_text(|| drop(pool)), "policy");
+
+    let [policy, hook] = ["policy", "hook"].map(bomb);
+    let builder = Pool::<BoxError>::builder().on_failure(move |_| {
+        let _held = &policy;
+        OnFailure::Collect
+    });
+    let builder = builder.on_cleanup_failure(move |_| {
+        let _held = &hook;
+        OnFailure::Collect
+    });
+    assert_eq!(panic_text(|| drop(builder)), "policy", "nor does a builder");
+}
+
+#[apply(both)]
+async fn the_closures_of_a_pool_that_is_dropped_may_panic_and_the_enclosing_pool_has_it() {
+    let error = Pool::open(async |_: Pool| {
+        let [policy, hook] = ["policy", "hook"].map(bomb);
+        let builder = Pool::<BoxError>::builder().on_failure(move |_| {
+            let _held = &policy;
+            OnFailure::Collect
+        });
+        let builder = builder.is_cancellation(move |_: &BoxError| {
+            let _held = &hook;
+            false
+        });
+        let mut inner = Box::pin(builder.open(async |_: Pool| pending::<Result<(), BoxError>>().await));
+        assert!(poll_once(inner.as_mut()).await.is_pending());
+        Ok(())
+    });
+    assert_eq!(failures(error.await.unwrap_err().cleanup_failures()), ["panic: policy", "panic: hook"]);
 }
 
 #[apply(both)]

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::{
     Alive, Clock, Log, OnDrop, Outcome, asked, both, current_thread, failures, kept_open, multi_thread, nested,
-    on_both, on_current_thread, on_multi_thread, poll_once, quiet_panic, secs, stays_pending, until, with_grace,
+    on_both, on_current_thread, on_multi_thread, poll_once, quiet_panic, secs, stays_pending, turns, until, with_grace,
 };
 
 type Job = Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>>;
@@ -399,6 +399,30 @@ async fn watchers_cost_no_grace_and_are_no_tasks() {
     });
     assert_eq!(elapsed(pool.run()).await.0, 1);
     assert_eq!(alive.count(), 0, "they are dropped before the pool returns");
+}
+
+#[apply(both)]
+async fn a_watcher_that_has_ended_is_no_task_less() {
+    let (pool, alive, log): (Pool, _, _) = (with_grace(Duration::MAX).build(), Alive::default(), Log::default());
+    let (one, gone) = (alive.one(), alive.clone());
+    pool.cancel_on(async move {
+        let _one = one;
+        pending::<()>().await
+    });
+    let (own, said) = (pool.clone(), log.clone());
+    pool.build_task().daemon().spawn(async move {
+        asked().await;
+        until(|| gone.count() == 0).await;
+        turns(10).await;
+        said.push(own.len().to_string());
+    });
+    let own = pool.clone();
+    pool.spawn(async move {
+        turns(10).await;
+        own.cancel();
+    });
+    pool.run().await.unwrap();
+    assert_eq!(log.events(), ["1"], "the daemon");
 }
 
 #[apply(both)]

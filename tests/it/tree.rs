@@ -249,11 +249,12 @@ async fn a_body_that_alone_keeps_its_pool_open_is_shown() {
     assert_eq!(with_task, ["web (running, 2 tasks)", "├── task", "└── clock  daemon"]);
 }
 
-#[apply(both)]
-async fn tasks_that_wait_for_their_turn_are_queued() {
+/// The second of two tasks waits for its turn.
+async fn second_is_queued(spawn: impl Fn(&Pool, &'static str)) {
     let opened = Pool::builder().limit(1).open(async |pool: Pool| {
-        pool.build_task().name("first").spawn(pending::<()>());
-        pool.build_task().name("second").spawn(pending::<()>());
+        for name in ["first", "second"] {
+            spawn(&pool, name);
+        }
         assert_eq!(drawn(&pool.tree()), ["<pool> (running, 2 tasks)", "├── first", "└── second  queued (limit 1)"]);
         pool.cancel();
         pending::<Result<(), _>>().await
@@ -262,16 +263,14 @@ async fn tasks_that_wait_for_their_turn_are_queued() {
 }
 
 #[apply(both)]
+async fn tasks_that_wait_for_their_turn_are_queued() {
+    second_is_queued(|pool, name| pool.build_task().name(name).spawn(pending::<()>())).await;
+}
+
+#[apply(both)]
 async fn local_tasks_that_wait_for_their_turn_are_queued_as_well() {
-    let local = LocalSet::new();
-    let opened = local.run_until(Pool::builder().limit(1).open(async |pool: Pool| {
-        pool.build_task().name("first").spawn_local(pending::<()>());
-        pool.build_task().name("second").spawn_local(pending::<()>());
-        assert_eq!(drawn(&pool.tree()), ["<pool> (running, 2 tasks)", "├── first", "└── second  queued (limit 1)"]);
-        pool.cancel();
-        pending::<Result<(), _>>().await
-    }));
-    assert!(opened.await.unwrap_err().is_cancelled());
+    let local = |pool: &Pool, name| pool.build_task().name(name).spawn_local(pending::<()>());
+    LocalSet::new().run_until(second_is_queued(local)).await;
 }
 
 #[apply(both)]
