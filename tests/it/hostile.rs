@@ -335,6 +335,14 @@ async fn a_destructor_in_a_function_that_is_dropped_may_use_the_pool() {
 
 // ===== policies =====
 
+/// A hook that holds something.
+fn never(held: impl Send + Sync + 'static) -> impl Fn(&BoxError) -> bool + Send + Sync {
+    move |_| {
+        let _held = &held;
+        false
+    }
+}
+
 /// Its failure has no owner when it comes.
 async fn orphan(message: &'static str) {
     let body = async |_: &mut ()| pending::<Result<(), BoxError>>().await;
@@ -356,10 +364,7 @@ async fn a_policy_that_an_abandoned_task_drops_last_may_panic_and_loses_no_failu
             let _ = blocked.lock().unwrap().recv();
             OnFailure::Collect
         })
-        .is_cancellation(move |_: &BoxError| {
-            let _held = &hook;
-            false
-        })
+        .is_cancellation(never(hook))
         .build();
     inner.spawn(orphan("too late"));
     let outer = Pool::open(async |outer: Pool| {
@@ -378,58 +383,27 @@ async fn a_policy_that_an_abandoned_task_drops_last_may_panic_and_loses_no_failu
 
 #[apply(both)]
 async fn a_hook_that_panics_as_it_is_dropped_is_a_failure_although_nothing_else_has_failed() {
-    let hook = bomb("hook");
-    let builder = Pool::builder().is_cancellation(move |_: &BoxError| {
-        let _held = &hook;
-        false
-    });
+    let builder = Pool::builder().is_cancellation(never(bomb("hook")));
     let error = builder.open(async |_: Pool| Ok(1)).await.unwrap_err();
     assert_eq!(failures(error.failures()), ["panic: hook"]);
 }
 
 #[test]
-fn two_closures_of_a_pool_that_never_runs_may_panic_as_they_are_dropped() {
-    let [policy, hook] = ["policy", "hook"].map(bomb);
-    let builder = Pool::<BoxError>::builder().on_failure(move |_| {
-        let _held = &policy;
-        OnFailure::Collect
-    });
-    let pool = builder.is_cancellation(move |_: &BoxError| {
-        let _held = &hook;
-        false
-    });
-    let pool = pool.build();
-    assert_eq!(panic_text(|| drop(pool)), "policy");
-
-    let [policy, hook] = ["policy", "hook"].map(bomb);
-    let builder = Pool::<BoxError>::builder().on_failure(move |_| {
-        let _held = &policy;
-        OnFailure::Collect
-    });
-    let builder = builder.on_cleanup_failure(move |_| {
-        let _held = &hook;
-        OnFailure::Collect
-    });
-    assert_eq!(panic_text(|| drop(builder)), "policy", "nor does a builder");
+fn the_policies_of_a_pool_that_never_runs_may_all_panic_as_they_are_dropped() {
+    assert_eq!(panic_text(|| drop(with_bombs(Pool::builder()).build())), "on_failure");
+    assert_eq!(panic_text(|| drop(with_bombs(Pool::builder()))), "on_failure");
 }
 
 #[apply(both)]
-async fn the_closures_of_a_pool_that_is_dropped_may_panic_and_the_enclosing_pool_has_it() {
+async fn the_policies_of_a_pool_that_is_dropped_may_panic_and_the_enclosing_pool_has_it() {
     let error = Pool::open(async |_: Pool| {
-        let [policy, hook] = ["policy", "hook"].map(bomb);
-        let builder = Pool::<BoxError>::builder().on_failure(move |_| {
-            let _held = &policy;
-            OnFailure::Collect
-        });
-        let builder = builder.is_cancellation(move |_: &BoxError| {
-            let _held = &hook;
-            false
-        });
-        let mut inner = Box::pin(builder.open(async |_: Pool| pending::<Result<(), BoxError>>().await));
+        let mut inner =
+            Box::pin(with_bombs(Pool::builder()).open(async |_: Pool| pending::<Result<(), BoxError>>().await));
         assert!(poll_once(inner.as_mut()).await.is_pending());
         Ok(())
     });
-    assert_eq!(failures(error.await.unwrap_err().cleanup_failures()), ["panic: policy", "panic: hook"]);
+    let expected = ["panic: on_failure", "panic: on_cleanup_failure", "panic: is_cancellation"];
+    assert_eq!(failures(error.await.unwrap_err().cleanup_failures()), expected);
 }
 
 #[apply(both)]
@@ -517,10 +491,7 @@ fn with_bombs(pool: aiodrive::PoolBuilder) -> aiodrive::PoolBuilder {
         let _held = &cleanup;
         OnFailure::Collect
     })
-    .is_cancellation(move |_| {
-        let _held = &hook;
-        false
-    })
+    .is_cancellation(never(hook))
 }
 
 #[apply(both)]

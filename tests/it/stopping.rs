@@ -403,25 +403,25 @@ async fn watchers_cost_no_grace_and_are_no_tasks() {
 
 #[apply(both)]
 async fn a_watcher_that_has_ended_is_no_task_less() {
-    let (pool, alive, log): (Pool, _, _) = (with_grace(Duration::MAX).build(), Alive::default(), Log::default());
-    let (one, gone) = (alive.one(), alive.clone());
+    let pool: Pool = with_grace(Duration::MAX).keep_open(true).build();
+    let (alive, log, began) = (Alive::default(), Log::default(), LatchEvent::new());
+    let (one, gone, has_begun) = (alive.one(), alive.clone(), began.wait_set());
     pool.cancel_on(async move {
         let _one = one;
         pending::<()>().await
     });
     let (own, said) = (pool.clone(), log.clone());
     pool.build_task().daemon().spawn(async move {
+        began.set();
         asked().await;
         until(|| gone.count() == 0).await;
         turns(10).await;
         said.push(own.len().to_string());
     });
-    let own = pool.clone();
-    pool.spawn(async move {
-        turns(10).await;
-        own.cancel();
-    });
-    pool.run().await.unwrap();
+    let run = tokio::spawn(pool.clone().run());
+    has_begun.await;
+    pool.cancel();
+    run.await.unwrap().unwrap();
     assert_eq!(log.events(), ["1"], "the daemon");
 }
 
