@@ -1,4 +1,4 @@
-//! What tasks and bodies have between the request to stop and the abort: each cause of a closing, with a grace and without.
+//! What tasks and bodies have between the request to stop and the abort, with a grace and without.
 
 use std::future::{pending, ready};
 use std::pin::pin;
@@ -13,12 +13,12 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, Clock, GRACE, Log, OnDrop, Outcome, WITNESSES, Witness, asked, both, cancelled_once, current_thread,
-    failures, multi_thread, panic_of, poll_once, quiet_panic, secs, stays_pending, with_and_without_grace, with_grace,
+    Alive, Clock, GRACE, Log, OnDrop, Outcome, Witness, asked, both, cancelled_once, current_thread, failures,
+    multi_thread, panic_of, poll_once, quiet_panic, secs, stays_pending, with_and_without_grace, with_grace,
     with_stubborn_task,
 };
 
-// ===== each row of the table =====
+// ===== who is asked (`tests/rules/causes.rs` has each cause with each kind of work) =====
 
 #[apply(both)]
 async fn a_pool_that_ends_by_itself_needs_no_grace() {
@@ -53,23 +53,6 @@ async fn a_grace_is_no_delay_for_a_pool_that_ends_by_itself() {
 }
 
 #[apply(both)]
-async fn daemons_have_the_grace_when_the_body_has_returned_and_no_task_is_left() {
-    with_and_without_grace(async |w: Witness| {
-        let outcome: Outcome<_> = w
-            .builder()
-            .open(async |pool| {
-                (0..WITNESSES).for_each(|_| pool.build_task().daemon().spawn(w.task()));
-                w.begun().await;
-                Ok(7)
-            })
-            .await;
-        assert_eq!(outcome.unwrap(), 7);
-        w.check();
-    })
-    .await;
-}
-
-#[apply(both)]
 async fn an_error_of_a_task_asks_the_others_and_the_body() {
     with_and_without_grace(async |w: Witness| {
         let outcome: Outcome<_> = w
@@ -83,64 +66,6 @@ async fn an_error_of_a_task_asks_the_others_and_the_body() {
         assert!(!error.is_cancelled() && !error.failures()[0].task().is_body());
         w.check();
         w.check_body();
-    })
-    .await;
-}
-
-#[apply(both)]
-async fn a_panic_of_a_task_asks_the_others_and_the_body() {
-    with_and_without_grace(async |w: Witness| {
-        let outcome: Outcome<_> = w
-            .open(async |pool| {
-                pool.spawn(async { quiet_panic("task") });
-                w.body().await
-            })
-            .await;
-        let error = outcome.unwrap_err();
-        assert_eq!(failures(error.failures()), ["panic: task"]);
-        assert!(error.is_panic());
-        w.check();
-        w.check_body();
-    })
-    .await;
-}
-
-#[apply(both)]
-async fn an_error_of_the_body_asks_the_tasks() {
-    with_and_without_grace(async |w: Witness| {
-        let outcome: Outcome = w.open(async |_| Err("body".into())).await;
-        let error = outcome.unwrap_err();
-        assert_eq!(failures(error.failures()), ["error: body"]);
-        assert!(error.failures()[0].task().is_body());
-        w.check();
-    })
-    .await;
-}
-
-#[apply(both)]
-async fn a_panic_of_the_body_asks_the_tasks_and_is_resumed_when_they_have_ended() {
-    with_and_without_grace(async |w: Witness| {
-        let panic = panic_of(w.open(async |_| -> Result<(), BoxError> { quiet_panic("body") })).await;
-        assert_eq!(panic, "body");
-        w.check();
-    })
-    .await;
-}
-
-#[apply(both)]
-async fn cancelling_asks_the_tasks_and_keeps_the_value_of_a_body_that_had_returned() {
-    with_and_without_grace(async |w: Witness| {
-        let outcome: Outcome<_> = w
-            .open(async |pool| {
-                pool.clone().spawn(async move {
-                    yield_now().await;
-                    pool.cancel();
-                });
-                Ok(7)
-            })
-            .await;
-        assert_eq!(outcome.unwrap(), 7);
-        w.check();
     })
     .await;
 }
@@ -245,17 +170,6 @@ async fn a_body_that_panics_in_the_grace_is_resumed_when_the_tasks_have_ended() 
         }))
         .await;
         assert_eq!(panic, "body");
-        w.check();
-    })
-    .await;
-}
-
-#[apply(both)]
-async fn a_planned_pool_that_is_cancelled_returns_ok_when_its_tasks_have_ended() {
-    with_and_without_grace(async |w: Witness| {
-        let pool = w.builder().build();
-        w.enter(&pool);
-        cancelled_once(&pool, w.begun()).await.unwrap();
         w.check();
     })
     .await;
