@@ -6,8 +6,8 @@
 //! [`SpawnError`] gives a refused future back.
 //!
 //! The types are here and in [`task_error`], [`pool_error`], [`closing_reason`] and [`stopped`]. How they hang together,
-//! whatever the type of the error in them, is in [`chain`]. On that build [`stopped`], which recognises an error that
-//! says only that something was stopped, and [`text`], which has all texts.
+//! whatever the type of the error in them, is in [`chain`], which also recognises an error that says only that something
+//! was stopped. [`text`] has all texts.
 
 mod chain;
 mod closing_reason;
@@ -23,8 +23,9 @@ pub use self::pool_error::PoolError;
 pub use self::stopped::{SpawnError, TaskStopped};
 pub use self::task_error::{Failure, PanicPayload, TaskError, TaskInfo};
 
+pub(crate) use self::chain::cancellation;
 pub(crate) use self::pool_error::{Failures, Report};
-pub(crate) use self::stopped::{CancelledError, IsCancellation, cancellation};
+pub(crate) use self::stopped::{CancelledError, IsCancellation};
 pub(crate) use self::task_error::{catch, resume};
 
 /// The error type of a [`Pool`](crate::Pool) that names no other: any error that can cross threads.

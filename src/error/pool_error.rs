@@ -5,12 +5,12 @@
 //! body was cut short by a cancellation. How it reads is in [`text`](super::text), and how it is made in
 //! [`stopped`](super::stopped).
 
-use std::error::Error;
 use std::mem;
 use std::sync::Arc;
 
 use super::BoxError;
 use super::closing_reason::ClosingReason;
+use super::stopped::CancelledError;
 use super::task_error::{Failure, TaskError, TaskInfo, catch};
 
 /// Everything that went wrong in a pool, in the order in which the pool recorded it.
@@ -61,8 +61,8 @@ pub struct PoolError<E = BoxError>(Box<Inner<E>>);
 /// Boxed, so that a `Result` with it stays small.
 struct Inner<E> {
     report: Report<E>,
-    /// The mark of an error that says only that something was stopped.
-    stop: Option<&'static (dyn Error + Send + Sync)>,
+    /// What it says, if it says only that something was stopped.
+    stop: Option<CancelledError>,
 }
 
 /// What a [`PoolError`] is made of.
@@ -88,8 +88,8 @@ impl<E> Report<E> {
 }
 
 impl<E> PoolError<E> {
-    /// The error with this report. The mark is for one that says only that something was stopped.
-    pub(super) fn with_stop(report: Report<E>, stop: Option<&'static (dyn Error + Send + Sync)>) -> Self {
+    /// The error with this report, and what it says if it says only that something was stopped.
+    pub(super) fn with_stop(report: Report<E>, stop: Option<CancelledError>) -> Self {
         Self(Box::new(Inner { report, stop }))
     }
 
@@ -97,15 +97,15 @@ impl<E> PoolError<E> {
         &self.0.report
     }
 
-    /// The mark of an error that says only that something was stopped.
-    pub(super) fn stop_mark(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.stop.map(|mark| mark as _)
+    /// What it says, if it says only that something was stopped.
+    pub(super) fn stop_mark(&self) -> Option<&CancelledError> {
+        self.0.stop.as_ref()
     }
 
     /// Takes the first failure out that is wanted.
-    fn take(&mut self, wanted: impl FnMut(&TaskError<E>) -> bool) -> Option<Failure<E>> {
+    fn take(&mut self, wanted: impl FnMut(&TaskError<E>) -> bool) -> Option<TaskError<E>> {
         let at = self.failures().iter().position(wanted)?;
-        Some(self.0.report.failures.remove(at).into_failure())
+        Some(self.0.report.failures.remove(at))
     }
 
     /// All failures of the pool's tasks and of its body, in order of occurrence.
@@ -202,10 +202,7 @@ impl<E> PoolError<E> {
     #[must_use]
     pub fn into_first_error(mut self) -> Option<E> {
         let failed = |failed: &TaskError<E>| matches!(failed.failure(), Failure::Error(_));
-        let error = match self.take(failed) {
-            Some(Failure::Error(error)) => Some(error),
-            _ => None,
-        };
+        let error = self.take(failed).and_then(TaskError::into_error);
         self.0.report.discard();
         error
     }
@@ -350,7 +347,7 @@ impl<E> PoolError<E> {
     /// ```
     pub fn resume_panic(mut self) -> Self {
         let panicked = |failed: &TaskError<E>| matches!(failed.failure(), Failure::Panic(_));
-        let Some(Failure::Panic(payload)) = self.take(panicked) else { return self };
+        let Some(Failure::Panic(payload)) = self.take(panicked).map(TaskError::into_failure) else { return self };
         self.0.report.discard();
         payload.resume()
     }

@@ -14,9 +14,9 @@ use std::error::Error;
 use std::fmt::{self, Debug, Display, Write};
 
 use super::ExitError;
-use super::chain::{Item, LONGEST_CHAIN, Link, List, as_link};
+use super::chain::{Item, LONGEST_CHAIN, Link, List, as_link, cancellation_in};
 use super::pool_error::{PoolError, Report};
-use super::stopped::{CancelledError, cancellation_in};
+use super::stopped::CancelledError;
 use super::task_error::TaskError;
 
 /// How many failures one line has.
