@@ -26,6 +26,7 @@ use tokio::runtime::Handle;
 use tokio::task::coop::{consume_budget, unconstrained};
 use tokio::task::{JoinError, JoinHandle, yield_now};
 
+use crate::error::{ClosingReason, PoolError, Report, TaskError};
 use crate::scope::{Call, Cleanup, Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
 
 /// How many branches are aborted or freed in one turn, some ten microseconds: invariant 3.
@@ -203,6 +204,23 @@ impl<H: Handles> Drop for Branches<H> {
         }
         scope.abort_nested();
     }
+}
+
+/// The error of a call with these failures, in order of occurrence, one of whose tasks may have been cut off without a
+/// word. Those that were aborted from outside have not failed; a runtime that shuts down is a failure if there is no
+/// other.
+pub(crate) fn error_of_call<E: 'static>(
+    mut failures: Vec<TaskError<E>>,
+    cut_off: Option<TaskError<E>>,
+    cleanup_failures: Vec<TaskError>,
+    is_aborted: bool,
+) -> PoolError<E> {
+    let is_aborted = is_aborted && failures.is_empty();
+    if failures.is_empty() && !is_aborted {
+        failures.extend(cut_off);
+    }
+    let reason = if is_aborted { ClosingReason::parent_closing(None) } else { ClosingReason::Failed };
+    PoolError::new(Report { pool: None, failures, cleanup_failures, stuck: Vec::new(), reason }, None)
 }
 
 /// The future of a call, over what it yields.

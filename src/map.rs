@@ -18,7 +18,8 @@ use std::task::{Context, Poll, ready};
 use futures_core::Stream;
 use tokio::task::coop::consume_budget;
 
-use crate::error::{BoxError, ClosingReason, Failure, PoolError, Report, TaskError, TaskInfo, catch};
+use crate::error::{BoxError, Failure, PoolError, TaskError, TaskInfo, catch};
+use crate::group::error_of_call;
 use crate::scope::GroupEnd;
 use crate::task_group::TaskGroup;
 
@@ -403,13 +404,11 @@ where
         let cleanup = self.group.collect_cleanup();
         let is_ordered = self.is_ordered;
         let (mut values, cut_off) = self.collect_values().await;
-        let mut failures = self.group.shutdown().await;
-        if failures.is_empty() {
-            failures.extend(cut_off);
-        }
+        let failures = self.group.shutdown().await;
         let below = cleanup.close();
-        if !failures.is_empty() || !below.is_empty() {
-            return Err(self.failed(failures, below, values));
+        if !failures.is_empty() || cut_off.is_some() || !below.is_empty() {
+            let below = self.discard(values, below);
+            return Err(error_of_call(failures, cut_off, below, self.group.is_aborted()));
         }
         if is_ordered {
             values.sort_by_key(|(index, _)| *index);
@@ -436,19 +435,13 @@ where
         (values, None)
     }
 
-    /// The error of a `collect`, whose values are nobody's.
-    fn failed(
-        &self,
-        failures: Vec<TaskError<E>>,
-        mut cleanup_failures: Vec<TaskError>,
-        values: Vec<(usize, T)>,
-    ) -> PoolError<E> {
+    /// Drops values that are nobody's, and adds what panics then to the cleanup failures.
+    fn discard(&self, values: Vec<(usize, T)>, mut cleanup_failures: Vec<TaskError>) -> Vec<TaskError> {
         for (index, value) in values {
             let panic = catch(|| drop(value)).err().map(Failure::Panic);
             cleanup_failures.extend(panic.map(|failure| TaskError::new(self.branch(index), failure)));
         }
-        let reason = ClosingReason::Failed;
-        PoolError::new(Report { pool: None, failures, cleanup_failures, stuck: Vec::new(), reason }, None)
+        cleanup_failures
     }
 
     /// The next result, in order or not.

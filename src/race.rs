@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, for_tuples};
@@ -34,7 +35,8 @@ use crate::scope::{Rules, Unreported};
 /// - Outside of a tokio runtime.
 /// - When polled, with the panic of the winner, after the others have ended. The panic of another future is a
 ///   [cleanup failure](crate::PoolError::cleanup_failures) of the enclosing pool.
-/// - When polled, if the runtime of the futures has shut down before one could finish.
+/// - When polled, if the runtime of the futures has shut down before one could finish, or, in a blocking call, if the
+///   task around it was aborted. Elsewhere an abort drops a race.
 ///
 /// # Cancel safety
 ///
@@ -102,8 +104,12 @@ async fn first<H: Handles, T: Send + 'static, U>(
     branches: Branches<H>,
     collect: fn(H::Ended, &mut Winner<T>) -> U,
 ) -> (usize, T) {
+    let call = Arc::clone(branches.call());
     let (first, ended) = branches.join().await;
-    let Some(index) = first else { panic!("no future of a `race` could finish: their runtime has shut down") };
+    let Some(index) = first else {
+        let why = if call.is_aborted() { "the task around it was aborted" } else { "their runtime has shut down" };
+        panic!("no future of a `race` could finish: {why}")
+    };
     let mut winner = Winner { index, output: None };
     collect(ended, &mut winner);
     let output = winner.output.expect("who has decided was not cut off").take();

@@ -114,6 +114,8 @@ pub struct TaskGroup<T, E = BoxError> {
     emptied: Option<Signal>,
     /// Waits for an abort from outside.
     abort_signal: Option<Signal>,
+    /// Whether there was one.
+    is_aborted: bool,
     /// What has ended, and was not taken yet: by a `shutdown` that was dropped.
     kept: VecDeque<GroupEnd<T, E>>,
     /// Where it is put what fails below the children without an owner, if that does not go further out.
@@ -158,6 +160,7 @@ where
             aborted: Vec::new(),
             emptied: None,
             abort_signal: None,
+            is_aborted: false,
             kept: VecDeque::new(),
             cleanup: None,
         }
@@ -426,6 +429,11 @@ where
         }
     }
 
+    /// Whether the children were aborted because a task around this one was.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.is_aborted
+    }
+
     /// Leaves all children to the enclosing scope, as a drop does; this group then waits for no more than their end.
     pub(crate) fn start_over(&mut self) {
         let mut successor = Self {
@@ -437,6 +445,7 @@ where
             aborted: self.aborted.clone(),
             emptied: self.emptied.take(),
             abort_signal: None,
+            is_aborted: false,
             kept: VecDeque::new(),
             cleanup: None,
         };
@@ -517,6 +526,7 @@ where
     fn poll_abort(&mut self, cx: &mut Context<'_>) {
         let signal = self.abort_signal.get_or_insert_with(|| Box::pin(Arc::clone(&self.call).wait_aborted()));
         if signal.as_mut().poll(cx).is_ready() {
+            self.is_aborted = true;
             self.abort_all();
         }
     }

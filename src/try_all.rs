@@ -8,10 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::error::{
-    BoxError, CancelledError, ClosingReason, Failure, PoolError, Report, TaskError, cancellation, catch,
-};
-use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, for_tuples};
+use crate::error::{BoxError, CancelledError, Failure, PoolError, TaskError, cancellation, catch};
+use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, error_of_call, for_tuples};
 use crate::scope::{Cleanup, Reporter, Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, and yields all their values, in order, or every error.
@@ -182,15 +180,9 @@ impl<E: 'static> Outcomes<E> {
     /// The report, in order of occurrence.
     fn into_error(mut self) -> PoolError<E> {
         self.of_branches.sort_by_key(|(order, _)| *order);
-        let mut failures: Vec<_> = self.of_branches.into_iter().map(|(_, failed)| failed).collect();
-        // Those that were aborted have not failed. A runtime that shuts down is a failure if there is no other.
-        if let (true, false, Some(index)) = (failures.is_empty(), self.is_aborted, self.cut_off) {
-            failures.push(TaskError::new(self.reporter.branch(index), Failure::Cancelled));
-        }
-        let aborted = self.is_aborted && failures.is_empty();
-        let reason = if aborted { ClosingReason::parent_closing(None) } else { ClosingReason::Failed };
-        let cleanup_failures = self.below;
-        PoolError::new(Report { pool: None, failures, cleanup_failures, stuck: Vec::new(), reason }, None)
+        let failures = self.of_branches.into_iter().map(|(_, failed)| failed).collect();
+        let cut_off = self.cut_off.map(|index| TaskError::new(self.reporter.branch(index), Failure::Cancelled));
+        error_of_call(failures, cut_off, self.below, self.is_aborted)
     }
 }
 

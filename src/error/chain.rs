@@ -178,8 +178,12 @@ impl<E: Display + 'static> Link for TaskError<E> {
         }
     }
 
+    /// What was aborted was stopped.
     fn stop(&self) -> Option<&(dyn Error + 'static)> {
-        self.inner()
+        match self.failure() {
+            Failure::Cancelled => Some(&CancelledError::Cancelled),
+            _ => self.inner(),
+        }
     }
 
     #[cfg(feature = "tracing")]

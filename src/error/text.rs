@@ -102,6 +102,9 @@ impl<E: Debug + Display + 'static> Error for TaskError<E> {
     /// [`BoxError`](crate::BoxError) or, with the feature `anyhow`, an `anyhow::Error`. The error's own text is part of
     /// the text of this one already. Others are reached through [`failure`](Self::failure), or after
     /// [`boxed`](Self::boxed).
+    ///
+    /// Of a task that was [aborted](crate::Failure::Cancelled), it is an error of a private type, by which a pool of any
+    /// type knows that.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         source_of(self)
     }

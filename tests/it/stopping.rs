@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, TaskGroup, TaskHandle, TaskStopped, race, shield,
-    timeout, try_all, try_cancellation_token, wait_all, with_exit,
+    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, TaskGroup, TaskHandle, TaskStopped, map, race,
+    shield, timeout, try_all, try_cancellation_token, wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
 use tokio::runtime::Handle;
@@ -269,6 +269,71 @@ fn a_function_in_a_blocking_call_is_aborted_with_the_task() {
             Ok(())
         });
     });
+}
+
+type Call = fn(LatchEvent) -> Pin<Box<dyn Future<Output = Result<(), BoxError>>>>;
+
+/// Has a blocking closure wait for a call whose branches never end, and aborts the pool around it.
+async fn aborted_in_a_blocking_closure(call: Call) -> Outcome {
+    let begins = LatchEvent::new();
+    let begun = begins.clone();
+    let pool: Pool = Pool::new();
+    pool.spawn_blocking(move || Handle::current().block_on(call(begins)));
+    pool.abort_on(async move { begun.wait_set().await });
+    pool.run().await
+}
+
+/// One that says that it has begun.
+async fn never(begun: LatchEvent) -> Result<(), BoxError> {
+    begun.set();
+    pending().await
+}
+
+#[apply(both)]
+async fn that_a_call_in_a_blocking_closure_is_aborted_is_no_failure() {
+    let calls: [(&str, Call); 5] = [
+        ("try_all", |begun| {
+            Box::pin(async {
+                try_all([never(begun)]).await?;
+                Ok(())
+            })
+        }),
+        ("wait_all", |begun| {
+            Box::pin(async {
+                let [branch] = wait_all([never(begun)]).await;
+                Ok(branch?)
+            })
+        }),
+        ("TaskGroup", |begun| {
+            Box::pin(async {
+                let mut group = TaskGroup::new();
+                group.spawn(never(begun));
+                Ok(group.next().await.expect("a child")?)
+            })
+        }),
+        ("map", |begun| Box::pin(async { Ok(map(1, [begun], never).next().await.expect("an item")?) })),
+        ("collect", |begun| {
+            Box::pin(async {
+                let error = map(1, [begun], never).collect().await.unwrap_err();
+                assert!(error.is_cancelled(), "{error}");
+                assert!(matches!(error.closing_reason(), ClosingReason::ParentClosing(_)), "{error}");
+                Err(error.into())
+            })
+        }),
+    ];
+    for (what, call) in calls {
+        let outcome = aborted_in_a_blocking_closure(call).await;
+        assert!(outcome.is_ok(), "{what}: {}", outcome.unwrap_err());
+    }
+}
+
+/// It has nothing to return, and nobody can drop it.
+#[apply(both)]
+async fn a_race_in_a_blocking_closure_that_is_aborted_panics_and_says_why() {
+    let outcome = aborted_in_a_blocking_closure(|begun| Box::pin(async { race([never(begun)]).await.1 })).await;
+    let error = outcome.unwrap_err();
+    let panic = "panic: no future of a `race` could finish: the task around it was aborted";
+    assert_eq!(failures(error.failures()), [panic]);
 }
 
 #[apply(multi_thread)]

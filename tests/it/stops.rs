@@ -5,8 +5,8 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, ExitError, OnFailure, Pool, PoolBuilder, PoolError, TaskError, TaskStopped, cancellation_token, try_all,
-    with_exit,
+    BoxError, ExitError, Failure, OnFailure, Pool, PoolBuilder, PoolError, TaskError, TaskGroup, TaskStopped,
+    cancellation_token, try_all, with_exit,
 };
 use macro_rules_attribute::apply;
 
@@ -27,6 +27,8 @@ enum AppError {
     Through(PoolError),
     #[error("a task has failed")]
     Task(#[from] TaskStopped),
+    #[error("a child has failed")]
+    Child(#[source] TaskError),
     #[error("an exit has failed")]
     Exit(#[source] ExitError<BoxError>),
 }
@@ -36,6 +38,7 @@ trait Any:
     From<While>
     + From<AppError>
     + From<TaskStopped>
+    + From<TaskError>
     + From<PoolError>
     + From<PoolError<std::io::Error>>
     + From<ExitError<BoxError>>
@@ -58,6 +61,16 @@ async fn cancelled<E: Into<BoxError> + std::fmt::Display + Send + 'static>() -> 
     opened.await.unwrap_err()
 }
 
+/// What a group gives of a child that it has aborted.
+async fn aborted() -> TaskError {
+    let mut group: TaskGroup<()> = TaskGroup::new();
+    group.spawn(std::future::pending());
+    group.abort_all();
+    let aborted = group.next().await.expect("the child has ended").unwrap_err();
+    assert!(matches!(aborted.failure(), Failure::Cancelled));
+    aborted
+}
+
 /// A pool that has failed with this while it was running.
 async fn failed_with(error: BoxError) -> PoolError {
     Pool::open(async |_: Pool| Err::<(), _>(error)).await.unwrap_err()
@@ -76,12 +89,15 @@ async fn stops<E: Any>() -> Vec<(&'static str, E)> {
         ("a typed variant", AppError::Typed(cancelled().await).into()),
         ("a variant that shows nothing of its own", AppError::Through(cancelled().await).into()),
         ("a variant of a task", AppError::from(TaskStopped::Panicked).into()),
+        ("an aborted child", aborted().await.into()),
+        ("a variant of an aborted child", AppError::Child(aborted().await).into()),
         ("a line of context", While("reading", cancelled::<BoxError>().await.into()).into()),
         ("two lines", While("serving", While("reading", TaskStopped::Cancelled.into()).into()).into()),
         ("anyhow in a box", anyhow::Error::new(cancelled::<BoxError>().await).context("reading").into()),
         ("a body", exits.into()),
         ("a variant of a body", AppError::Exit(ExitError::Body(TaskStopped::Cancelled.into())).into()),
         ("branches", branches.into()),
+        ("a pool that failed with an aborted child", failed_with(aborted().await.into()).await.into()),
         ("a pool that failed with nothing else", failed_with(TaskStopped::Cancelled.into()).await.into()),
         (
             "a wrapper of that",
