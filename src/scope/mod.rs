@@ -150,35 +150,22 @@ impl Scope {
 
     /// The state of the pool that owns this scope, if it is an `S`.
     pub(crate) fn pool<S: ErasedPool>(&self) -> Option<&S> {
-        match &self.kind {
-            ScopeKind::Pool(pool, _) => pool.as_any().downcast_ref(),
-            _ => None,
-        }
+        self.as_pool()?.0.as_any().downcast_ref()
     }
 
     /// The state of the innermost pool that is an `S`, here or further out.
     pub(crate) fn nearest_pool<S: ErasedPool>(&self) -> Option<Arc<S>> {
-        self.cancel_scopes().find_map(|scope| match &scope.kind {
-            ScopeKind::Pool(pool, _) => Arc::clone(pool).into_any().downcast().ok(),
-            _ => None,
-        })
+        self.cancel_scopes().find_map(|scope| Arc::clone(scope.as_pool()?.0).into_any().downcast().ok())
     }
 
     /// The error type of the innermost pool around, whatever that is.
     pub(crate) fn innermost_error_type(&self) -> Option<&'static str> {
-        self.cancel_scopes().find_map(|scope| match &scope.kind {
-            ScopeKind::Pool(pool, _) => Some(pool.error_type()),
-            _ => None,
-        })
+        self.cancel_scopes().find_map(|scope| Some(scope.as_pool()?.0.error_type()))
     }
 
     /// The outermost pool around, if there is one.
     pub(crate) fn outermost_pool(&self) -> Option<Arc<dyn ErasedPool>> {
-        let pool_of = |scope: &Self| match &scope.kind {
-            ScopeKind::Pool(pool, _) => Some(Arc::clone(pool)),
-            _ => None,
-        };
-        self.cancel_scopes().filter_map(pool_of).last()
+        self.cancel_scopes().filter_map(|scope| Some(Arc::clone(scope.as_pool()?.0))).last()
     }
 
     /// Hands failures that this scope cannot take any more to the nearest one further out that will return an error.
@@ -205,10 +192,7 @@ impl Scope {
 
     /// Which tasks of its pool are in this scope.
     pub(crate) fn class(&self) -> TaskClass {
-        match self.kind {
-            ScopeKind::Pool(_, class) => class,
-            _ => TaskClass::default(),
-        }
+        self.as_pool().map(|(_, class)| class).unwrap_or_default()
     }
 
     /// The token that asks the enclosing task to stop; `None` outside of a pool, and in shielded work.
@@ -245,7 +229,12 @@ impl Scope {
 
     /// The pool that cancels what is in here, and which of its tasks that is part of.
     fn cancellation_source(&self) -> Option<(&Arc<dyn ErasedPool>, TaskClass)> {
-        match &self.cancel_scopes().next()?.kind {
+        self.cancel_scopes().next()?.as_pool()
+    }
+
+    /// The pool that made the scope, and which of its tasks are in it.
+    fn as_pool(&self) -> Option<(&Arc<dyn ErasedPool>, TaskClass)> {
+        match &self.kind {
             ScopeKind::Pool(pool, class) => Some((pool, *class)),
             _ => None,
         }
