@@ -87,7 +87,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     /// # }
     /// ```
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.options.name = Some(shared_str(name.into()));
+        self.options.name = Some(Arc::from(name.into()));
         self
     }
 
@@ -481,13 +481,5 @@ impl<E> fmt::Debug for PoolBuilder<E> {
             .field("abandon_after", abandon_after)
             .field("has_on_failure", &has_on_failure)
             .finish()
-    }
-}
-
-/// A text that a pool and those who look at it share.
-pub(super) fn shared_str(text: Cow<'static, str>) -> Arc<str> {
-    match text {
-        Cow::Borrowed(text) => Arc::from(text),
-        Cow::Owned(text) => Arc::from(text),
     }
 }

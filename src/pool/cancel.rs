@@ -3,12 +3,12 @@
 //! All of these only begin the closing, or wait for its beginning; the steps are in [`closing`](super::closing).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 #[cfg(feature = "signal")]
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use super::builder::shared_str;
 use super::{Pool, TaskBuilder};
 use crate::error::ClosingReason;
 #[cfg(feature = "signal")]
@@ -78,7 +78,7 @@ impl<E: Send + 'static> Pool<E> {
     /// # }
     /// ```
     pub fn cancel_with(&self, reason: impl Into<Cow<'static, str>>) {
-        self.shared.close(ClosingReason::cancelled(Some(shared_str(reason.into()))));
+        self.shared.close(ClosingReason::cancelled(Some(Arc::from(reason.into()))));
     }
 
     /// Cancels the pool when `signal` is ready. Its output is dropped.

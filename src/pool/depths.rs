@@ -19,19 +19,12 @@ pub(super) struct Depths {
     abandoned: BTreeMap<i32, Depth>,
     /// Of the pool itself, at no depth.
     watchers: Option<Box<Depth>>,
-    /// How many there are in `zero` and `others`.
-    count: Count,
+    /// How many scopes have not ended in `zero` and `others`, of what holds the pool open and of daemons.
+    scopes: [usize; 2],
+    /// How many tasks are listed there.
+    tasks: [usize; 2],
     /// How many tasks have a slot under a limit.
     slots: usize,
-}
-
-/// How much there is, of what holds the pool open and of daemons.
-#[derive(Clone, Copy, Default, Eq, PartialEq)]
-struct Count {
-    /// Scopes that have not ended.
-    scopes: [usize; 2],
-    /// Tasks that are listed.
-    tasks: [usize; 2],
 }
 
 /// The tasks of a pool that are cancelled together.
@@ -46,13 +39,13 @@ pub(super) struct Depth {
 
 impl Depths {
     pub(super) const fn new() -> Self {
-        let count = Count { scopes: [0; 2], tasks: [0; 2] };
         Self {
             zero: Some(Depth::new()),
             others: BTreeMap::new(),
             abandoned: BTreeMap::new(),
             watchers: None,
-            count,
+            scopes: [0; 2],
+            tasks: [0; 2],
             slots: 0,
         }
     }
@@ -91,7 +84,7 @@ impl Depths {
 
     /// Lists a task that is about to be spawned.
     pub(super) fn insert(&mut self, class: TaskClass, entry: TaskEntry) -> (TaskKey, JoinSet<()>) {
-        self.count.tasks[class.kind.nth()] += usize::from(!class.kind.is_watcher());
+        self.tasks[class.kind.nth()] += usize::from(!class.kind.is_watcher());
         self.slots += usize::from(entry.has_slot());
         let tasks = self.entry(class).entry(class.kind);
         (tasks.insert(entry), tasks.borrow_set())
@@ -106,7 +99,7 @@ impl Depths {
         let is_counted = self.is_counted(class);
         let Some(tasks) = self.tasks_mut(class) else { return (None, None) };
         let (entry, ended) = tasks.task_ended(key);
-        self.count.tasks[class.kind.nth()] -= usize::from(is_counted && entry.is_some());
+        self.tasks[class.kind.nth()] -= usize::from(is_counted && entry.is_some());
         self.slots -= usize::from(entry.as_ref().is_some_and(TaskEntry::has_slot));
         (entry, ended)
     }
@@ -125,14 +118,14 @@ impl Depths {
     /// Counts a scope that has begun.
     pub(super) fn scope_began(&mut self, class: TaskClass) {
         let is_counted = self.is_counted(class);
-        self.count.scopes[class.kind.nth()] += usize::from(is_counted);
+        self.scopes[class.kind.nth()] += usize::from(is_counted);
     }
 
     /// Counts a scope that has ended. Gives the depth back if nobody needs it any more.
     pub(super) fn scope_ended(&mut self, class: TaskClass) -> Option<Depth> {
         let is_counted = self.is_counted(class);
         self.tasks_mut(class)?.scope_ended();
-        self.count.scopes[class.kind.nth()] -= usize::from(is_counted);
+        self.scopes[class.kind.nth()] -= usize::from(is_counted);
         self.take_unused(class.depth)
     }
 
@@ -157,17 +150,17 @@ impl Depths {
 
     /// Whether nothing runs but daemons.
     pub(super) fn has_only_daemons(&self) -> bool {
-        self.count.scopes[0] == 0
+        self.scopes[0] == 0
     }
 
     /// Whether no task is left but daemons.
     pub(super) fn is_idle(&self) -> bool {
-        self.count.tasks[0] == 0
+        self.tasks[0] == 0
     }
 
     /// Whether nothing runs, but for watchers.
     pub(super) fn is_empty(&self) -> bool {
-        self.count.scopes == [0; 2]
+        self.scopes == [0; 2]
     }
 
     /// Whether nothing is left, and nobody has a token that is to be cancelled.
@@ -187,15 +180,15 @@ impl Depths {
 
     /// How many tasks are listed, but for the abandoned and watchers.
     pub(super) fn len(&self) -> usize {
-        self.count.tasks.iter().sum()
+        self.tasks.iter().sum()
     }
 
     /// Takes a depth out that is closed.
     pub(super) fn remove(&mut self, depth: i32) -> Option<Depth> {
         let removed = if depth == 0 { self.zero.take() } else { self.others.remove(&depth) };
         for (kind, tasks) in removed.iter().flat_map(Depth::kinds) {
-            self.count.scopes[kind.nth()] -= tasks.scopes();
-            self.count.tasks[kind.nth()] -= tasks.len();
+            self.scopes[kind.nth()] -= tasks.scopes();
+            self.tasks[kind.nth()] -= tasks.len();
         }
         removed
     }
@@ -244,7 +237,7 @@ impl Depths {
 
 impl Depth {
     const fn new() -> Self {
-        Self { tasks: Tasks::new(), others: None, token: None, cancelled: false }
+        Self { tasks: Tasks::new(false), others: None, token: None, cancelled: false }
     }
 
     /// The tasks of a kind, which are made if they are not there: those without a grace as aborted from the signal on,
@@ -253,8 +246,7 @@ impl Depth {
         let is_late = self.cancelled && kind.has_no_grace();
         match kind {
             TaskKind::Task => &mut self.tasks,
-            _ => self.others.get_or_insert_default()[kind as usize - 1]
-                .get_or_insert_with(|| if is_late { Tasks::aborted() } else { Tasks::new() }),
+            _ => self.others.get_or_insert_default()[kind as usize - 1].get_or_insert_with(|| Tasks::new(is_late)),
         }
     }
 

@@ -52,9 +52,9 @@ struct Start<V>(Mutex<State<V>>);
 struct State<V> {
     /// `None` once the answer has been given.
     reply: Option<Reply<V>>,
-    /// How many calls into the task are going on, after which it may have ended: until then, a `Started` that is
-    /// dropped says nothing yet. The time before the task's first poll counts as one.
-    busy: usize,
+    /// Whether a call into the task is going on, or its first is to come, after which it may have ended: until then, a
+    /// `Started` that is dropped says nothing yet.
+    busy: bool,
     /// The `Started` was dropped unused.
     dropped: bool,
 }
@@ -66,8 +66,8 @@ impl<V> Started<V> {
     /// A new one, with its task's side and where the answer arrives.
     pub(super) fn new() -> (Self, StartSender<V>, StartFuture<V>) {
         let (reply, receiver) = oneshot::channel();
-        let start = Arc::new(Start(Mutex::new(State { reply: Some(reply), busy: 1, dropped: false })));
-        (Self(Arc::clone(&start)), StartSender { start, polled: false }, StartFuture(receiver))
+        let start = Arc::new(Start(Mutex::new(State { reply: Some(reply), busy: true, dropped: false })));
+        (Self(Arc::clone(&start)), StartSender(start), StartFuture(receiver))
     }
 
     /// Says that the task is ready, and gives `value` to whoever has started it.
@@ -147,7 +147,7 @@ impl<V> Start<V> {
 impl<V> State<V> {
     /// Whom to tell that the task will never be ready, if that is certain now.
     fn not_ready(&mut self) -> Option<Reply<V>> {
-        if self.dropped && self.busy == 0 { self.reply.take() } else { None }
+        if self.dropped && !self.busy { self.reply.take() } else { None }
     }
 }
 
@@ -160,30 +160,24 @@ fn answer<V>(reply: Option<Reply<V>>, answer: Result<V, TaskStopped>) {
 }
 
 /// The task's side. One that is dropped unused belongs to a task that never ran.
-pub(super) struct StartSender<V> {
-    start: Arc<Start<V>>,
-    /// Whether the first poll has begun, which is counted as busy from the start.
-    polled: bool,
-}
+pub(super) struct StartSender<V>(Arc<Start<V>>);
 
 impl<V> Drop for StartSender<V> {
     /// Without an answer by now the task never ran; its `Started` may be kept elsewhere.
     fn drop(&mut self) {
-        drop(self.start.take_reply());
+        drop(self.0.take_reply());
     }
 }
 
 impl<O: TaskOutput<E>, V: Send + 'static, E> OutputSink<O, E> for StartSender<V> {
     fn before_poll(&mut self) {
-        if std::mem::replace(&mut self.polled, true) {
-            self.start.lock().busy += 1;
-        }
+        self.0.lock().busy = true;
     }
 
     fn after_poll(&mut self) {
         let reply = {
-            let mut state = self.start.lock();
-            state.busy -= 1;
+            let mut state = self.0.lock();
+            state.busy = false;
             state.not_ready()
         };
         answer(reply, Err(TaskStopped::NotReady));
@@ -194,6 +188,6 @@ impl<O: TaskOutput<E>, V: Send + 'static, E> OutputSink<O, E> for StartSender<V>
     }
 
     fn complete(self, how: Result<(), TaskStopped>) {
-        answer(self.start.take_reply(), Err(how.err().unwrap_or(TaskStopped::NotReady)));
+        answer(self.0.take_reply(), Err(how.err().unwrap_or(TaskStopped::NotReady)));
     }
 }

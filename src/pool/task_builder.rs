@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use super::Pool;
 use super::admission::{OnBlockingThread, OnRuntime, Spawn, run_closure};
-use super::builder::shared_str;
 use super::handle::{NoHandle, OutputSink, TaskHandle, TaskOutput};
 use super::options::{OnFailure, TaskSettings};
 use super::shared::Shared;
@@ -77,7 +76,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     /// assert_eq!(names, [Some("accept"), Some("conn 7")]);
     /// ```
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.name = Some(shared_str(name.into()));
+        self.name = Some(Arc::from(name.into()));
         self
     }
 

@@ -66,14 +66,15 @@ impl TaskEntry {
 }
 
 impl Tasks {
-    pub(super) const fn new() -> Self {
+    /// If they are aborted, each is as it comes.
+    pub(super) const fn new(aborted: bool) -> Self {
         Self {
             entries: Slab::new(),
             queued: 0,
             begun: 0,
             sets: Vec::new(),
             out: 0,
-            aborted: false,
+            aborted,
             told: false,
             scope: Weak::new(),
             scopes: 0,
@@ -81,17 +82,12 @@ impl Tasks {
         }
     }
 
-    /// Lists a task.
-    /// Those of which each is aborted as it comes.
-    pub(super) fn aborted() -> Self {
-        Self { aborted: true, ..Self::new() }
-    }
-
     /// Whether a set is out, and comes back.
     pub(super) fn has_set_out(&self) -> bool {
         self.out > 0
     }
 
+    /// Lists a task.
     pub(super) fn insert(&mut self, entry: TaskEntry) -> TaskKey {
         self.queued += usize::from(entry.queued);
         self.entries.insert(entry)
@@ -131,12 +127,12 @@ impl Tasks {
 
     /// Whether all tasks that there are have been polled.
     pub(super) fn have_begun(&self) -> bool {
-        self.entries.len() == self.begun
+        self.entries.len == self.begun
     }
 
     /// Whether all tasks that there are wait for their turn.
     pub(super) fn are_queued(&self) -> bool {
-        self.entries.len() == self.queued
+        self.entries.len == self.queued
     }
 
     /// The scope, if there is one. It is let go of without the lock.
@@ -163,7 +159,7 @@ impl Tasks {
 
     /// How many tasks have not ended.
     pub(super) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len
     }
 
     /// How many scopes have not ended.
@@ -294,11 +290,6 @@ impl<T> Slab<T> {
         Self { entries: Vec::new(), next: 0, len: 0, generation: NonZeroU32::MIN }
     }
 
-    /// How many values there are.
-    fn len(&self) -> usize {
-        self.len
-    }
-
     /// Takes a value in.
     fn insert(&mut self, value: T) -> TaskKey {
         let key = TaskKey { index: self.next, generation: self.generation };
@@ -330,17 +321,17 @@ impl<T> Slab<T> {
     /// Gives a value back, if it is still there.
     fn remove(&mut self, key: TaskKey) -> Option<T> {
         self.get_mut(key)?;
-        let entry = mem::replace(&mut self.entries[key.index as usize], Entry::Vacant { next: self.next });
+        let vacant = Entry::Vacant { next: self.next };
+        let Entry::Occupied { value, .. } = mem::replace(&mut self.entries[key.index as usize], vacant) else {
+            return None;
+        };
         self.next = key.index;
         self.len -= 1;
         if self.len == 0 && self.entries.len() > KEPT {
             // The generations go on, so that no key comes twice.
             *self = Self { generation: self.generation, ..Self::new() };
         }
-        match entry {
-            Entry::Occupied { value, .. } => Some(value),
-            Entry::Vacant { .. } => None,
-        }
+        Some(value)
     }
 
     /// All values with their keys, in the order of their entries.

@@ -92,7 +92,7 @@ impl PoolTree {
     /// The tree below `top`, in which `origin` is marked.
     pub(super) fn new(top: Arc<dyn ErasedPool>, origin: &Arc<dyn ErasedPool>) -> Self {
         let mut nodes = Vec::new();
-        walk(top, |level, seen| {
+        walk(vec![Part::Pool(top)], |level, seen| {
             let node = match seen {
                 Seen::Pool(pool, snapshot) => Node::of_pool(snapshot, Arc::ptr_eq(pool, origin)),
                 Seen::Body(body) => Node::of_body(body),
@@ -166,23 +166,7 @@ impl PoolTree {
 
     /// One of them, for the user.
     fn node(&self, index: usize) -> TreeNode<'_> {
-        TreeNode::new(self, index)
-    }
-
-    /// For each node, whether another follows at its level below the same node.
-    fn followed(&self) -> Vec<bool> {
-        let mut open: Vec<bool> = Vec::new();
-        let mut followed: Vec<_> = self
-            .nodes
-            .iter()
-            .rev()
-            .map(|node| {
-                open.resize(node.level + 1, false);
-                std::mem::replace(&mut open[node.level], true)
-            })
-            .collect();
-        followed.reverse();
-        followed
+        TreeNode { tree: self, index }
     }
 }
 
@@ -265,10 +249,12 @@ const LEVELS: usize = 64;
 
 impl fmt::Display for PoolTree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let followed = self.followed();
         // Whether a line runs on beside what is drawn, at each level above it.
         let mut lines: Vec<bool> = Vec::new();
-        for (index, (node, followed)) in self.nodes().zip(followed).enumerate() {
+        for (index, node) in self.nodes().enumerate() {
+            // What comes after all that is below it.
+            let next = self.nodes.get(index + 1 + node.get().below);
+            let followed = next.is_some_and(|next| next.level == node.level());
             lines.truncate(node.level().saturating_sub(1));
             if node.level() > 0 {
                 lines.iter().take(LEVELS).try_for_each(|line| f.write_str(if *line { "│   " } else { "    " }))?;
@@ -340,11 +326,6 @@ pub enum NodeKind {
 }
 
 impl<'a> TreeNode<'a> {
-    /// The node with this index in the tree's list.
-    fn new(tree: &'a PoolTree, index: usize) -> Self {
-        Self { tree, index }
-    }
-
     /// What is kept of it.
     fn get(&self) -> &'a Node {
         &self.tree.nodes[self.index]
@@ -593,7 +574,7 @@ impl fmt::Debug for TreeNode<'_> {
 /// The tasks that are alive in what `snapshot` has found, each followed by those nested in it.
 pub(super) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
     let mut tasks = Vec::new();
-    walk_parts(parts_of(snapshot), |_, seen| match seen {
+    walk(parts_of(snapshot), |_, seen| match seen {
         Seen::Pool(..) | Seen::Body(_) => {}
         Seen::Task(task) => tasks.push(task.info.clone()),
         Seen::Call(call) => tasks.extend(std::iter::repeat_n(TaskInfo::unnamed(call.called_at), call.alive())),
@@ -605,7 +586,7 @@ pub(super) fn tasks_of(snapshot: Snapshot) -> Vec<TaskInfo> {
 pub(super) fn tasks_without_grace(snapshot: Snapshot) -> Vec<TaskInfo> {
     let mut tasks = Vec::new();
     let mut skipped = usize::MAX;
-    walk_parts(parts_of(snapshot), |level, seen| {
+    walk(parts_of(snapshot), |level, seen| {
         if level <= skipped {
             skipped = usize::MAX;
         }
@@ -637,14 +618,9 @@ enum Seen<'a> {
     Call(&'a Call),
 }
 
-/// Visits a pool and everything nested in it.
-fn walk(top: Arc<dyn ErasedPool>, visit: impl FnMut(usize, Seen<'_>)) {
-    walk_parts(vec![Part::Pool(top)], visit);
-}
-
 /// Visits all parts and everything nested in them, each before those nested in it, with its level. Not by recursion,
 /// since a tree can be as deep as there is memory.
-fn walk_parts(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
+fn walk(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
     let mut stack: Vec<_> = parts.into_iter().rev().map(|part| (0, part)).collect();
     while let Some((level, part)) = stack.pop() {
         let below = match part {
