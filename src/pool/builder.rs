@@ -465,7 +465,7 @@ impl<E: Send + 'static> PoolBuilder<E> {
     {
         let pool = Pool::of(Shared::new(self.options, true));
         let state = DriverState::new(Arc::clone(&pool.shared), "Pool::open");
-        Drive::new(state, Body::new(Then::new(std::future::ready(()), move || body(pool))))
+        Drive { body: Body::new(Then::new(std::future::ready(()), move || body(pool))), state }
     }
 }
 

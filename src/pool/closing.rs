@@ -11,12 +11,12 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::depths::Depth;
+use super::depths::{Depth, Depths};
 use super::shared::{Phase, Shared, Time};
 use super::tasks::{Aborted, abort_all, poll_join};
 use super::trace::WaitWarning;
 use super::tree::{tasks_of, tasks_without_grace};
-use crate::error::{BoxError, Failure, Report, TaskError, TaskInfo, catch};
+use crate::error::{BoxError, Report, TaskError, TaskInfo, catch};
 use crate::scope::{Current, ErasedPool, NodeState, Scope, Snapshot, TaskClass, TaskKind};
 
 /// The closing of a pool. Who polls it is the driver, or, once that was dropped, the runtime.
@@ -68,21 +68,20 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, time: Time,
 
 /// Waits until nothing runs at a depth, and tokio has done with its tasks. Now and then a warning names what is left.
 async fn wait_empty<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &mut WaitWarning) {
-    poll_fn(|cx| {
-        let empty = pool.poll_empty(depth, cx);
+    let mut sets = poll_fn(|cx| {
+        let empty = pool.poll_empty(cx, |depths| depths.get_mut(depth));
         if empty.is_pending() {
             warning.poll(cx, pool.options.warn_every, &pool.trace, || tasks_of(pool.snapshot()));
         }
         empty
     })
     .await;
-    let mut sets = pool.take_sets(depth);
     poll_fn(|cx| poll_join(&mut sets, cx)).await;
 }
 
 /// Waits until the last watcher, too, has been joined.
 async fn wait_unwatched<E: Send + 'static>(pool: &Shared<E>) {
-    let mut sets = poll_fn(|cx| pool.poll_unwatched(cx)).await;
+    let mut sets = poll_fn(|cx| pool.poll_empty(cx, Depths::watchers_mut)).await;
     poll_fn(|cx| poll_join(&mut sets, cx)).await;
 }
 
@@ -146,7 +145,7 @@ impl<E: Into<BoxError> + Send + 'static> Drop for ReportRest<E> {
 /// Reports to the enclosing scope what has failed in a pool that returns no error.
 pub(super) fn report_rest<E: Into<BoxError> + 'static>(pool: &Shared<E>, enclosing: Option<&Scope>) {
     let is_cancellation = pool.drop_policies();
-    pool.report_drop(catch(|| drop(is_cancellation)));
+    pool.report_panic(catch(|| drop(is_cancellation)).err());
     // What the pool has stopped waiting for needs no word: the enclosing scope waits for it still.
     let Report { failures, cleanup_failures, .. } = pool.take_report();
     let failures = failures.into_iter().map(TaskError::boxed).chain(cleanup_failures);
@@ -179,9 +178,7 @@ impl<E: 'static> Shared<E> {
         self.add_overrun(cut_off);
         self.abort_tasks(depth, aborted);
         // Its wakers may be somebody's, and panic: the other steps are taken all the same.
-        if let Err(payload) = catch(|| token.iter().for_each(CancellationToken::cancel)) {
-            self.body_failed(Failure::Panic(payload));
-        }
+        self.report_panic(catch(|| token.iter().for_each(CancellationToken::cancel)).err());
         Some((depth, time))
     }
 
@@ -230,12 +227,18 @@ impl<E: 'static> Shared<E> {
         self.lock().overrun.extend(tasks);
     }
 
-    /// Ready when nothing runs at a depth. Otherwise the driver will be woken.
-    fn poll_empty(&self, depth: i32, cx: &Context<'_>) -> Poll<()> {
+    /// Ready when no task is left of those that `find` gives, with what is left of their sets. Otherwise the driver will
+    /// be woken.
+    fn poll_empty(
+        &self,
+        cx: &Context<'_>,
+        find: impl FnOnce(&mut Depths) -> Option<&mut Depth>,
+    ) -> Poll<Vec<JoinSet<()>>> {
         let waker = cx.waker().clone();
         let mut inner = self.lock();
-        if inner.depths.get_mut(depth).is_none_or(|depth| depth.is_empty()) {
-            return Poll::Ready(());
+        let found = find(&mut inner.depths);
+        if found.as_ref().is_none_or(|depth| depth.is_empty()) {
+            return Poll::Ready(found.map(Depth::take_sets).unwrap_or_default());
         }
         let replaced = inner.driver.replace(waker);
         drop(inner);
@@ -261,29 +264,11 @@ impl<E: 'static> Shared<E> {
         self.abort_tasks(0, tasks.into_iter().collect());
     }
 
-    /// Ready when no watcher is left. Otherwise the driver will be woken.
-    fn poll_unwatched(&self, cx: &Context<'_>) -> Poll<Vec<JoinSet<()>>> {
-        let waker = cx.waker().clone();
-        let mut inner = self.lock();
-        if inner.depths.is_unwatched() {
-            return Poll::Ready(inner.depths.watchers_mut().map(Depth::take_sets).unwrap_or_default());
-        }
-        let replaced = inner.driver.replace(waker);
-        drop(inner);
-        drop(replaced);
-        Poll::Pending
-    }
-
     /// Ends a pool of which nothing is left.
     fn end(&self) {
         let held = self.lock().end();
         drop(held);
         self.has_changed();
-    }
-
-    /// What is left of the sets of a depth at which nothing runs any more.
-    fn take_sets(&self, depth: i32) -> Vec<JoinSet<()>> {
-        self.lock().depths.get_mut(depth).map(|depth| depth.take_sets()).unwrap_or_default()
     }
 
     /// Lets go of a depth that is closed.

@@ -18,7 +18,7 @@ use super::closing::{Closing, close, detach, report_rest};
 use super::shared::{End, Shared};
 use super::tasks::poll_join;
 use crate::error::{BoxError, ClosingReason, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch};
-use crate::scope::{Completion, ErasedPool, Reporter, Scope, Scoped};
+use crate::scope::{Completion, Current, ErasedPool, Reporter, Scope, Scoped};
 
 /// Runs a pool to its end: the future behind `open` and `run`.
 #[must_use = "a pool does nothing until its future is polled"]
@@ -26,14 +26,8 @@ use crate::scope::{Completion, ErasedPool, Reporter, Scope, Scoped};
 pub(super) struct Drive<E: Into<BoxError> + Send + 'static, T, F> {
     /// Dropped before `state`, so that a body that is dropped halfway is gone when the closing is handed on.
     #[pin]
-    body: Body<T, F>,
-    state: DriverState<E>,
-}
-
-impl<E: Into<BoxError> + Send + 'static, T, F> Drive<E, T, F> {
-    pub(super) fn new(state: DriverState<E>, body: Body<T, F>) -> Self {
-        Self { body, state }
-    }
+    pub(super) body: Body<T, F>,
+    pub(super) state: DriverState<E>,
 }
 
 impl<E, T, F> Future for Drive<E, T, F>
@@ -49,7 +43,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Projected { mut body, state } = self.project();
         ready!(state.poll(body.as_mut(), cx));
-        Poll::Ready(state.finish(body.take_value()))
+        Poll::Ready(state.finish(body.project().value.take()))
     }
 }
 
@@ -77,10 +71,8 @@ enum Step {
     Running,
     /// The pool closes, by these steps.
     Closing(Closing),
-    /// Everything has ended well, which tokio is about to know.
+    /// Everything has ended; of these sets tokio is about to know.
     Joining(Vec<JoinSet<()>>),
-    /// Everything has ended.
-    Ended,
     /// The pool has returned, or its closing was handed on.
     Done,
 }
@@ -99,17 +91,6 @@ impl<E: Into<BoxError> + Display + Send + 'static> DriverState<E> {
             signal: None,
             has_yielded: false,
         }
-    }
-
-    /// The state of a planned pool.
-    ///
-    /// # Panics
-    ///
-    /// If the pool has a state already, or had one.
-    #[track_caller]
-    pub(super) fn claim(pool: Arc<Shared<E>>, call: &'static str) -> Self {
-        assert!(pool.claim(), "`{call}` was called on a pool that already ran");
-        Self::new(pool, call)
     }
 }
 
@@ -142,19 +123,12 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         self.pool.start(runtime, enclosing, has_outer_time, site)
     }
 
-    /// Whether the pool has heard since the last poll that a task around it is aborted.
-    fn has_to_yield(&mut self) -> bool {
-        !self.has_yielded && self.pool.is_aborted_around() && {
-            self.has_yielded = true;
-            true
-        }
-    }
-
     /// Ready once nothing is left of the pool.
     fn poll(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
         let first = matches!(self.step, Step::Unpolled);
         loop {
-            if self.has_to_yield() {
+            if !self.has_yielded && self.pool.is_aborted_around() {
+                self.has_yielded = true;
                 // The task around the pool is aborted. If tokio can drop it, it does so now; in a blocking call it cannot.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -172,9 +146,6 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
                 Step::Closing(_) => ready!(self.poll_closing(body.as_mut(), cx)),
                 Step::Joining(ref mut sets) => {
                     ready!(poll_join(sets, cx));
-                    self.step = Step::Ended;
-                }
-                Step::Ended => {
                     if first {
                         // It has never waited. A loop of such pools would otherwise let nobody else run.
                         let _ = pin!(consume_budget()).poll(cx);
@@ -192,7 +163,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
             self.pool.close(ClosingReason::parent_closing(signal.pool.closing_reason().as_ref()));
         }
         if !self.pool.is_closed() {
-            self.poll_body(body, cx);
+            let _ = self.poll_body(body, cx);
         }
         self.step = match ready!(self.pool.poll_end(cx)) {
             End::Close => Step::Closing(Box::pin(close(Arc::clone(&self.pool)))),
@@ -201,61 +172,46 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         Poll::Ready(())
     }
 
-    /// Ready once nothing is left of the pool. The body is polled as long as its depth is not aborted.
+    /// Ready once nothing is left of the pool. The body is polled until its depth is aborted, and then dropped.
     fn poll_closing(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
         while let Step::Closing(closing) = &mut self.step {
             if closing.as_mut().poll(cx).is_ready() {
-                self.step = Step::Ended;
+                self.step = Step::Joining(Vec::new());
                 break;
-            }
-            if body.has_ended() {
-                return Poll::Pending;
             }
             // A task may be waiting, in a blocking call, for something that the body holds: first the abort, then the
             // body's end, then the wait.
-            if self.pool.is_body_aborted() {
-                self.cut_short(body.as_mut());
-            } else {
-                self.poll_body(body.as_mut(), cx);
-                if !body.has_ended() {
-                    return Poll::Pending;
-                }
-            }
+            ready!(self.poll_body(body.as_mut(), cx));
         }
         Poll::Ready(())
     }
 
-    /// Polls the body, unless it has ended, and records how it ends.
-    fn poll_body(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) {
+    /// Polls the body or, if it is aborted, drops it. Ready if that was its end, which is recorded.
+    fn poll_body(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
         if body.has_ended() {
-            return;
+            return Poll::Pending;
         }
-        let Poll::Ready(ended) = body.as_mut().poll(cx) else { return };
+        let ended = if self.pool.is_body_aborted() {
+            Completion { output: Ok(Ok(())), dropped: body.as_mut().abort() }
+        } else {
+            ready!(body.as_mut().poll(cx))
+        };
         self.pool.has_body.store(false, Ordering::Release);
         body.leave();
         match ended.output {
             Ok(Ok(())) => {}
             // It only says that something in it has heard the request to stop, or that a task has ended.
             Ok(Err(error)) if self.pool.says_only_that_it_stopped(&error, false) => {
-                self.body_failed(catch(|| drop(error)).err().map(Failure::Panic));
+                self.pool.report_panic(catch(|| drop(error)).err());
             }
-            Ok(Err(error)) => self.body_failed(Some(Failure::Error(error))),
+            Ok(Err(error)) => self.pool.body_failed(Failure::Error(error)),
             Err(payload) => {
                 self.panic = Some(payload);
                 self.pool.close(ClosingReason::Failed);
             }
         }
-        self.body_failed(ended.dropped.map(Failure::Panic));
-    }
-
-    /// Drops the body if it has not ended; a panic of its destructors is a failure.
-    fn cut_short(&self, mut body: Pin<&mut dyn PollBody<E>>) {
-        if !body.has_ended() {
-            let dropped = body.as_mut().abort();
-            self.pool.has_body.store(false, Ordering::Release);
-            body.leave();
-            self.body_failed(dropped.map(Failure::Panic));
-        }
+        self.pool.report_panic(ended.dropped);
+        Poll::Ready(())
     }
 
     /// What the pool has come to.
@@ -271,11 +227,11 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         let mut is_cancellation = self.pool.drop_policies();
         if value.is_some() && !self.pool.has_failed() {
             // There is no error to ask it about. If its destructor panics, there is one.
-            self.pool.report_drop(catch(|| drop(is_cancellation.take())));
+            self.pool.report_panic(catch(|| drop(is_cancellation.take())).err());
         }
         match value {
             Some(value) if !self.pool.has_failed() => return Ok(value),
-            value => self.body_failed(catch(|| drop(value)).err().map(Failure::Panic)),
+            value => self.pool.report_panic(catch(|| drop(value)).err()),
         }
         self.pool.name_stuck();
         let error = PoolError::new(self.pool.take_report(), is_cancellation.as_deref());
@@ -284,17 +240,6 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
             Scope::report_to(self.enclosing.as_deref(), failure);
         }
         Err(error)
-    }
-
-    /// Records how the body failed, if it has.
-    fn body_failed(&self, failure: Option<Failure<E>>) {
-        failure.into_iter().for_each(|failure| self.pool.body_failed(failure));
-    }
-
-    /// Records the panic of the body, which nobody will resume.
-    fn body_panicked(&mut self) {
-        let panic = self.panic.take();
-        self.body_failed(panic.map(Failure::Panic));
     }
 }
 
@@ -310,14 +255,14 @@ impl<E: Into<BoxError> + Send + 'static> Drop for DriverState<E> {
             }
             Step::Closing(closing) => closing,
             // An abort came before it could return what it has come to.
-            Step::Joining(_) | Step::Ended => {
-                self.body_panicked();
+            Step::Joining(_) => {
+                self.pool.report_panic(self.panic.take());
                 return report_rest(&self.pool, self.enclosing.as_deref());
             }
             Step::Done => return,
         };
         self.pool.hand_over();
-        self.body_panicked();
+        self.pool.report_panic(self.panic.take());
         detach(closing, Arc::clone(&self.pool), self.enclosing.take());
     }
 }
@@ -351,11 +296,6 @@ impl<T, F> Body<T, F> {
     pub(super) fn returned(value: T) -> Self {
         Self { future: Scoped::completed(), value: Some(value) }
     }
-
-    /// What the body has returned, once.
-    fn take_value(self: Pin<&mut Self>) -> Option<T> {
-        self.project().value.take()
-    }
 }
 
 /// A body without its type, so that the driver is compiled once for each type of errors.
@@ -378,7 +318,7 @@ impl<E, T, F: Future<Output = Result<T, E>>> PollBody<E> for Body<T, F> {
     fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
         let future = self.project().future;
         if !future.has_ended() {
-            future.enter(scope);
+            future.place_pinned(Current { scope, key: None });
         }
     }
 

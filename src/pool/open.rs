@@ -164,8 +164,9 @@ impl<E: Send + 'static> Pool<E> {
     where
         E: Into<BoxError> + Display,
     {
-        let state = DriverState::claim(Arc::clone(&self.shared), "Pool::run");
-        Drive::new(state, Body::<(), std::future::Pending<Result<(), E>>>::returned(()))
+        assert!(self.shared.claim(), "`Pool::run` was called on a pool that already ran");
+        let state = DriverState::new(Arc::clone(&self.shared), "Pool::run");
+        Drive { body: Body::<(), std::future::Pending<Result<(), E>>>::returned(()), state }
     }
 
     /// The innermost pool with this error type that the calling task, body or destructor is in.

@@ -79,20 +79,18 @@ impl<E: 'static> Shared<E> {
 
     /// Drops the closures that the pool was given, whose destructors may panic, but for the one that is needed still.
     pub(super) fn drop_policies(&self) -> Option<Box<IsCancellation<E>>> {
-        self.report_drop(catch(|| self.options.spans.close()));
+        self.report_panic(catch(|| self.options.spans.close()).err());
         // A task that the pool has stopped waiting for may be asking one of them.
         let mut policies = Arc::into_inner(self.options.take_policies()?)?;
         let is_cancellation = policies.is_cancellation.take();
-        self.report_drop(catch(|| drop(policies.on_failure)));
-        self.report_drop(catch(|| drop(policies.on_cleanup_failure)));
+        self.report_panic(catch(|| drop(policies.on_failure)).err());
+        self.report_panic(catch(|| drop(policies.on_cleanup_failure)).err());
         is_cancellation
     }
 
-    /// Reports the panic of a destructor that the pool has run.
-    pub(super) fn report_drop(&self, dropped: Result<(), PanicPayload>) {
-        if let Err(payload) = dropped {
-            self.body_failed(Failure::Panic(payload));
-        }
+    /// Records a panic that is the pool's own, if there was one: of a destructor or a waker that it has run.
+    pub(super) fn report_panic(&self, panic: Option<PanicPayload>) {
+        panic.into_iter().for_each(|payload| self.body_failed(Failure::Panic(payload)));
     }
 
     /// Records how the body has failed, or the pool itself, which has not returned.

@@ -104,17 +104,6 @@ where
     pub(super) fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         poll_turn::<E>(&mut self.turn, self.future.current(), cx)
     }
-
-    /// Ends a task that is dropped: by an abort, by its handle, or with its runtime.
-    fn cut_off(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        let Some(sink) = this.sink else { return };
-        sink.before_poll();
-        let drop_panic = this.span.in_scope(|| this.future.as_mut().abort());
-        let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) else { return };
-        let end = End { current, info: this.info, settings: this.settings, turn: this.turn, span: this.span };
-        end.cut_off::<_, _, E>(sink, drop_panic);
-    }
 }
 
 impl<F, S, E> Future for Task<F, S, E>
@@ -153,16 +142,19 @@ where
     S: OutputSink<F::Output, E>,
     E: Send + 'static,
 {
+    /// Ends a task that is dropped: by an abort, by its handle, or with its runtime.
     fn drop(self: Pin<&mut Self>) {
-        if self.sink.is_none() {
-            return;
-        }
-        if self.future.current().is_some() {
-            return self.cut_off();
-        }
-        // It was never placed.
         let mut this = self.project();
-        this.span.in_scope(|| this.future.set(Scoped::completed()));
+        let Some(sink) = this.sink else { return };
+        if this.future.current().is_none() {
+            // It was never placed.
+            return this.span.in_scope(|| this.future.set(Scoped::completed()));
+        }
+        sink.before_poll();
+        let drop_panic = this.span.in_scope(|| this.future.as_mut().abort());
+        let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) else { return };
+        let end = End { current, info: this.info, settings: this.settings, turn: this.turn, span: this.span };
+        end.cut_off::<_, _, E>(sink, drop_panic);
     }
 }
 

@@ -93,11 +93,6 @@ impl<F> Scoped<F> {
         self.current.as_ref()
     }
 
-    /// Has it run in this scope from now on.
-    pub(crate) fn enter(self: Pin<&mut Self>, scope: Arc<Scope>) {
-        *self.project().current = Some(Current::new(scope));
-    }
-
     /// Whether it has ended, and was dropped.
     pub(crate) fn has_ended(&self) -> bool {
         self.future.is_none()
