@@ -204,7 +204,7 @@ impl<E: 'static> Shared<E> {
         let waker = cx.waker().clone();
         let mut inner = self.lock();
         let has_time = !matches!(inner.time(&self.options), Time::None);
-        let was_awaited = inner.was_awaited();
+        let was_awaited = inner.closing.is_some();
         let all_slots_taken = self.options.limit.as_ref().is_some_and(|limit| inner.depths.slots() >= limit.tasks);
         let Some(tasks) = inner.depths.get_mut(depth).filter(|tasks| has_time && !tasks.is_empty()) else {
             return Poll::Ready(());

@@ -146,7 +146,7 @@ impl<E: 'static> Shared<E> {
     {
         let mut inner = self.lock();
         // A pool that has a report has closed, and so has a reason.
-        let reason = inner.reason.clone().unwrap_or(ClosingReason::Dropped);
+        let reason = self.reason.get().cloned().unwrap_or(ClosingReason::Dropped);
         inner.failures.get_or_insert_default().report(self.options.name.clone(), reason)
     }
 }

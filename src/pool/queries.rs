@@ -75,7 +75,7 @@ impl<E: Send + 'static> Pool<E> {
     /// ```
     #[must_use]
     pub fn closing_reason(&self) -> Option<ClosingReason> {
-        self.shared.closing_reason()
+        self.shared.reason.get().cloned()
     }
 
     /// How many tasks the pool has: planned, waiting for their turn, or running.
@@ -277,7 +277,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
     }
 
     fn closing_reason(&self) -> Option<ClosingReason> {
-        self.lock().reason.clone()
+        self.reason.get().cloned()
     }
 
     fn token(&self, depth: i32) -> CancellationToken {
@@ -306,7 +306,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
         let inner = self.lock();
         let mut snapshot = Snapshot {
             name: self.options.name.clone(),
-            reason: inner.reason.clone(),
+            reason: self.reason.get().cloned(),
             handed_over: inner.handed_over,
             has_grace: self.options.grace.is_some(),
             body: self.has_body.load(Ordering::Acquire).then(|| inner.body_info()),

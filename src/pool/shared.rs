@@ -10,7 +10,7 @@
 //!    dropped. Values to drop and wakers to wake are moved out under the lock, and dropped or woken after it is
 //!    released. Tasks are spawned and aborted without the lock too: a runtime that shuts down drops a future while it
 //!    is being spawned, and an abort may wake somebody's `LocalSet`.
-//! 2. A phase is only ever followed by one below it in [`Phase`]. `closed` is set under the lock, together with the
+//! 2. A phase is only ever followed by one below it in [`Phase`]. `reason` is set under the lock, together with the
 //!    first phase in which the pool closes. A pool that was cancelled before it ran is the exception: it closes all the
 //!    same, at once. From the abort of a depth on, [`Shared::accepts`] is false for it. Its sets are taken and marked
 //!    under one lock; a thread that spawns into a set of them meanwhile sees the mark when it puts the set back.
@@ -49,7 +49,8 @@ pub(crate) struct Shared<E> {
     pub(super) options: Options<E>,
     /// Where the tasks run; set when the pool does.
     pub(super) runtime: OnceLock<Handle>,
-    closed: AtomicBool,
+    /// Why the pool began to close. Set under the lock.
+    pub(super) reason: OnceLock<ClosingReason>,
     /// A scope has ended since the driver left its waker: it will most likely not have to leave one again.
     pub(super) scope_ended: AtomicBool,
     /// Depths from here on up accept no tasks any more. Written under the lock.
@@ -86,10 +87,8 @@ pub(super) struct Inner<E> {
     pub(super) depths: Depths,
     /// Woken when a scope has ended or the pool begins to close.
     pub(super) driver: Option<Waker>,
-    /// Why the pool began to close.
-    pub(super) reason: Option<ClosingReason>,
     /// Cancelled when the pool begins to close; made for the first who waits for that.
-    closing: Option<CancellationToken>,
+    pub(super) closing: Option<CancellationToken>,
     /// `None` as long as nothing has gone wrong.
     pub(super) failures: Option<Box<Failures<E>>>,
     /// A pool around this one gives its tasks time, which is then that of the tasks here too.
@@ -100,8 +99,6 @@ pub(super) struct Inner<E> {
     aborted: bool,
     /// That came while the tasks had a grace.
     grace_cut: bool,
-    /// Somebody has waited for the closing, and so has heard of it.
-    was_awaited: bool,
     /// When the pool is cancelled, if that is set: what its watcher follows.
     deadline: Option<watch::Sender<Instant>>,
     /// The tasks that were aborted since their grace was over, or was cut.
@@ -167,7 +164,7 @@ impl<E> Shared<E> {
         Arc::new(Self {
             options,
             runtime: OnceLock::new(),
-            closed: AtomicBool::new(false),
+            reason: OnceLock::new(),
             scope_ended: AtomicBool::new(false),
             accepts_below: AtomicI64::new(i64::MAX),
             aborted_around: AtomicBool::new(false),
@@ -186,14 +183,12 @@ impl<E> Shared<E> {
                 admits_plans: false,
                 depths: Depths::new(),
                 driver: None,
-                reason: None,
                 closing: None,
                 failures: None,
                 has_outer_time: false,
                 has_own_cause: false,
                 aborted: false,
                 grace_cut: false,
-                was_awaited: false,
                 deadline: None,
                 overrun: Vec::new(),
                 called_at: Location::caller(),
@@ -203,7 +198,7 @@ impl<E> Shared<E> {
 
     /// Whether the pool has begun to close.
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.reason.get().is_some()
     }
 
     /// Whether a depth still takes tasks.
@@ -249,10 +244,6 @@ impl<E> Shared<E> {
 
     pub(super) fn phase(&self) -> NodeState {
         self.lock().phase.into()
-    }
-
-    pub(super) fn closing_reason(&self) -> Option<ClosingReason> {
-        self.lock().reason.clone()
     }
 
     /// The outermost pool around this one.
@@ -390,13 +381,8 @@ impl<E: 'static> Shared<E> {
 
     /// Wakes whoever waits for the closing, with the first reason that there was.
     fn announce_closing(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
-        let news = inner.reason.is_none().then(|| reason.clone());
-        inner.reason.get_or_insert(reason);
-        self.closed.store(true, Ordering::Release);
-        let (driver, closing) = (inner.driver.take(), inner.closing.take());
-        if closing.is_some() {
-            inner.was_awaited = true;
-        }
+        let is_news = self.reason.set(reason).is_ok();
+        let (driver, closing) = (inner.driver.take(), inner.closing.clone());
         drop(inner);
         // Each of these may be somebody's waker, and panic: the other is woken all the same.
         let woken = [
@@ -404,8 +390,8 @@ impl<E: 'static> Shared<E> {
             catch(|| closing.iter().for_each(CancellationToken::cancel)),
         ];
         self.has_changed();
-        if let Some(reason) = news {
-            self.trace.closing(&reason);
+        if let (true, Some(reason)) = (is_news, self.reason.get()) {
+            self.trace.closing(reason);
         }
         if let Some(payload) = woken.into_iter().find_map(Result::err) {
             payload.resume();
@@ -518,11 +504,6 @@ impl<E> Inner<E> {
         let mut left = Snapshot::new(NodeState::Closing);
         tasks.snapshot(depth, &mut left);
         Some(left)
-    }
-
-    /// Whether somebody can have heard that the pool closes.
-    pub(super) fn was_awaited(&self) -> bool {
-        self.was_awaited
     }
 
     /// Ends the pool: its driver is woken no more, and the enclosing scope is let go of.
