@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use crate::error::{BoxError, TaskError, TaskInfo};
 use crate::scope::{
     Call, Cleanup, Current, GroupEnd, GroupInner, GroupMember, GroupOutput, GroupTask, Scope, ScopeKind, TaskName,
-    boxed_in_debug,
+    boxed_in_debug, poll_once,
 };
 
 /// Tasks whose results come as they complete.
@@ -681,7 +681,7 @@ where
         let info = TaskInfo::of_task(self.name);
         let name = TaskName::of(&info);
         let child = self.group.child(0, info, async { task() });
-        name.spawn_blocking(&mut self.group.tasks, move || child.run(), &runtime);
+        name.spawn_blocking(&mut self.group.tasks, move || poll_once(child), &runtime);
     }
 }
 

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use std::panic::Location;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 use std::{mem, thread};
 
 use tokio::runtime::Handle;
@@ -22,7 +22,9 @@ use super::shared::{Inner, Phase, Planned, Shared, wake_driver};
 use super::task::{Task, pool_of};
 use super::tasks::{BATCH, TaskEntry, Tasks, abort_all, free_ended};
 use crate::error::{TaskInfo, catch, resume};
-use crate::scope::{ChildKind, Current, ErasedPool, Scope, ScopeKind, TaskClass, TaskKey, TaskKind, TaskName};
+use crate::scope::{
+    ChildKind, Current, ErasedPool, Scope, ScopeKind, TaskClass, TaskKey, TaskKind, TaskName, poll_once,
+};
 
 /// A way to spawn a task. Each is `#[track_caller]`, as is every function on the way here, and none is called in a
 /// closure where tokio shows the user's line.
@@ -88,17 +90,6 @@ impl<T: Future<Output = ()> + Send + 'static> Spawn<T> for OnBlockingThread {
     fn spawn(task: T, name: &TaskName, set: &mut JoinSet<()>, runtime: &Handle) -> AbortHandle {
         name.spawn_blocking(set, move || poll_once(task), runtime)
     }
-}
-
-/// Runs a closure's task, which its only poll ends.
-fn poll_once(task: impl Future<Output = ()>) {
-    let ended = pin!(task).poll(&mut Context::from_waker(Waker::noop()));
-    debug_assert!(ended.is_ready(), "a closure's turn has come before it has a thread");
-}
-
-/// A closure as the future of a task.
-pub(super) async fn run_closure<O>(closure: impl FnOnce() -> O) -> O {
-    closure()
 }
 
 impl<E: Send + 'static> Shared<E> {

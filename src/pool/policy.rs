@@ -15,10 +15,8 @@ impl<E: 'static> Shared<E> {
     /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, the
     /// task was cancelled by its handle, or the failure that the error speaks of was recorded or discarded here.
     pub(super) fn says_only_that_it_stopped(&self, error: &E, by_handle: bool) -> bool {
-        let policies = self.options.policies();
-        let is_cancellation = policies.as_ref().and_then(|policies| policies.is_cancellation.as_deref());
-        let says = cancellation(error, is_cancellation);
-        self.release(policies);
+        let says =
+            self.ask(|policies| cancellation(error, policies.and_then(|hooks| hooks.is_cancellation.as_deref())));
         match says {
             None => false,
             Some(CancelledError::Cancelled) => by_handle || self.is_closed(),
@@ -57,24 +55,24 @@ impl<E: 'static> Shared<E> {
 
     /// What the pool's policy says. One that panics has failed as well, and is taken to say `Cancel`.
     fn ask_policy(&self, failure: &TaskError<E>) -> (OnFailure, Option<PanicPayload>) {
-        let policies = self.options.policies();
-        let policy = policies.as_ref().and_then(|policies| policies.on_failure.as_ref());
-        let asked = catch(|| policy.map_or(OnFailure::Cancel, |policy| policy(failure)));
-        self.release(policies);
-        match asked {
+        let policy = |policies: Option<&Policies<E>>| Some(policies?.on_failure.as_ref()?(failure));
+        match self.ask(|policies| catch(|| policy(policies).unwrap_or(OnFailure::Cancel))) {
             Ok(decision) => (decision, None),
             Err(payload) => (OnFailure::Cancel, Some(payload)),
         }
     }
 
-    /// Lets go of the closures, of which one was asked. If the pool has returned meanwhile, without waiting for whoever
-    /// asked, this drops them. The panic of a destructor is on stderr then: the pool can return it no more, and has let go
-    /// of the enclosing scope.
-    pub(super) fn release(&self, policies: Option<Arc<Policies<E>>>) {
+    /// Asks one of the closures, by `ask`, which catches its panic. If the pool has returned meanwhile, without waiting for
+    /// that, this drops the closures. The panic of a destructor is on stderr then: the pool can return it no more, and has
+    /// let go of the enclosing scope.
+    pub(super) fn ask<R>(&self, ask: impl FnOnce(Option<&Policies<E>>) -> R) -> R {
+        let policies = self.options.policies();
+        let asked = ask(policies.as_deref());
         for payload in policies.and_then(Arc::into_inner).into_iter().flat_map(Policies::drop_each) {
             let info = self.lock().body_info();
             Scope::report_to(None, TaskError::new(info, Failure::Panic(payload)));
         }
+        asked
     }
 
     /// Drops the closures that the pool was given, whose destructors may panic, but for the one that is needed still.

@@ -8,7 +8,7 @@ use std::task::Waker;
 
 use tokio_util::sync::CancellationToken;
 
-use super::options::OnFailure;
+use super::options::{OnFailure, Policies};
 use super::shared::Shared;
 use super::{Pool, PoolTree};
 use crate::error::{ClosingReason, TaskError, TaskInfo, catch};
@@ -245,12 +245,10 @@ impl<E: Send + 'static> Pool<E> {
 
 impl<E: Send + 'static> ErasedPool for Shared<E> {
     fn report(&self, mut failure: TaskError) -> Option<TaskError> {
-        let policies = self.options.policies();
-        let policy = policies.as_ref().and_then(|policies| policies.on_cleanup_failure.as_ref());
         // Nothing that panics here is a failure of its own: the policy, as its documentation says, the destructor of a
         // failure that is discarded, and a waker as the pool closes.
-        let asked = policy.and_then(|policy| catch(|| policy(&failure)).ok());
-        self.release(policies);
+        let policy = |policies: Option<&Policies<E>>| Some(policies?.on_cleanup_failure.as_ref()?(&failure));
+        let asked = self.ask(|policies| catch(|| policy(policies)).ok().flatten());
         let decision = asked.unwrap_or(OnFailure::Collect);
         self.trace.cleanup_failed(&mut failure, decision);
         if decision == OnFailure::Discard {

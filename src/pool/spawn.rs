@@ -556,8 +556,8 @@ impl<E: Send + 'static> TaskBuilder<'_, E> {
         self,
         future: F,
     ) -> impl Future<Output = Result<F::Output, TaskStopped>> + use<F, E> {
-        let (pool, class, info) = self.member();
-        let tracked = Tracked { future: Scoped::outside(future), member: Member::of(pool, class, info) };
+        let member = Entry::new(&self.pool.shared, self.class, TaskInfo::of_task(self.name));
+        let tracked = Tracked { future: Scoped::outside(future), member };
         run_tracked(tracked)
     }
 }
@@ -565,13 +565,11 @@ impl<E: Send + 'static> TaskBuilder<'_, E> {
 /// A future, and what makes it a member; dropped in this order.
 struct Tracked<F, E: Send + 'static> {
     future: Scoped<F>,
-    member: Member<E>,
+    member: Arc<Entry<E>>,
 }
 
 /// A place on the list of a pool.
-struct Member<E: Send + 'static>(Arc<Entry<E>>);
-
-struct Entry<E> {
+struct Entry<E: Send + 'static> {
     pool: Arc<Shared<E>>,
     class: TaskClass,
     info: TaskInfo,
@@ -581,19 +579,17 @@ struct Entry<E> {
     aborted: Arc<CancellationToken>,
 }
 
-impl<E: Send + 'static> Member<E> {
-    fn of(pool: &Arc<Shared<E>>, class: TaskClass, info: TaskInfo) -> Self {
+impl<E: Send + 'static> Entry<E> {
+    fn new(pool: &Arc<Shared<E>>, class: TaskClass, info: TaskInfo) -> Arc<Self> {
         let (pool, current) = (Arc::clone(pool), OnceLock::new());
         let place = Arc::new(Entry { pool, class, info, current, aborted: Arc::default() });
         if !place.enter() {
             let plan = Box::new(PlannedMember { class, info: place.info.clone(), place: Arc::downgrade(&place) });
             place.pool.plan(plan).into_iter().for_each(|plan| plan.admit(&place.pool));
         }
-        Self(place)
+        place
     }
-}
 
-impl<E: Send + 'static> Entry<E> {
     /// Takes the place. False if the pool is planned.
     fn enter(&self) -> bool {
         match self.pool.place(self.class, &self.info, None) {
@@ -613,17 +609,17 @@ impl<E: Send + 'static> Entry<E> {
     }
 }
 
-impl<E: Send + 'static> Drop for Member<E> {
+impl<E: Send + 'static> Drop for Entry<E> {
     fn drop(&mut self) {
-        if let Some(current) = self.0.current.get() {
-            self.0.pool.task_ended(current);
+        if let Some(current) = self.current.get() {
+            self.pool.task_ended(current);
             current.scope.child_ended();
         }
     }
 }
 
 /// A member of a pool that does not run yet.
-struct PlannedMember<E> {
+struct PlannedMember<E: Send + 'static> {
     class: TaskClass,
     info: TaskInfo,
     place: Weak<Entry<E>>,
@@ -650,9 +646,8 @@ impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
 /// Polls a tracked future until it ends or is aborted.
 async fn run_tracked<F: Future, E: Send + 'static>(tracked: Tracked<F, E>) -> Result<F::Output, TaskStopped> {
     // In the order in which they are dropped, the last first.
-    let Tracked { future, member } = tracked;
+    let Tracked { future, member: place } = tracked;
     let mut future = pin!(future);
-    let place = &member.0;
     if place.current.get().is_none() {
         place.pool.wait_started().await;
     }

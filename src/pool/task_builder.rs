@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::Pool;
-use super::admission::{OnBlockingThread, OnRuntime, Spawn, run_closure};
+use super::admission::{OnBlockingThread, OnRuntime, Spawn};
 use super::handle::{NoHandle, OutputSink, TaskHandle, TaskOutput};
 use super::options::{OnFailure, TaskSettings};
 use super::shared::Shared;
@@ -43,10 +43,10 @@ use crate::scope::{TaskClass, TaskKind, boxed_in_debug};
 /// ```
 #[must_use = "a builder does nothing until one of its spawning methods is called"]
 pub struct TaskBuilder<'a, E = BoxError> {
-    pool: &'a Pool<E>,
-    name: Option<Arc<str>>,
+    pub(super) pool: &'a Pool<E>,
+    pub(super) name: Option<Arc<str>>,
     /// Its depth, and whether it is a daemon.
-    class: TaskClass,
+    pub(super) class: TaskClass,
     settings: TaskSettings,
 }
 
@@ -377,7 +377,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         C: FnOnce() -> O + Send + 'static,
         O: TaskOutput<E> + 'static,
     {
-        self.admit::<OnBlockingThread, _, _>(boxed_in_debug(run_closure(task)), NoHandle);
+        self.admit::<OnBlockingThread, _, _>(boxed_in_debug(async { task() }), NoHandle);
     }
 
     /// Spawns a task that cannot leave its thread; see [`Pool::spawn_local`].
@@ -426,7 +426,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         T: Send + 'static,
     {
         let (handle, sender) = TaskHandle::new();
-        self.admit::<OnBlockingThread, _, _>(boxed_in_debug(run_closure(task)), sender);
+        self.admit::<OnBlockingThread, _, _>(boxed_in_debug(async { task() }), sender);
         handle
     }
 
@@ -490,12 +490,6 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         let (started, sender, future) = Started::new();
         self.admit::<OnRuntime, _, _>(boxed_in_debug(task(started)), sender);
         future
-    }
-
-    /// What a tracked future is listed as.
-    #[track_caller]
-    pub(super) fn member(self) -> (&'a Arc<Shared<E>>, TaskClass, TaskInfo) {
-        (&self.pool.shared, self.class, TaskInfo::of_task(self.name))
     }
 
     /// Spawns a task, or drops it with a warning, if the pool is closed.

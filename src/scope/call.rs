@@ -335,14 +335,6 @@ where
         future.place(Current { scope, key: None });
         Self { future, index, member: Some(member) }
     }
-
-    /// Runs one that is made of a closure, on the thread of the call: its first poll ends it.
-    pub(crate) fn run(self) -> GroupOutput<T, E> {
-        match pin!(self).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(output) => output,
-            Poll::Pending => unreachable!("a closure does not wait"),
-        }
-    }
 }
 
 impl<F, T, E> Future for GroupTask<F, T, E>
@@ -457,6 +449,14 @@ impl<T: 'static, E: 'static> GroupEnd<T, E> {
         let info = output.owner().0.info.clone();
         let payload = catch(|| drop(output.take())).err()?;
         Some(TaskError::new(info, Failure::Panic(payload)))
+    }
+}
+
+/// Runs a closure's task, which its only poll ends.
+pub(crate) fn poll_once<T>(task: impl Future<Output = T>) -> T {
+    match pin!(task).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("a closure does not wait"),
     }
 }
 
