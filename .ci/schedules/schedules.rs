@@ -777,6 +777,22 @@ fn a_tracked_future_is_aborted_as_it_is_polled() {
     });
 }
 
+#[test]
+fn a_tracked_future_is_dropped_as_it_is_listed() {
+    explore(|| {
+        let pool = Pool::<BoxError>::builder().keep_open(true).build();
+        let owner = pool.clone();
+        let tracked = owner.track_future(pending::<()>());
+        let dropping = shuttle::thread::spawn(move || drop(tracked));
+        let running = shuttle::thread::spawn(move || block_on(pool.run()).unwrap());
+        dropping.join().unwrap();
+        block_on(owner.idle());
+        assert_eq!(owner.len(), 0);
+        owner.cancel();
+        running.join().unwrap();
+    });
+}
+
 /// A pool in a branch hears of the abort before the branch is aborted, and may well return that first.
 #[test]
 fn a_branch_that_was_stopped_has_not_failed() {
