@@ -166,13 +166,14 @@ fn a_task_that_comes_too_late_is_told() {
         let pool = Pool::<BoxError>::new();
         pool.cancel();
         pool.build_task().name("late").spawn(async {});
+        pool.build_task().name("blocking").spawn_blocking(|| {});
+        pool.build_task().name("local").spawn_local(async {});
+        drop(pool.build_task().name("local with a handle").spawn_local_with_handle(async { Ok(()) }));
     });
-    let told = lines.iter().filter(|line| {
-        line.starts_with(
-            "WARN the pool is closed: a task was dropped unpolled task=\"late\" spawned_at=tests/tracing.rs:",
-        )
-    });
-    assert_eq!(told.count(), 1, "{lines:?}");
+    for name in ["late", "blocking", "local", "local with a handle"] {
+        let begin = format!("WARN the pool is closed: a task was dropped unpolled task=\"{name}\" spawned_at=tests/");
+        assert_eq!(lines.iter().filter(|line| line.starts_with(&begin)).count(), 1, "{name}: {lines:?}");
+    }
 }
 
 #[test]

@@ -126,13 +126,17 @@ impl<E: Send + 'static> Shared<E> {
         Ok(())
     }
 
-    /// Spawns a task that stays on this thread. If the pool is closed, it is dropped.
+    /// Spawns a task that stays on this thread. Gives it back if the pool is closed.
     ///
     /// # Panics
     ///
     /// If the pool does not run yet, and outside of a `LocalSet` and of a `LocalRuntime`.
     #[track_caller]
-    pub(super) fn admit_local<F, S>(self: &Arc<Self>, class: TaskClass, mut task: Task<F, S, E>)
+    pub(super) fn admit_local<F, S>(
+        self: &Arc<Self>,
+        class: TaskClass,
+        mut task: Task<F, S, E>,
+    ) -> Result<(), Task<F, S, E>>
     where
         F: Future + 'static,
         S: OutputSink<F::Output, E>,
@@ -140,7 +144,7 @@ impl<E: Send + 'static> Shared<E> {
         let (info, turn) = task.for_place();
         let (current, place) = match self.place(class, info, turn) {
             Admission::Placed(current, place) => (current, place),
-            Admission::Refused => return,
+            Admission::Refused => return Err(task),
             Admission::Planned => panic!(
                 "`spawn_local` was called on a pool that does not run yet: its tasks belong to the thread that runs it"
             ),
@@ -148,6 +152,7 @@ impl<E: Send + 'static> Shared<E> {
         task.place(current);
         let (name, handle) = (TaskName::of(task.info()), task.handle_in_place());
         self.spawn::<OnThisThread, _>(place, task, &name, handle);
+        Ok(())
     }
 
     #[track_caller]
@@ -213,10 +218,8 @@ where
         self.task.info()
     }
 
-    fn set_turn(&mut self, turn: Turn) {
-        if let (_, Some(place)) = self.task.for_place() {
-            *place = turn;
-        }
+    fn turn(&mut self) -> Option<&mut Turn> {
+        self.task.for_place().1
     }
 
     fn admit(self: Box<Self>, pool: &Arc<Shared<E>>) {
@@ -294,7 +297,10 @@ impl<E: Send + 'static> Shared<E> {
         if inner.phase != Phase::Planned {
             return Some(plan);
         }
-        plan.set_turn(self.turn(plan.class()));
+        let class = plan.class();
+        if let Some(turn) = plan.turn() {
+            *turn = self.turn(class);
+        }
         inner.plans.push(plan);
         None
     }

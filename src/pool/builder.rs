@@ -109,7 +109,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
     ///
     /// # Panics
     ///
-    /// This method does not panic, but a pool with a grace does when it closes in a runtime without timers.
+    /// This method does not panic, but the future of a pool with a grace does, when it is first polled, in a runtime
+    /// without timers.
     ///
     /// # Examples
     ///
@@ -317,7 +318,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
     ///
     /// # Panics
     ///
-    /// This method does not panic, but the pool does when it has to wait in a runtime without timers.
+    /// This method does not panic, but the future of such a pool does, when it is first polled, in a runtime without
+    /// timers.
     ///
     /// # Examples
     ///

@@ -138,7 +138,9 @@ impl<E: Send + 'static> Pool<E> {
     /// # Panics
     ///
     /// - If the pool is running or has run, even through another handle.
-    /// - When polled outside of a tokio runtime. The message names the line of this call.
+    /// - When polled outside of a tokio runtime, or, with a [`grace`](crate::PoolBuilder::grace) or
+    ///   [`abandon_after`](crate::PoolBuilder::abandon_after), in one without timers. The message names the line of this
+    ///   call.
     ///
     /// # Cancel safety
     ///

@@ -131,8 +131,8 @@ pub(super) trait Planned<E>: Send {
 
     fn info(&self) -> &TaskInfo;
 
-    /// Has it wait for its turn like the others.
-    fn set_turn(&mut self, turn: Turn);
+    /// Its turn, if it counts towards a limit.
+    fn turn(&mut self) -> Option<&mut Turn>;
 
     /// Spawns it, now that the pool runs; or drops it in its scope, if the pool closes already or its handle has
     /// cancelled it.

@@ -634,7 +634,9 @@ impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
         &self.info
     }
 
-    fn set_turn(&mut self, _: Turn) {}
+    fn turn(&mut self) -> Option<&mut Turn> {
+        None
+    }
 
     fn admit(self: Box<Self>, _: &Arc<Shared<E>>) {
         if let Some(place) = self.place.upgrade() {

@@ -409,8 +409,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         F: Future + 'static,
         F::Output: TaskOutput<E>,
     {
-        let (pool, class, task) = self.task(task, NoHandle);
-        pool.admit_local(class, task);
+        self.admit_local(task, NoHandle);
     }
 
     /// Runs a closure on the runtime's threads for blocking work, and returns a handle for its value; see
@@ -447,8 +446,7 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
         T: Send + 'static,
     {
         let (handle, sender) = TaskHandle::new();
-        let (pool, class, task) = self.task(task, sender);
-        pool.admit_local(class, task);
+        self.admit_local(task, sender);
         handle
     }
 
@@ -502,6 +500,19 @@ impl<'a, E: Send + 'static> TaskBuilder<'a, E> {
     {
         let (pool, class, task) = self.task(future, sink);
         if let Err(refused) = pool.admit::<K, _, _>(class, task) {
+            pool.trace.refused(refused.info());
+        }
+    }
+
+    /// The same for a task that stays on this thread.
+    #[track_caller]
+    fn admit_local<F, S>(self, future: F, sink: S)
+    where
+        F: Future + 'static,
+        S: OutputSink<F::Output, E>,
+    {
+        let (pool, class, task) = self.task(future, sink);
+        if let Err(refused) = pool.admit_local(class, task) {
             pool.trace.refused(refused.info());
         }
     }
