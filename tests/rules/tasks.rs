@@ -92,10 +92,15 @@ async fn an_essential_task_may_not_end_while_the_pool_is_open(cell: Cell) {
 
 /// An essential task that ends while its pool closes has done what it should.
 async fn an_essential_task_may_end_with_its_pool(cell: Cell) {
-    for grace in GRACES {
+    for (grace, daemon) in GRACES.into_iter().flat_map(|grace| [(grace, false), (grace, true)]) {
         let cell = cell.with_owner();
-        let pool = with(grace).build();
-        pool.build_task().essential().spawn(cell.work());
+        let pool = with(grace).keep_open(true).build();
+        let task = pool.build_task().essential();
+        if daemon {
+            task.daemon().spawn(cell.work())
+        } else {
+            task.spawn(cell.work())
+        }
         let run = cell.run(&pool).await;
         pool.cancel();
         cell.closes_with(&pool, grace).await;
@@ -211,16 +216,23 @@ async fn a_tracked_future_that_is_dropped_holds_nothing(cell: Cell) {
 
 /// Spawned anywhere below, a task without a policy is asked about by the pool that it is in.
 async fn a_failure_is_decided_where_it_arrives(cell: Cell) {
-    let cell = cell.deaf();
+    let (cell, other) = (cell.deaf(), cell.plain());
     let pool = with(ENDLESS).on_failure(|_| OnFailure::Collect).on_cleanup_failure(|_| OnFailure::Discard).build();
     pool.spawn(cell.work());
+    pool.spawn(other.work());
     let run = cell.run(&pool).await;
+    other.begun().await;
     cell.fail();
+    until(|| cell.has("failed")).await;
+    other.goes_on().await;
+    other.assert_not_asked();
+    pool.cancel();
+    other.uses(ENDLESS).await;
     match run.await.unwrap() {
         Ok(()) => assert!(cell.is(Work::HandedOn), "only its failure is one of cleanup"),
         Err(error) => assert_eq!(error.failures().len(), 1),
     }
-    assert!(cell.has("failed"));
+    other.assert_finished();
 }
 
 matrix! {
