@@ -33,19 +33,6 @@ async fn a_signal_that_is_ready_cancels_the_pool() {
     assert!(error.await.unwrap_err().is_cancelled());
 }
 
-#[apply(both)]
-async fn a_signal_that_is_never_ready_does_not_hold_the_pool_open() {
-    let (pool, alive) = (Pool::<BoxError>::new(), Alive::default());
-    let one = alive.one();
-    pool.cancel_on(async move {
-        let _one = one;
-        pending::<()>().await;
-    });
-    pool.spawn(async {});
-    pool.run().await.unwrap();
-    assert_eq!(alive.count(), 0);
-}
-
 #[apply(current_thread)]
 async fn a_signal_that_is_never_ready_does_not_use_up_the_grace() {
     let (pool, begin): (Pool, _) = (Pool::builder().grace(LONG).build(), Instant::now());

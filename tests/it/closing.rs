@@ -22,23 +22,6 @@ use crate::support::{
 // ===== the body returns =====
 
 #[apply(both)]
-async fn tasks_left_by_the_body_run_to_their_end() {
-    let ended = Count::default();
-    let outcome: Outcome<_> = Pool::open(async |pool| {
-        for nth in 0..100 {
-            let ended = ended.clone();
-            pool.spawn(async move {
-                turns(1 + nth % 10).await;
-                ended.up();
-            });
-        }
-        Ok(42)
-    })
-    .await;
-    assert_eq!((outcome.unwrap(), ended.get()), (42, 100));
-}
-
-#[apply(both)]
 async fn tasks_may_spawn_tasks_after_the_body_has_returned() {
     let count = Count::default();
     fn generation(left: usize, count: Count) {
@@ -563,19 +546,6 @@ async fn tasks_that_spawn_each_other_let_others_make_progress() {
     in_pool("a", async |_| next(10_000)).await;
     other.abort();
     assert!(turns.get() > 100, "{} turns", turns.get());
-}
-
-#[apply(both)]
-async fn a_failing_pool_with_ten_thousand_tasks_ends() {
-    let alive = Alive::default();
-    let outcome: Outcome = Pool::open(async |pool| {
-        (0..10_000).for_each(|_| pool.spawn(endless(&alive)));
-        yield_now().await;
-        Err("body".into())
-    })
-    .await;
-    assert!(outcome.is_err());
-    assert_eq!(alive.count(), 0);
 }
 
 #[apply(both)]

@@ -412,21 +412,6 @@ async fn daemons_are_joined_when_the_body_fails() {
     assert_eq!((panic.await.as_str(), alive.count()), ("body", 0));
 }
 
-#[apply(both)]
-async fn a_service_that_must_not_end_is_a_daemon_that_says_so() {
-    let outcome: Outcome = Pool::open(async |pool: Pool| {
-        pool.build_task().daemon().name("service").spawn(async {
-            yield_now().await;
-            Err("ended too early".into())
-        });
-        pending().await
-    })
-    .await;
-    let error = outcome.unwrap_err();
-    assert_eq!(error.first().unwrap().task().name(), Some("service"));
-    assert_eq!(failures(error.failures()), ["error: ended too early"]);
-}
-
 /// A daemon that opens a pool again each time one has panicked, which it does five times.
 fn restarting(pool: &Pool, attempts: &Arc<AtomicUsize>, alive: &Alive) {
     let (counted, alive) = (Arc::clone(attempts), alive.clone());
@@ -580,20 +565,6 @@ async fn daemons_do_not_count_towards_the_limit() {
     pool.run().await.unwrap();
     assert_eq!(log.events()[..2], ["task", "task"]);
     assert_eq!(log.events().len(), 12);
-}
-
-#[apply(both)]
-async fn a_daemon_runs_although_the_pool_is_full() {
-    let outcome: Outcome = Pool::builder()
-        .limit(1)
-        .open(async |pool: Pool| {
-            let (release, released) = oneshot::channel::<()>();
-            pool.spawn(async { released.await.unwrap() });
-            daemon(&pool, async { release.send(()).unwrap() });
-            Ok(())
-        })
-        .await;
-    outcome.unwrap();
 }
 
 #[apply(both)]

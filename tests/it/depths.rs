@@ -57,16 +57,6 @@ fn texts(depths: &[i32]) -> Vec<String> {
 // ===== the order =====
 
 #[apply(both)]
-async fn depths_are_closed_from_the_highest_to_the_lowest() {
-    let log = Log::default();
-    let pool: Pool = Pool::new();
-    [0, 2, 1, 2].iter().for_each(|&depth| spawn_at(&pool, depth, &log));
-    pool.spawn(async { Err("first".into()) });
-    assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: first"]);
-    assert_eq!(log.events(), ["2", "2", "1", "0"]);
-}
-
-#[apply(both)]
 async fn any_depth_is_closed_in_its_turn() {
     let (log, polite) = (Log::default(), Log::default());
     let depths = [-3, i32::MAX, 0, i32::MIN, -1, 7, i32::MIN + 1, i32::MAX - 1, 1];
@@ -1112,35 +1102,6 @@ async fn a_pool_of_one_depth_without_a_grace_takes_nothing_at_any_depth_once_it_
 }
 
 // ===== by hand =====
-
-#[apply(both)]
-async fn depths_do_what_a_chain_of_signals_does_by_hand() {
-    let (by_hand, by_depth) = (Log::default(), Log::default());
-    let pool: Pool = Pool::builder().grace(FOREVER).build();
-    let mut earlier = None;
-    for n in [3, 2, 1] {
-        let (log, (done, next)) = (by_hand.clone(), oneshot::channel());
-        let before: Option<oneshot::Receiver<()>> = earlier.replace(next);
-        pool.spawn(async move {
-            cancellation_token().cancelled().await;
-            if let Some(before) = before {
-                before.await.unwrap();
-            }
-            log.push(n.to_string());
-            let _ = done.send(());
-        });
-    }
-    pool.cancel_on(yield_now());
-    pool.run().await.unwrap();
-    drop(earlier);
-
-    let pool: Pool = Pool::builder().grace(FOREVER).build();
-    [1, 3, 2].iter().for_each(|&depth| polite_at(&pool, depth, &by_depth));
-    pool.cancel_on(yield_now());
-    pool.run().await.unwrap();
-    assert_eq!(by_hand.events(), by_depth.events());
-    assert_eq!(by_depth.events(), ["3", "2", "1"]);
-}
 
 #[apply(both)]
 async fn depths_come_and_go_a_thousand_times_and_are_closed_in_order() {

@@ -43,21 +43,6 @@ async fn the_closing_of_a_dropped_owner_goes_through_the_same_steps() {
 }
 
 #[apply(current_thread)]
-async fn a_dropped_owner_keeps_the_rest_of_its_grace() {
-    let (inner, clock) = with_stubborn_task(GRACE);
-    let outcome: Outcome = Pool::open(async |_| {
-        inner.cancel_on(sleep(secs(1)));
-        dropped_after(secs(7), inner.run()).await;
-        clock.say("dropped");
-        Ok(())
-    })
-    .await;
-    outcome.unwrap();
-    clock.say("returned");
-    assert_eq!(clock.events(), ["1: asked", "7: dropped", "11: gone", "11: returned"]);
-}
-
-#[apply(current_thread)]
 async fn a_body_that_is_dropped_in_the_grace_is_gone_at_once() {
     let clock = Clock::start();
     let outcome: Outcome = Pool::open(async |_| {
@@ -279,18 +264,6 @@ async fn a_handle_of_a_pool_whose_owner_was_dropped_does_not_delay_the_pool_arou
         opened.unwrap();
         assert!(kept.unwrap().is_closed(), "the pool is still open; spawns: {spawns}");
     }
-}
-
-#[apply(both)]
-async fn an_open_that_is_dropped_unpolled_never_calls_its_body() {
-    let log = Log::default();
-    let one = log.on_drop("dropped");
-    drop(Pool::<BoxError>::open(async |_| {
-        let _one = one;
-        log.push("called");
-        Ok(())
-    }));
-    assert_eq!(log.events(), ["dropped"]);
 }
 
 #[apply(both)]

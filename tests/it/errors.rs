@@ -95,15 +95,6 @@ async fn a_single_failure_is_the_only_one() {
     assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
 }
 
-#[apply(both)]
-async fn without_a_failure_there_is_no_error() {
-    let value = Pool::open(async |pool: Pool| {
-        (0..10).for_each(|_| pool.spawn(async { Ok(()) }));
-        Ok(1)
-    });
-    assert_eq!(value.await.unwrap(), 1);
-}
-
 #[apply(current_thread)]
 async fn failures_of_the_same_turn_are_all_reported_and_successes_are_not() {
     let error = Pool::open(async |pool: Pool| {

@@ -15,7 +15,6 @@ use tokio::time::{Instant, sleep};
 use crate::support::{
     Alive, Clock, GRACE, Log, OnDrop, Outcome, Witness, asked, both, cancelled_once, current_thread, failures,
     multi_thread, panic_of, poll_once, quiet_panic, secs, stays_pending, with_and_without_grace, with_grace,
-    with_stubborn_task,
 };
 
 // ===== who is asked (`tests/rules/causes.rs` has each cause with each kind of work) =====
@@ -38,18 +37,6 @@ async fn a_pool_that_ends_by_itself_needs_no_grace() {
         assert_eq!((outcome.unwrap(), log.events().as_slice()), (7, &["ended".to_owned()][..]));
     })
     .await;
-}
-
-#[apply(current_thread)]
-async fn a_grace_is_no_delay_for_a_pool_that_ends_by_itself() {
-    let begin = Instant::now();
-    let outcome: Outcome<_> = with_grace(GRACE)
-        .open(async |pool| {
-            pool.spawn(sleep(secs(1)));
-            Ok(7)
-        })
-        .await;
-    assert_eq!((outcome.unwrap(), begin.elapsed()), (7, secs(1)));
 }
 
 #[apply(both)]
@@ -90,34 +77,6 @@ async fn cancelling_asks_a_body_that_can_still_return_its_value_in_the_grace() {
         w.check_body();
     })
     .await;
-}
-
-#[apply(both)]
-async fn a_body_that_cancels_its_own_pool_goes_on_in_the_grace() {
-    with_and_without_grace(async |w: Witness| {
-        let outcome: Outcome<_> = w
-            .open(async |pool| {
-                pool.cancel();
-                w.body().await
-            })
-            .await;
-        assert_eq!(outcome.is_ok(), w.has_grace());
-        w.check();
-        w.check_body();
-    })
-    .await;
-}
-
-#[apply(both)]
-async fn a_body_that_fails_in_the_grace_of_a_cancelled_pool_is_a_failure() {
-    let outcome: Outcome = with_grace(Duration::MAX)
-        .open(async |pool| {
-            pool.cancel();
-            asked().await;
-            Err("body".into())
-        })
-        .await;
-    assert_eq!(failures(outcome.unwrap_err().failures()), ["error: body"]);
 }
 
 #[apply(both)]
@@ -330,14 +289,6 @@ async fn a_grace_that_is_shorter_than_a_tick_is_over_all_the_same() {
     pool.cancel_on(ready(()));
     pool.run().await.unwrap();
     assert!(begin.elapsed() <= Duration::from_millis(2), "{:?}", begin.elapsed());
-}
-
-#[apply(current_thread)]
-async fn the_time_before_the_request_is_not_part_of_the_grace() {
-    let (pool, clock) = with_stubborn_task(GRACE);
-    pool.cancel_on(sleep(secs(100)));
-    pool.run().await.unwrap();
-    assert_eq!(clock.events(), ["100: asked", "110: gone"]);
 }
 
 // ===== what can be done meanwhile =====
@@ -621,18 +572,4 @@ async fn cancelling_during_the_grace_of_a_failure_hides_nothing() {
     let error = outcome.unwrap_err();
     assert_eq!(failures(error.failures()), ["error: task"]);
     assert_eq!((error.is_cancelled(), error.cancel_reason()), (false, None));
-}
-
-#[apply(both)]
-async fn a_task_can_be_cancelled_by_its_handle_during_the_grace() {
-    let outcome: Outcome<_> = with_grace(Duration::MAX)
-        .open(async |pool| {
-            let handle = pool.spawn_with_handle(pending::<Result<(), _>>());
-            pool.cancel();
-            asked().await;
-            handle.cancel();
-            Ok(handle.await)
-        })
-        .await;
-    assert_eq!(outcome.unwrap(), Err(TaskStopped::Cancelled));
 }

@@ -14,7 +14,7 @@ use tokio::task::{coop, yield_now};
 use tokio_test::{assert_pending, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, Log, OnDrop, both, busy, current_thread, multi_thread, poll_once, poll_until, stays_pending, until,
+    Alive, OnDrop, both, busy, current_thread, multi_thread, poll_once, poll_until, stays_pending, until,
 };
 
 type Outcome<T = ()> = Result<T, BoxError>;
@@ -40,15 +40,6 @@ async fn waiting(pool: &Pool, alive: &Alive) -> TaskHandle<i32> {
 // ===== what a handle gives =====
 
 #[apply(both)]
-async fn a_handle_gives_the_value() {
-    let sum = Pool::open(async |pool: Pool| {
-        let (first, second) = (pool.spawn_with_handle(async { Ok(42) }), pool.spawn_with_handle(async { Ok(11) }));
-        Ok(first.await? + second.await?)
-    });
-    assert_eq!(sum.await.unwrap(), 53);
-}
-
-#[apply(both)]
 async fn a_handle_gives_its_value_after_the_pool_has_ended() {
     let handles = Pool::open(async |pool: Pool| {
         Ok([1, 2].map(|value| {
@@ -61,55 +52,6 @@ async fn a_handle_gives_its_value_after_the_pool_has_ended() {
     let [first, second] = handles.await.unwrap();
     assert!(first.is_finished() && second.is_finished());
     assert_eq!((first.await, second.await), (Ok(1), Ok(2)));
-}
-
-#[apply(both)]
-async fn the_handle_of_a_failed_task_says_so_and_the_pool_has_the_error() {
-    let pool = Pool::<BoxError>::new();
-    let handle = pool.spawn_with_handle(async { Err::<i32, _>("broken".into()) });
-    let error = pool.run().await.unwrap_err();
-    assert_eq!(handle.await, Err(TaskStopped::Failed));
-    assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
-}
-
-#[apply(both)]
-async fn the_handle_of_a_task_that_panicked_says_so_and_the_pool_has_the_panic() {
-    let pool = Pool::<BoxError>::new();
-    let handle = pool.spawn_with_handle(async { panic!("broken") as Outcome });
-    let error = pool.run().await.unwrap_err();
-    assert_eq!(handle.await, Err(TaskStopped::Panicked));
-    assert!(error.is_panic());
-}
-
-#[apply(both)]
-async fn the_handle_of_an_aborted_sibling_says_cancelled() {
-    let (alive, mut kept) = (Alive::default(), None);
-    let error = Pool::open(async |pool: Pool| {
-        kept = Some(waiting(&pool, &alive).await);
-        Err::<(), _>("enough".into())
-    });
-    error.await.unwrap_err();
-    assert_eq!(kept.unwrap().await, Err(TaskStopped::Cancelled));
-}
-
-#[apply(both)]
-async fn a_value_whose_task_panics_in_its_destructor_is_lost() {
-    struct Panics;
-    impl Drop for Panics {
-        fn drop(&mut self) {
-            panic!("captured");
-        }
-    }
-    let pool = Pool::<BoxError>::new();
-    // A future by hand: what an async block holds is dropped before its output is there.
-    let panics = Panics;
-    let handle = pool.spawn_with_handle(std::future::poll_fn(move |_| {
-        let _ = &panics;
-        Poll::Ready(Ok(1))
-    }));
-    let error = pool.run().await.unwrap_err();
-    assert!(error.is_panic());
-    assert_eq!(handle.await, Err(TaskStopped::Panicked));
 }
 
 #[apply(both)]
@@ -358,21 +300,6 @@ async fn a_planned_task_that_is_cancelled_is_never_polled() {
 }
 
 #[apply(both)]
-async fn a_planned_task_can_be_cancelled_once_it_runs() {
-    let pool = Pool::<BoxError>::new();
-    let handle = pool.spawn_with_handle(async {
-        busy().await;
-        Ok(())
-    });
-    let mut run = task::spawn(pool.run());
-    assert_pending!(run.poll());
-    assert!(!handle.is_finished());
-    handle.cancel();
-    assert_eq!(handle.await, Err(TaskStopped::Cancelled));
-    run.await.unwrap();
-}
-
-#[apply(both)]
 async fn a_busy_task_is_cancelled_at_its_next_await() {
     Pool::open(async |pool: Pool| {
         let alive = Alive::default();
@@ -451,23 +378,6 @@ async fn a_destructor_that_panics_in_a_cancelled_task_is_a_failure() {
 }
 
 #[apply(both)]
-async fn cancelling_every_task_by_hand_leaves_the_pool_open() {
-    let value = Pool::open(async |pool: Pool| {
-        let (alive, mut handles) = (Alive::default(), Vec::new());
-        for _ in 0..5 {
-            handles.push(waiting(&pool, &alive).await);
-        }
-        handles.iter().for_each(TaskHandle::cancel);
-        for handle in handles {
-            assert_eq!(handle.await, Err(TaskStopped::Cancelled));
-        }
-        assert!(alive.count() == 0 && !pool.is_closed());
-        Ok(pool.spawn_with_handle(async { Ok(7) }).await?)
-    });
-    assert_eq!(value.await.unwrap(), 7);
-}
-
-#[apply(both)]
 async fn cancelling_the_last_task_ends_a_pool_without_a_body() {
     let pool = Pool::<BoxError>::new();
     let handle = pool.spawn_with_handle(pending::<Outcome>());
@@ -476,33 +386,6 @@ async fn cancelling_the_last_task_ends_a_pool_without_a_body() {
     handle.cancel();
     run.await.unwrap();
     assert_eq!(handle.await, Err(TaskStopped::Cancelled));
-}
-
-#[apply(both)]
-async fn the_pool_waits_for_what_a_cancelled_task_leaves_behind() {
-    let (alive, log) = (Alive::default(), Log::default());
-    Pool::open(async |pool: Pool| {
-        let ((started, wait), one, left) = (oneshot::channel(), alive.one(), log.on_drop("leaf"));
-        let owner = pool.spawn_with_handle(async move {
-            Pool::open(async |inner: Pool| {
-                inner.spawn(async move {
-                    let _held = (one, left);
-                    started.send(()).unwrap();
-                    busy().await;
-                });
-                Ok(())
-            })
-            .await?;
-            Ok(())
-        });
-        wait.await?;
-        owner.cancel();
-        assert_eq!(owner.await, Err(TaskStopped::Cancelled));
-        Ok(())
-    })
-    .await
-    .unwrap();
-    assert_eq!((alive.count(), log.events().as_slice()), (0, &[String::from("leaf")][..]));
 }
 
 /// The handle tells of its task, and not of what that leaves behind.
@@ -549,17 +432,6 @@ async fn the_id_is_the_one_that_the_task_sees() {
         assert!(id.is_some());
         assert_eq!(Some((&mut handle).await?), id);
         assert_eq!(handle.id(), id);
-        Ok(())
-    })
-    .await
-    .unwrap();
-}
-
-#[apply(both)]
-async fn ids_differ() {
-    Pool::open(async |pool: Pool| {
-        let (first, second) = (pool.spawn_with_handle(async { Ok(()) }), pool.spawn_with_handle(async { Ok(()) }));
-        assert_ne!(first.id(), second.id());
         Ok(())
     })
     .await

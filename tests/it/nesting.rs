@@ -359,40 +359,6 @@ async fn every_level_waits_for_what_an_ended_task_left_below() {
     assert_eq!((alive.count(), middle_ended.count()), (0, 0));
 }
 
-#[apply(both)]
-async fn blocking_work_below_an_aborted_owner_delays_the_outermost_pool() {
-    let (alive, owners) = (Alive::default(), Alive::default());
-    let (closure, release) = blocking(&alive);
-    let (seen, flag) = (alive.clone(), owners.one());
-    let mut outermost = pin!(Pool::open(async |pool: Pool| {
-        let owner = pool.spawn_with_handle(async {
-            let _flag = flag;
-            let outcome: Outcome = Pool::open(async |pool| {
-                pool.spawn_blocking(closure);
-                Ok(())
-            })
-            .await;
-            outcome.unwrap();
-            Ok(())
-        });
-        until(|| seen.count() == 1).await;
-        owner.cancel();
-        assert_eq!(owner.await, Err(TaskStopped::Cancelled));
-        Ok::<_, BoxError>(())
-    }));
-    // The closure may have begun before its owner is out of its first poll: it is not aborted before.
-    tokio::select! {
-        biased;
-        _ = outermost.as_mut() => panic!("it is ready too early"),
-        () = until(|| owners.count() == 0) => {}
-    }
-    stays_pending(outermost.as_mut()).await;
-    assert_eq!(alive.count(), 1);
-    release.send(()).unwrap();
-    outermost.await.unwrap();
-    assert_eq!(alive.count(), 0);
-}
-
 #[apply(multi_thread)]
 async fn a_destructor_that_blocks_delays_the_outermost_pool() {
     let alive = Alive::default();
@@ -666,25 +632,6 @@ async fn cleanup_failures_and_failures_are_reported_side_by_side() {
     .await;
     let error = outcome.unwrap_err();
     assert_eq!((error.failures().len(), error.cleanup_failures().len()), (1, 1));
-}
-
-#[apply(both)]
-async fn a_failure_in_a_pool_that_has_its_owner_is_no_cleanup_failure() {
-    let outcome: Outcome = Pool::open(async |pool| {
-        pool.spawn(async {
-            let inner: Outcome = Pool::open(async |pool| {
-                pool.spawn(async { Err("inner".into()) });
-                Ok(())
-            })
-            .await;
-            Ok(inner?)
-        });
-        Ok(())
-    })
-    .await;
-    let error = outcome.unwrap_err();
-    assert_eq!((error.failures().len(), error.cleanup_failures().len()), (1, 0));
-    assert!(error.to_string().ends_with("failed: inner"), "{error}");
 }
 
 // ===== made in one pool, run in another =====

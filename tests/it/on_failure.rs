@@ -149,16 +149,6 @@ async fn a_blocking_closure_is_asked_about_as_any_task() {
 }
 
 #[apply(both)]
-async fn a_collected_failure_gives_its_slot_to_the_next() {
-    let pool: Pool = Pool::builder().limit(1).on_failure(|_| OnFailure::Collect).build();
-    for text in ["first", "second", "third"] {
-        pool.spawn(fails(text));
-    }
-    let error = pool.run().await.unwrap_err();
-    assert_eq!(failures(error.failures()), ["error: first", "error: second", "error: third"]);
-}
-
-#[apply(both)]
 async fn a_pool_with_collected_failures_that_is_cancelled_returns_them() {
     let opened = Pool::builder().on_failure(|_| OnFailure::Collect).open(async |pool: Pool| {
         failed(&pool, "broken").await;

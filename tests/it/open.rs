@@ -200,14 +200,6 @@ async fn the_body_does_not_start_before_open_is_polled() {
 }
 
 #[apply(both)]
-async fn a_pool_can_be_opened_inside_tokio_spawn() {
-    let task = tokio::spawn(async {
-        Pool::open(async |pool: Pool| Ok(pool.spawn_with_handle(async { Ok(1) }).await? + 1)).await
-    });
-    assert_eq!(task.await.unwrap().unwrap(), 2);
-}
-
-#[apply(both)]
 async fn values_arrive_in_spawn_order_whatever_the_order_of_the_ends() {
     let values = Pool::open(async |pool: Pool| {
         let turns = |nth: usize| (nth * 37) % 11;

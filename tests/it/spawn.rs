@@ -6,7 +6,7 @@ use std::task::Poll;
 
 use aiodrive::{BoxError, Pool};
 use macro_rules_attribute::apply;
-use tokio::sync::{Barrier, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::yield_now;
 use tokio_test::{assert_pending, task};
 
@@ -73,23 +73,6 @@ async fn tasks_interleave_turn_by_turn() {
     }
     pool.run().await.unwrap();
     assert_eq!(log.events(), ["0", "0", "1", "1", "2", "2"]);
-}
-
-#[apply(both)]
-async fn tasks_and_body_run_at_the_same_time() {
-    let all = Arc::new(Barrier::new(4));
-    Pool::open(async |pool: Pool| {
-        for _ in 0..3 {
-            let all = Arc::clone(&all);
-            pool.spawn(async move {
-                let _ = all.wait().await;
-            });
-        }
-        all.wait().await;
-        Ok(())
-    })
-    .await
-    .unwrap();
 }
 
 #[apply(multi_thread)]
@@ -179,15 +162,4 @@ async fn a_blocking_task_runs_inside_the_pool_and_can_spawn() {
     .await
     .unwrap();
     assert_eq!(count.get(), 1);
-}
-
-#[apply(both)]
-async fn the_pool_waits_for_a_blocking_task() {
-    let (open, gate) = oneshot::channel::<()>();
-    let pool = Pool::<BoxError>::new();
-    pool.spawn_blocking(move || Ok(gate.blocking_recv()?));
-    let mut run = task::spawn(pool.run());
-    assert_pending!(run.poll());
-    open.send(()).unwrap();
-    run.await.unwrap();
 }

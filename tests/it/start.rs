@@ -569,21 +569,6 @@ async fn a_destructor_that_panics_while_it_is_aborted_before_ready_says_panicked
     assert_eq!(failures(running.await.unwrap().unwrap_err().failures()), ["panic: destructor"]);
 }
 
-#[apply(both)]
-async fn a_closed_pool_says_cancelled_and_drops_the_task_unpolled() {
-    let (alive, log) = (Alive::default(), Log::default());
-    let pool = Pool::<BoxError>::new();
-    pool.clone().run().await.unwrap();
-    let (one, polled) = (alive.one(), log.clone());
-    let call = pool.start(|started: Started<()>| async move {
-        let _both = (started, one);
-        polled.push("polled");
-    });
-    assert_eq!(alive.count(), 0, "at the call");
-    assert_ready_eq!(task::spawn(call).poll(), Err(TaskStopped::Cancelled));
-    assert!(log.events().is_empty());
-}
-
 #[apply(current_thread)]
 async fn a_pool_that_closes_says_cancelled_at_once() {
     let pool = open_pool();
@@ -1054,16 +1039,6 @@ async fn under_a_limit_of_1_a_task_can_await_the_start_of_a_daemon() {
 }
 
 #[apply(both)]
-async fn a_started_task_that_ends_gives_its_slot_to_the_next() {
-    let pool: Pool = Pool::builder().limit(1).build();
-    let calls: Vec<_> = (0..5).map(|n| pool.start(move |started| async move { started.ready(n) })).collect();
-    pool.run().await.unwrap();
-    for (n, call) in calls.into_iter().enumerate() {
-        assert_eq!(call.await, Ok(n));
-    }
-}
-
-#[apply(both)]
 async fn a_started_task_has_its_name_and_its_site_in_errors() {
     let pool: Pool = Pool::builder().limit(1).on_failure(|_| aiodrive::OnFailure::Collect).build();
     let fails = |started: Started<()>| async move {
@@ -1078,44 +1053,6 @@ async fn a_started_task_has_its_name_and_its_site_in_errors() {
     assert_eq!(sites, [(file!(), line), (file!(), line + 1)]);
     assert_eq!((tasks[0].name(), tasks[1].name()), (None, Some("server")));
     assert_eq!(second.await, Err(TaskStopped::Failed));
-}
-
-#[apply(both)]
-async fn a_daemon_that_is_started_does_not_hold_the_pool_open() {
-    let alive = Alive::default();
-    let opened = Pool::open(async |pool: Pool| {
-        let one = alive.one();
-        let value = pool.build_task().daemon().start(|started| async move {
-            let _one = one;
-            started.ready(42);
-            pending::<()>().await;
-        });
-        let value = value.await?;
-        assert_eq!(alive.count(), 1);
-        Ok(value)
-    });
-    assert_eq!(opened.await.unwrap(), 42);
-    assert_eq!(alive.count(), 0);
-}
-
-#[apply(both)]
-async fn started_tasks_are_closed_in_the_order_of_their_depths() {
-    let log = Log::default();
-    let opened = Pool::open(async |pool: Pool| {
-        for (depth, event) in [(-1, "last"), (1, "first"), (0, "second")] {
-            let ended = log.on_drop(event);
-            let call = pool.build_task().depth(depth).start(|started| async move {
-                let _ended = ended;
-                started.ready(());
-                pending::<()>().await;
-            });
-            call.await?;
-        }
-        pool.cancel();
-        Ok(())
-    });
-    opened.await.unwrap();
-    assert_eq!(log.events(), ["first", "second", "last"]);
 }
 
 #[apply(both)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aiodrive::{
     BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, TaskGroup, TaskHandle, TaskStopped, map, race,
-    shield, timeout, try_all, try_cancellation_token, wait_all, with_exit,
+    shield, try_all, try_cancellation_token, wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
 use tokio::runtime::Handle;
@@ -56,52 +56,6 @@ async fn what_fans_out_has_the_time_of_the_task_around_it() {
     pool.cancel_on(sleep(secs(1)));
     assert_eq!(elapsed(pool.run()).await.0, 4);
     assert_eq!((by_pool.await, deep.await, by_function.await), (Ok(3), Ok(3), Ok(2)));
-}
-
-#[apply(current_thread)]
-async fn an_inner_grace_never_outlasts_the_outer_one() {
-    for (outer, inner, expected) in [(2, 10, "2: gone"), (10, 2, "2: gone"), (0, 10, "0: gone")] {
-        let clock = Clock::start();
-        let [around, below] = nested([with_grace(secs(outer)), with_grace(secs(inner))]);
-        below.spawn(clock.deaf("gone"));
-        around.cancel_on(yield_now());
-        around.run().await.unwrap();
-        assert_eq!(clock.events(), [expected], "{inner} seconds in {outer}");
-    }
-}
-
-#[apply(current_thread)]
-async fn a_cause_of_its_own_ends_the_time_that_a_pool_has_from_outside() {
-    for cancels in [true, false] {
-        let clock = Clock::start();
-        let [outer, inner] = nested([with_grace(secs(10)).on_failure(|_| OnFailure::Collect), Pool::builder()]);
-        inner.spawn(clock.deaf("gone"));
-        let canceller = inner.clone();
-        inner.spawn(async move {
-            polite(2).await?;
-            if cancels {
-                canceller.cancel();
-                pending::<()>().await;
-            }
-            Err("broken".into())
-        });
-        outer.cancel_on(yield_now());
-        assert_eq!(outer.run().await.is_ok(), cancels, "cancels: {cancels}");
-        assert_eq!(clock.events(), ["2: gone"], "cancels: {cancels}");
-    }
-}
-
-#[apply(current_thread)]
-async fn who_is_dropped_by_a_timeout_has_its_own_grace() {
-    let clock = Clock::start();
-    let outer = Pool::open(async |_: Pool| {
-        let inner: Pool = with_grace(secs(5)).build();
-        inner.spawn(clock.deaf("gone"));
-        assert!(timeout(secs(1), inner.run()).await.is_err());
-        Ok(())
-    });
-    outer.await.unwrap();
-    assert_eq!(clock.events(), ["6: gone"]);
 }
 
 /// No task is left in the pool around, and nobody in it waits for a turn: what is nested there has its time all the same.
@@ -357,25 +311,6 @@ async fn a_pool_in_a_blocking_call_hears_that_its_task_is_cancelled_by_a_handle(
     })
     .await;
     opened.unwrap();
-}
-
-#[apply(both)]
-async fn a_pool_in_a_blocking_closure_is_aborted_with_the_pool_around_it() {
-    let (begun, has_begun) = (LatchEvent::new(), LatchEvent::new());
-    let pool: Pool = Pool::new();
-    let (set, runtime) = (begun.clone(), Handle::current());
-    pool.spawn_blocking(move || {
-        let inner: Pool = with_grace(secs(1_000)).build();
-        inner.spawn(async move {
-            set.set();
-            pending::<()>().await
-        });
-        let _ = runtime.block_on(inner.run());
-    });
-    has_begun.set();
-    let begun = begun.wait_set();
-    pool.abort_on(begun);
-    pool.run().await.unwrap();
 }
 
 #[apply(both)]
@@ -643,21 +578,6 @@ async fn an_essential_task_may_end_with_its_pool_and_by_its_handle() {
     })
     .await;
     opened.unwrap();
-}
-
-#[apply(both)]
-async fn a_task_may_have_a_policy_of_its_own() {
-    let policy = |_: &aiodrive::TaskError| -> OnFailure { panic!("only tasks without one are asked about") };
-    let pool: Pool = Pool::builder().on_failure(policy).build();
-    pool.build_task().on_failure(OnFailure::Discard).spawn(async { Err("discarded".into()) });
-    pool.build_task().on_failure(OnFailure::Collect).spawn(async { Err("collected".into()) });
-    pool.spawn(async {});
-    assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: collected"]);
-
-    let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Discard).build();
-    pool.build_task().on_failure(OnFailure::Cancel).spawn(async { Err("cancels".into()) });
-    pool.spawn(pending::<()>());
-    assert_eq!(failures(pool.run().await.unwrap_err().failures()), ["error: cancels"]);
 }
 
 // ===== a grace that nobody can use =====
@@ -1070,20 +990,6 @@ async fn an_error_knows_whether_its_pool_was_stopped_from_outside() {
     assert!(stopped.unwrap_err().was_cancelled());
     let failed: Outcome = Pool::open(async |_: Pool| Err("broken".into())).await;
     assert!(!failed.unwrap_err().was_cancelled());
-}
-
-#[apply(current_thread)]
-async fn a_nested_pool_knows_why_the_one_around_it_closes() {
-    let [pool, inner] = nested([with_grace(secs(10)), Pool::builder().keep_open(true)]);
-    let canceller = pool.clone();
-    pool.spawn(async move {
-        yield_now().await;
-        canceller.cancel_with("deployment");
-    });
-    pool.run().await.unwrap();
-    let reason = inner.closing_reason().unwrap();
-    assert!(matches!(reason, ClosingReason::ParentClosing(_)), "{reason}");
-    assert_eq!(reason.cancel_reason(), Some("deployment"));
 }
 
 // ===== tracked futures =====
