@@ -144,12 +144,6 @@ impl Group {
     pub(crate) fn reporter(&self) -> &Arc<Reporter> {
         &self.spawner.reporter
     }
-
-    /// All branches have been spawned.
-    pub(crate) fn with<H: Handles>(self, handles: H) -> Branches<H> {
-        let Spawner { call, scope, .. } = self.spawner;
-        Branches { call, scope: Some(scope), handles: Some(handles) }
-    }
 }
 
 impl<H: Handles> Branches<H> {
@@ -231,9 +225,15 @@ pub(crate) struct CallFuture<T> {
 }
 
 impl<T> CallFuture<T> {
-    /// The rest of a call, whose branches have been spawned.
-    pub(crate) fn new(call: &Arc<Call>, future: impl Future<Output = T> + Send + 'static) -> Self {
-        Self { call: Arc::clone(call), future: Some(Box::pin(future)) }
+    /// The rest of a call, whose branches have all been spawned.
+    pub(crate) fn new<H, F>(group: Group, handles: H, rest: impl FnOnce(Branches<H>) -> F) -> Self
+    where
+        H: Handles,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let Spawner { call, scope, .. } = group.spawner;
+        let branches = Branches { call: Arc::clone(&call), scope: Some(scope), handles: Some(handles) };
+        Self { call, future: Some(Box::pin(rest(branches))) }
     }
 
     /// Whether a branch has decided.

@@ -188,8 +188,6 @@ pub struct Map<I, F, T, E = BoxError> {
     pulled: usize,
     /// How many results were given.
     given: usize,
-    function: &'static str,
-    called_at: &'static Location<'static>,
 }
 
 /// Nothing of the user's is pinned in it.
@@ -216,8 +214,6 @@ where
             is_ordered: true,
             pulled: 0,
             given: 0,
-            function,
-            called_at,
         }
     }
 
@@ -310,14 +306,14 @@ where
     /// The task of the item that was pulled last.
     fn info(&self) -> TaskInfo {
         match &self.name {
-            Some(name) => TaskInfo::new(Some(name(self.pulled)), self.called_at),
+            Some(name) => TaskInfo::new(Some(name(self.pulled)), self.group.reporter().called_at),
             None => self.branch(self.pulled),
         }
     }
 
     /// A task without a name.
     fn branch(&self, index: usize) -> TaskInfo {
-        TaskInfo::branch(self.function, index, self.called_at)
+        self.group.reporter().branch(index)
     }
 }
 
@@ -485,42 +481,34 @@ where
         }
     }
 
-    /// Pulls what there is room for. The first costs no budget, since the result that has made room for it has.
+    /// Pulls what there is room for, and spawns its tasks. The first costs no budget, since the result that has made room
+    /// for it has.
     fn pull(&mut self, cx: &mut Context<'_>) {
         let mut is_first = true;
         while !self.is_exhausted && self.pulled - self.given < self.limit {
-            if !is_first && poll_budget(cx).is_pending() || self.poll_pull(cx).is_pending() {
+            if !is_first && poll_budget(cx).is_pending() {
                 return;
             }
             is_first = false;
-        }
-    }
-
-    /// Pulls an item, if there is one, and spawns its task.
-    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let pulled = catch(|| {
-            let item = ready!(self.source.poll_item(cx));
-            Poll::Ready(item.map(|item| ((self.f)(item), self.info())))
-        });
-        match pulled {
-            Ok(Poll::Pending) => return Poll::Pending,
-            Ok(Poll::Ready(Some((future, info)))) => self.spawn(future, info),
-            Ok(Poll::Ready(None)) => self.is_exhausted = true,
-            Err(payload) => {
-                self.is_exhausted = true;
-                self.group.start_over();
-                self.slots.clear();
-                payload.resume();
+            let pulled = catch(|| {
+                let item = ready!(self.source.poll_item(cx));
+                Poll::Ready(item.map(|item| ((self.f)(item), self.info())))
+            });
+            match pulled {
+                Ok(Poll::Pending) => return,
+                Ok(Poll::Ready(Some((future, info)))) => {
+                    self.group.add(self.pulled, info, future);
+                    self.pulled += 1;
+                    self.slots.extend(self.is_ordered.then_some(None));
+                }
+                Ok(Poll::Ready(None)) => self.is_exhausted = true,
+                Err(payload) => {
+                    self.is_exhausted = true;
+                    self.group.start_over();
+                    self.slots.clear();
+                    payload.resume();
+                }
             }
-        }
-        Poll::Ready(())
-    }
-
-    fn spawn(&mut self, future: Fut, info: TaskInfo) {
-        self.group.add(self.pulled, info, future);
-        self.pulled += 1;
-        if self.is_ordered {
-            self.slots.push_back(None);
         }
     }
 }

@@ -95,8 +95,7 @@ pub fn race<S: Race>(futures: S) -> RaceFuture<S::Output> {
     let group = Group::new("race", None);
     let handles = futures.spawn(&group);
     assert!(!handles.is_empty(), "`race` was called without a future to wait for");
-    let branches = group.with(handles);
-    RaceFuture(CallFuture::new(&branches.call().clone(), first(branches, S::collect)))
+    RaceFuture(CallFuture::new(group, handles, |branches| first(branches, S::collect)))
 }
 
 /// Waits for the first, and for the end of the others.

@@ -24,8 +24,8 @@ use tokio::task::JoinSet;
 
 use crate::error::{BoxError, TaskError, TaskInfo};
 use crate::scope::{
-    Call, Cleanup, Current, GroupEnd, GroupInner, GroupMember, GroupOutput, GroupTask, Scope, ScopeKind, TaskName,
-    boxed_in_debug, poll_once,
+    Call, Cleanup, Current, GroupEnd, GroupInner, GroupMember, GroupOutput, GroupTask, Reporter, Scope, ScopeKind,
+    TaskName, boxed_in_debug, poll_once,
 };
 
 /// Tasks whose results come as they complete.
@@ -150,12 +150,15 @@ where
     /// One that is the inside of this function.
     #[track_caller]
     pub(crate) fn named(function: &'static str) -> Self {
-        let called_at = Location::caller();
+        Self::within(Scope::current().as_ref().map(Arc::downgrade), function, Location::caller())
+    }
+
+    fn within(enclosing: Option<Weak<Scope>>, function: &'static str, called_at: &'static Location<'static>) -> Self {
         Self {
             tasks: JoinSet::new(),
             shared: GroupInner::new(function, called_at),
             call: Call::new(function, called_at),
-            enclosing: Scope::current().as_ref().map(Arc::downgrade),
+            enclosing,
             scope: Weak::new(),
             aborted: Vec::new(),
             emptied: None,
@@ -429,6 +432,11 @@ where
         }
     }
 
+    /// Reports in the name of the function.
+    pub(crate) fn reporter(&self) -> &Reporter {
+        &self.shared.reporter
+    }
+
     /// Whether the children were aborted because a task around this one was.
     pub(crate) fn is_aborted(&self) -> bool {
         self.is_aborted
@@ -436,19 +444,9 @@ where
 
     /// Leaves all children to the enclosing scope, as a drop does; this group then waits for no more than their end.
     pub(crate) fn start_over(&mut self) {
-        let mut successor = Self {
-            tasks: JoinSet::new(),
-            shared: GroupInner::new(self.call.function, self.call.called_at),
-            call: Call::new(self.call.function, self.call.called_at),
-            enclosing: self.enclosing.clone(),
-            scope: Weak::new(),
-            aborted: self.aborted.clone(),
-            emptied: self.emptied.take(),
-            abort_signal: None,
-            is_aborted: false,
-            kept: VecDeque::new(),
-            cleanup: None,
-        };
+        let mut successor = Self::within(self.enclosing.clone(), self.call.function, self.call.called_at);
+        successor.aborted.clone_from(&self.aborted);
+        successor.emptied = self.emptied.take();
         successor.aborted.push(self.scope.clone());
         *self = successor;
     }
@@ -482,11 +480,11 @@ where
         if self.enclosing.as_ref().is_some_and(gone) {
             self.enclosing = Scope::current().as_ref().map(Arc::downgrade);
         }
-        let enclosing = self.enclosing();
-        if Current::is_aborted() || enclosing.as_ref().is_some_and(|enclosing| enclosing.is_aborted()) {
+        if Current::is_aborted() {
             self.call.abort();
         }
-        let scope = Scope::within(enclosing, ScopeKind::Group(Arc::clone(&self.call), self.cleanup.clone()));
+        // If the enclosing one is aborted, that aborts the call.
+        let scope = Scope::within(self.enclosing(), ScopeKind::Group(Arc::clone(&self.call), self.cleanup.clone()));
         self.scope = Arc::downgrade(&scope);
         scope
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use crate::error::{BoxError, CancelledError, Failure, PoolError, TaskError, cancellation, catch};
 use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, error_of_call, for_tuples};
-use crate::scope::{Cleanup, Reporter, Rules, Unreported};
+use crate::scope::{Cleanup, Reporter, Rules, Unreported, failure_of};
 
 /// Runs futures at the same time, as tasks, and yields all their values, in order, or every error.
 ///
@@ -84,8 +84,7 @@ pub fn try_all<S: TryAll>(futures: S) -> TryAllFuture<S::Output, S::Error> {
     let group = Group::new("try_all", Some(cleanup.clone()));
     let handles = futures.spawn(&group);
     let left_behind = LeftBehind { cleanup, reporter: Arc::clone(group.reporter()) };
-    let branches = group.with(handles);
-    TryAllFuture(CallFuture::new(&branches.call().clone(), all(left_behind, branches, S::collect)))
+    TryAllFuture(CallFuture::new(group, handles, |branches| all(left_behind, branches, S::collect)))
 }
 
 /// Waits for all, and takes the values, or the failures.
@@ -144,10 +143,7 @@ impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Collector<Result<T, 
 
     /// A failure decides, and so does a branch that was cut off by its runtime.
     fn rules() -> Rules<Result<T, E>> {
-        Rules {
-            decides: |ended| !matches!(ended, Some(Ok(Ok(_)))),
-            failure_of: |output| output.err().map(|error| Failure::Error(error.into())),
-        }
+        Rules { decides: |ended| !matches!(ended, Some(Ok(Ok(_)))), failure_of }
     }
 
     fn collect(&mut self, index: usize, ended: Ended<Result<T, E>>) -> Option<T> {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use crate::error::{BoxError, Failure, TaskError};
 use crate::group::{Branches, CallFuture, Collector, Ended, Group, Handles, Shape, for_tuples};
-use crate::scope::{Reporter, Rules, Unreported};
+use crate::scope::{Reporter, Rules, Unreported, failure_of};
 
 /// Runs futures at the same time, as tasks, each to its end, and yields for each of them, in order, its value or its
 /// failure.
@@ -84,8 +84,7 @@ pub fn wait_all<S: WaitAll>(futures: S) -> WaitAllFuture<S::Output> {
     let group = Group::new("wait_all", None);
     let handles = futures.spawn(&group);
     let outcomes = Outcomes(Arc::clone(group.reporter()));
-    let branches = group.with(handles);
-    WaitAllFuture(CallFuture::new(&branches.call().clone(), all(outcomes, branches, S::collect)))
+    WaitAllFuture(CallFuture::new(group, handles, |branches| all(outcomes, branches, S::collect)))
 }
 
 /// Waits for all, and takes what they have come to.
@@ -107,7 +106,7 @@ impl<T: WaitOutput> Collector<T> for Outcomes {
 
     /// Nothing decides.
     fn rules() -> Rules<T> {
-        Rules { decides: |_| false, failure_of: |output| output.into_result().err().map(|e| Failure::Error(e.into())) }
+        Rules { decides: |_| false, failure_of: |output| failure_of(output.into_result()) }
     }
 
     fn collect(&mut self, index: usize, ended: Ended<T>) -> Option<Outcome<T>> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use crate::error::{BoxError, ExitError, Failure, PanicPayload};
-use crate::scope::{Completion, Reporter, Scope, Scoped, Then, Unreported};
+use crate::scope::{Completion, Reporter, Scope, Scoped, Then, Unreported, failure_of};
 use crate::shield::Shield;
 
 /// Runs a body with a resource, then an exit handler that takes the resource: always, even if the body fails, panics,
@@ -250,11 +250,6 @@ where
     fn drop(&mut self) {
         drop(self.start_handler(Exit::Cancelled));
     }
-}
-
-/// The failure of a body or a handler.
-fn failure_of<T, E: Into<BoxError>>(result: Result<T, E>) -> Option<Failure> {
-    result.err().map(|error| Failure::Error(error.into()))
 }
 
 /// What the body and the handler have come to; `handled` is `None` if the runtime has shut down.

@@ -390,8 +390,8 @@ fn leave(scope: Option<Arc<Scope>>) {
     }
 }
 
-/// The failure in an output that nobody takes.
-fn failure_of<T, E: Into<BoxError>>(output: Result<T, E>) -> Option<Failure> {
+/// The failure in a result that nobody takes.
+pub(crate) fn failure_of<T, E: Into<BoxError>>(output: Result<T, E>) -> Option<Failure> {
     output.err().map(|error| Failure::Error(error.into()))
 }
 
@@ -419,14 +419,14 @@ impl<T: 'static, E: 'static> GroupEnd<T, E> {
     /// Its place among the children of the group.
     pub(crate) fn index(&self) -> usize {
         match self {
-            Self::Output(output) => output.owner().1,
+            Self::Output(output) => output.index,
             Self::CutOff(index, _) => *index,
         }
     }
 
     /// Whether it has returned an error or panicked.
     pub(crate) fn is_failure(&self) -> bool {
-        matches!(self, Self::Output(output) if !matches!(output.output(), Some(Ok(Ok(_)))))
+        matches!(self, Self::Output(output) if !matches!(output.output, Some(Ok(Ok(_)))))
     }
 
     /// Takes it, so that it is reported no more.
@@ -435,7 +435,7 @@ impl<T: 'static, E: 'static> GroupEnd<T, E> {
             Self::Output(output) => output,
             Self::CutOff(_, info) => return Err(TaskError::new(info, Failure::Cancelled)),
         };
-        let info = output.owner().0.info.clone();
+        let info = output.owner.info.clone();
         match output.take() {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(TaskError::new(info, Failure::Error(error))),
@@ -446,7 +446,7 @@ impl<T: 'static, E: 'static> GroupEnd<T, E> {
     /// Drops it, and gives the panic of its destructor: for a value that nobody wants.
     pub(crate) fn discard(self) -> Option<TaskError> {
         let Self::Output(output) = self else { return None };
-        let info = output.owner().0.info.clone();
+        let info = output.owner.info.clone();
         let payload = catch(|| drop(output.take())).err()?;
         Some(TaskError::new(info, Failure::Panic(payload)))
     }
@@ -470,19 +470,14 @@ pub(crate) struct TaskName {
 }
 
 /// Each spawns a task under its name, if it has one.
-#[cfg(all(tokio_unstable, feature = "tracing"))]
 impl TaskName {
-    pub(crate) fn of(task: &TaskInfo) -> Self {
-        Self { name: task.shared_name() }
-    }
-
     #[track_caller]
     pub(crate) fn spawn<T, F>(&self, set: &mut JoinSet<T>, task: F, runtime: &Handle) -> AbortHandle
     where
         F: Future<Output = T> + Send + 'static,
         T: Send + 'static,
     {
-        self.builder(set).spawn_on(task, runtime).expect("only a thread can be refused")
+        Self::spawned(self.builder(set).spawn_on(task, runtime))
     }
 
     #[track_caller]
@@ -491,7 +486,7 @@ impl TaskName {
         F: Future<Output = T> + 'static,
         T: 'static,
     {
-        self.builder(set).spawn_local(task).expect("only a thread can be refused")
+        Self::spawned(self.builder(set).spawn_local(task))
     }
 
     #[track_caller]
@@ -500,12 +495,25 @@ impl TaskName {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        self.builder(set).spawn_blocking_on(task, runtime).expect("the OS can spawn a worker thread")
+        Self::spawned(self.builder(set).spawn_blocking_on(task, runtime))
+    }
+}
+
+#[cfg(all(tokio_unstable, feature = "tracing"))]
+impl TaskName {
+    pub(crate) fn of(task: &TaskInfo) -> Self {
+        Self { name: task.shared_name() }
     }
 
     /// An empty name is for tokio, too, none.
     fn builder<'a, T: 'static>(&'a self, set: &'a mut JoinSet<T>) -> tokio::task::join_set::Builder<'a, T> {
         set.build_task().name(self.name.as_deref().unwrap_or_default())
+    }
+
+    /// Only a thread for blocking work can be refused.
+    #[track_caller]
+    fn spawned(task: std::io::Result<AbortHandle>) -> AbortHandle {
+        task.expect("the OS can spawn a worker thread")
     }
 }
 
@@ -515,30 +523,11 @@ impl TaskName {
         Self {}
     }
 
-    #[track_caller]
-    pub(crate) fn spawn<T, F>(&self, set: &mut JoinSet<T>, task: F, runtime: &Handle) -> AbortHandle
-    where
-        F: Future<Output = T> + Send + 'static,
-        T: Send + 'static,
-    {
-        set.spawn_on(task, runtime)
+    fn builder<'a, T>(&self, set: &'a mut JoinSet<T>) -> &'a mut JoinSet<T> {
+        set
     }
 
-    #[track_caller]
-    pub(crate) fn spawn_local<T, F>(&self, set: &mut JoinSet<T>, task: F) -> AbortHandle
-    where
-        F: Future<Output = T> + 'static,
-        T: 'static,
-    {
-        set.spawn_local(task)
-    }
-
-    #[track_caller]
-    pub(crate) fn spawn_blocking<T, F>(&self, set: &mut JoinSet<T>, task: F, runtime: &Handle) -> AbortHandle
-    where
-        F: FnOnce() -> T + Send + 'static,
-        T: Send + 'static,
-    {
-        set.spawn_blocking_on(task, runtime)
+    fn spawned(task: AbortHandle) -> AbortHandle {
+        task
     }
 }

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{TaskError, catch};
 
 pub(crate) use self::call::{
-    Call, GroupEnd, GroupInner, GroupMember, GroupOutput, GroupTask, Rules, Spawner, TaskName, poll_once,
+    Call, GroupEnd, GroupInner, GroupMember, GroupOutput, GroupTask, Rules, Spawner, TaskName, failure_of, poll_once,
 };
 pub use self::erased_pool::NodeState;
 pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot};
@@ -115,7 +115,7 @@ impl Scope {
 
     /// The nearest scope, here or further out, that is shown by itself.
     fn visible(&self) -> Option<&Self> {
-        self.outwards().find(|scope| scope.is_visible())
+        std::iter::successors(Some(self), |scope| scope.parent.as_deref()).find(|scope| scope.is_visible())
     }
 
     /// Whether it has a node of its own in a tree, or is but a part of what encloses it.
@@ -275,11 +275,6 @@ impl Scope {
     fn takers(&self) -> impl Iterator<Item = &Self> {
         let first = if self.takes_failures() { Some(self) } else { self.next_taker().map(Arc::as_ref) };
         std::iter::successors(first, |scope| scope.next_taker().map(Arc::as_ref))
-    }
-
-    /// This scope, then the enclosing one, and so on to the outermost.
-    fn outwards(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |scope| scope.parent.as_deref())
     }
 }
 

@@ -107,8 +107,11 @@ impl<F> Scoped<F> {
 
     /// Drops the future, if it has not ended, since it is aborted: whatever is dropped with it has no time left.
     pub(crate) fn abort(self: Pin<&mut Self>) -> Option<PanicPayload> {
-        let _aborting = Current::aborting();
-        self.end()
+        // Neither of these panics. A thread that is ending has no thread-locals any more.
+        let before = ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false);
+        let panicked = self.end();
+        let _ = ABORTING.try_with(|aborting| aborting.set(before));
+        panicked
     }
 
     /// The scope, of a future that has ended.
@@ -194,11 +197,6 @@ impl Current {
         ABORTING.try_with(Cell::get).unwrap_or(false)
     }
 
-    /// Until the guard is dropped, whatever is dropped counts as aborted.
-    fn aborting() -> Aborting {
-        Aborting { before: ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false) }
-    }
-
     /// Where this is called from.
     pub(super) fn get() -> Option<Self> {
         let current = CURRENT.try_with(|current| {
@@ -215,18 +213,6 @@ impl Current {
         let mut entered = Entered(slot);
         entered.swap();
         entered
-    }
-}
-
-/// An abort is under way.
-#[must_use = "it is over at once"]
-struct Aborting {
-    before: bool,
-}
-
-impl Drop for Aborting {
-    fn drop(&mut self) {
-        let _ = ABORTING.try_with(|aborting| aborting.set(self.before));
     }
 }
 

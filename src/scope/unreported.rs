@@ -23,13 +23,13 @@ use crate::error::{BoxError, CancelledError, Failure, PanicPayload, TaskError, T
 #[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Unreported<T, R: Owner = Arc<Reporter>> {
     /// `None` once it was taken.
-    output: Option<Result<T, PanicPayload>>,
+    pub(super) output: Option<Result<T, PanicPayload>>,
     /// The failure in an output that nobody takes. For `race` and `shield` that is none: an `Err` is but a value there.
     failure_of: fn(T) -> Option<Failure>,
     /// Who reports it.
-    owner: R,
+    pub(super) owner: R,
     /// Which branch of the call it was.
-    index: usize,
+    pub(super) index: usize,
     /// How many branches had decided before it, if it has decided itself.
     pub(crate) order: usize,
 }
@@ -74,16 +74,6 @@ impl<T, R: Owner> Unreported<T, R> {
     /// Of the only future of a call.
     pub(crate) fn new(output: Result<T, PanicPayload>, failure_of: fn(T) -> Option<Failure>, owner: R) -> Self {
         Self::of_branch(output, failure_of, owner, 0, 0)
-    }
-
-    /// What it is, as long as it was not taken.
-    pub(super) fn output(&self) -> Option<&Result<T, PanicPayload>> {
-        self.output.as_ref()
-    }
-
-    /// Whose it is, with the index.
-    pub(super) fn owner(&self) -> (&R, usize) {
-        (&self.owner, self.index)
     }
 
     /// Takes it, so that it is reported no more.
@@ -167,7 +157,9 @@ impl Reporter {
     /// A branch of the call, as failures name it.
     pub(crate) fn branch(&self, index: usize) -> TaskInfo {
         match self.function {
-            "race" | "try_all" | "wait_all" => TaskInfo::branch(self.function, index, self.called_at),
+            "race" | "try_all" | "wait_all" | "map" | "map_stream" => {
+                TaskInfo::branch(self.function, index, self.called_at)
+            }
             _ => TaskInfo::unnamed(self.called_at),
         }
     }
