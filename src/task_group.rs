@@ -1,8 +1,8 @@
 //! Children whose results come as they complete.
 //!
-//! A [`TaskGroup`] is a [`JoinSet`] and a scope: the set has the children, which are [`GroupTask`]s, and the
-//! scope has the enclosing one wait for them. The rest of this file is what a `JoinSet` does not say: who was aborted,
-//! and whether anything is left below the children.
+//! A [`TaskGroup`] is a [`JoinSet`] and a scope: the set has the children, which are [`OwnedTask`]s, and the scope has the
+//! enclosing one wait for them. The rest of this file is what a `JoinSet` does not say: who was aborted, and whether
+//! anything is left below the children.
 //!
 //! # Invariants
 //!
@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::error::{BoxError, TaskError, TaskInfo};
 use crate::scope::{
-    Call, Cleanup, Current, GroupEnd, GroupInner, GroupMember, GroupOutput, GroupTask, Reporter, Scope, ScopeKind,
+    Call, Cleanup, Current, GroupEnd, GroupInner, GroupMember, GroupOutput, OwnedTask, Reporter, Scope, ScopeKind,
     TaskName, boxed_in_debug, poll_once,
 };
 
@@ -463,12 +463,13 @@ where
         name.spawn(&mut self.tasks, child, &runtime);
     }
 
-    fn child<F>(&mut self, index: usize, info: TaskInfo, task: F) -> GroupTask<F, T, E>
+    fn child<F>(&mut self, index: usize, info: TaskInfo, task: F) -> OwnedTask<F, GroupMember>
     where
         F: Future<Output = Result<T, E>>,
     {
-        let member = GroupMember { shared: Arc::clone(&self.shared), info };
-        GroupTask::new(self.scope(), index, member, task)
+        let scope = self.scope();
+        self.call.child_began();
+        OwnedTask::new(scope, task, GroupMember { shared: Arc::clone(&self.shared), index, info })
     }
 
     /// The scope of the children: invariant 1.

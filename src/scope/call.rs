@@ -30,7 +30,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 
 use super::unreported::Owner;
-use super::{Completion, Current, Reporter, Scope, ScopeKind, Scoped, Unreported, boxed_in_debug, lock};
+use super::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported, boxed_in_debug, lock};
 use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo, catch};
 
 /// No branch has decided.
@@ -116,7 +116,7 @@ impl Call {
     }
 
     /// Counts a task whose end wakes nobody by itself.
-    fn child_began(&self) {
+    pub(crate) fn child_began(&self) {
         self.alive.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -159,6 +159,71 @@ impl Call {
     }
 }
 
+// ===== a task =====
+
+/// A task of a function as tokio runs it.
+#[pin_project(PinnedDrop)]
+pub(crate) struct OwnedTask<F: Future<Output: Send + 'static>, N: Ending<F::Output>> {
+    #[pin]
+    future: Scoped<F>,
+    /// `None` once it has ended.
+    ending: Option<N>,
+}
+
+/// What a task does at its end.
+pub(crate) trait Ending<T> {
+    type Owner: Owner + Send + 'static;
+
+    /// The task, as a failure names it.
+    fn task(&self) -> TaskInfo;
+
+    /// Its future has ended like this, and is gone; `None` if it was cut off without a word.
+    fn reached(
+        self,
+        scope: Option<Arc<Scope>>,
+        output: Option<Result<T, PanicPayload>>,
+        is_cut_off: bool,
+    ) -> Option<Unreported<T, Self::Owner>>;
+}
+
+impl<F: Future<Output: Send + 'static>, N: Ending<F::Output>> OwnedTask<F, N> {
+    /// One that is to be spawned in this scope.
+    pub(crate) fn new(scope: Arc<Scope>, future: F, ending: N) -> Self {
+        Self { future: Scoped::new(scope, future), ending: Some(ending) }
+    }
+}
+
+impl<F: Future<Output: Send + 'static>, N: Ending<F::Output>> Future for OwnedTask<F, N> {
+    type Output = Unreported<F::Output, N::Owner>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Completion { output, dropped } = ready!(this.future.as_mut().poll(cx));
+        let (ending, scope) = (this.ending.take(), this.future.take_scope());
+        let ending = ending.expect("a task that has ended is not polled");
+        if let Some(payload) = dropped {
+            Scope::report_to(scope.as_deref(), TaskError::new(ending.task(), Failure::Panic(payload)));
+        }
+        Poll::Ready(ending.reached(scope, Some(output), false).expect("there is an output"))
+    }
+}
+
+#[pinned_drop]
+impl<F: Future<Output: Send + 'static>, N: Ending<F::Output>> PinnedDrop for OwnedTask<F, N> {
+    /// One that has not ended was aborted, or its runtime is shutting down. A panic of its destructor goes the way of an
+    /// output: tokio gives it to whoever awaits the task, and drops it if nobody does.
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let Some(ending) = this.ending.take() else { return };
+        let panic = this.future.as_mut().abort();
+        if let Some(cut_off) = ending.reached(this.future.take_scope(), panic.map(Err), true) {
+            resume_unwind(Box::new(cut_off));
+        }
+    }
+}
+
+// ===== the tasks of a call =====
+
 /// What a function makes of the ends of its tasks.
 #[expect(missing_debug_implementations, reason = "nobody gets hold of one: it is part of a sealed trait")]
 pub struct Rules<T> {
@@ -168,16 +233,7 @@ pub struct Rules<T> {
     pub(crate) failure_of: fn(T) -> Option<Failure>,
 }
 
-/// A future of a call as tokio runs it.
-#[pin_project(PinnedDrop)]
-struct CallTask<F: Future<Output: Send> + 'static> {
-    #[pin]
-    future: Scoped<F>,
-    /// `None` once it has ended.
-    end: Option<End<F::Output>>,
-}
-
-/// What a task does at its end.
+/// What a task of a call does at its end.
 struct End<T> {
     index: usize,
     rules: Rules<T>,
@@ -219,55 +275,31 @@ impl Spawner {
     {
         self.call.alive.fetch_add(1, Ordering::Relaxed);
         let end = End { index, rules, call: Arc::clone(&self.call), reporter: Arc::clone(&self.reporter) };
-        runtime.spawn(CallTask { future: Scoped::new(Arc::clone(&self.scope), boxed_in_debug(future)), end: Some(end) })
+        runtime.spawn(OwnedTask::new(Arc::clone(&self.scope), boxed_in_debug(future), end))
     }
 }
 
-impl<T> End<T> {
-    /// The future has ended like this, and is gone; `None` if it was cut off without a word. Invariants 1 and 2.
+impl<T: Send + 'static> Ending<T> for End<T> {
+    type Owner = Arc<Reporter>;
+
+    fn task(&self) -> TaskInfo {
+        self.reporter.branch(self.index)
+    }
+
+    /// Invariants 1 and 2.
     fn reached(
         self,
         scope: Option<Arc<Scope>>,
-        decides: bool,
         output: Option<Result<T, PanicPayload>>,
+        is_cut_off: bool,
     ) -> Option<Unreported<T>> {
-        let Self { index, rules: Rules { failure_of, .. }, call, reporter } = self;
+        let Self { index, rules: Rules { decides, failure_of }, call, reporter } = self;
+        let decides = decides(output.as_ref().filter(|_| !is_cut_off));
         let (order, decided_first) = if decides { call.decide(index) } else { (0, false) };
         let output = output.map(|output| Unreported::of_branch(output, failure_of, reporter, index, order));
         drop(scope);
         call.task_ended(decided_first);
         output
-    }
-}
-
-impl<F: Future<Output: Send> + 'static> Future for CallTask<F> {
-    type Output = Unreported<F::Output>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Completion { output, dropped } = ready!(this.future.as_mut().poll(cx));
-        let (end, scope) = (this.end.take(), this.future.take_scope());
-        let end = end.expect("a task that has ended is not polled");
-        if let Some(payload) = dropped {
-            let failure = TaskError::new(end.reporter.branch(end.index), Failure::Panic(payload));
-            Scope::report_to(scope.as_deref(), failure);
-        }
-        let decides = (end.rules.decides)(Some(&output));
-        Poll::Ready(end.reached(scope, decides, Some(output)).expect("there is an output"))
-    }
-}
-
-#[pinned_drop]
-impl<F: Future<Output: Send> + 'static> PinnedDrop for CallTask<F> {
-    /// One that has not ended was aborted, or its runtime is shutting down. A panic of its destructor goes the way of an
-    /// output: tokio gives it to whoever awaits the task, and drops it if nobody does.
-    fn drop(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        let Some(end) = this.end.take() else { return };
-        let (decides, panic) = ((end.rules.decides)(None), this.future.as_mut().abort());
-        if let Some(cut_off) = end.reached(this.future.take_scope(), decides, panic.map(Err)) {
-            resume_unwind(Box::new(cut_off));
-        }
     }
 }
 
@@ -289,6 +321,7 @@ impl GroupInner {
 /// One of the children, as a failure names it.
 pub(crate) struct GroupMember {
     pub(crate) shared: Arc<GroupInner>,
+    pub(crate) index: usize,
     pub(crate) info: TaskInfo,
 }
 
@@ -302,93 +335,36 @@ impl Owner for GroupMember {
     }
 }
 
+impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Ending<Result<T, E>> for GroupMember {
+    type Owner = Self;
+
+    fn task(&self) -> TaskInfo {
+        self.info.clone()
+    }
+
+    /// It lets go of the scope before anybody knows of the end: so whoever knows of all of them finds it gone, if nothing
+    /// is left below.
+    fn reached(
+        self,
+        scope: Option<Arc<Scope>>,
+        output: Option<Result<Result<T, E>, PanicPayload>>,
+        _: bool,
+    ) -> Option<GroupOutput<T, E>> {
+        if let Some(call) = scope.as_ref().and_then(|scope| scope.call()) {
+            call.child_ended();
+        }
+        drop(scope);
+        let index = self.index;
+        let Some(output) = output else {
+            lock(&self.shared.cut_off).push_back((index, self.info));
+            return None;
+        };
+        Some(Unreported::of_branch(output, failure_of, self, index, 0))
+    }
+}
+
 /// What tokio has of a child that has ended.
 pub(crate) type GroupOutput<T, E> = Unreported<Result<T, E>, GroupMember>;
-
-/// A child as tokio runs it.
-#[pin_project(PinnedDrop)]
-pub(crate) struct GroupTask<F, T, E>
-where
-    F: Future<Output = Result<T, E>>,
-    T: Send + 'static,
-    E: Into<BoxError> + Send + 'static,
-{
-    #[pin]
-    future: Scoped<F>,
-    index: usize,
-    /// `None` once it has ended.
-    member: Option<GroupMember>,
-}
-
-impl<F, T, E> GroupTask<F, T, E>
-where
-    F: Future<Output = Result<T, E>>,
-    T: Send + 'static,
-    E: Into<BoxError> + Send + 'static,
-{
-    /// One that is to be spawned in the scope of its group.
-    pub(crate) fn new(scope: Arc<Scope>, index: usize, member: GroupMember, future: F) -> Self {
-        if let Some(call) = scope.call() {
-            call.child_began();
-        }
-        let mut future = Scoped::outside(future);
-        future.place(Current { scope, key: None });
-        Self { future, index, member: Some(member) }
-    }
-}
-
-impl<F, T, E> Future for GroupTask<F, T, E>
-where
-    F: Future<Output = Result<T, E>>,
-    T: Send + 'static,
-    E: Into<BoxError> + Send + 'static,
-{
-    type Output = GroupOutput<T, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Completion { output, dropped } = ready!(this.future.as_mut().poll(cx));
-        let member = this.member.take().expect("a child that has ended is not polled");
-        let scope = this.future.take_scope();
-        if let Some(payload) = dropped {
-            Scope::report_to(scope.as_deref(), TaskError::new(member.info.clone(), Failure::Panic(payload)));
-        }
-        leave(scope);
-        Poll::Ready(Unreported::of_branch(output, failure_of, member, *this.index, 0))
-    }
-}
-
-#[pinned_drop]
-impl<F, T, E> PinnedDrop for GroupTask<F, T, E>
-where
-    F: Future<Output = Result<T, E>>,
-    T: Send + 'static,
-    E: Into<BoxError> + Send + 'static,
-{
-    /// One that has not ended was aborted, or its runtime is shutting down. A panic of its destructor goes the way of an
-    /// output.
-    fn drop(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        let Some(member) = this.member.take() else { return };
-        let panic = this.future.as_mut().abort();
-        leave(this.future.take_scope());
-        match panic {
-            Some(payload) => {
-                let output: GroupOutput<T, E> = Unreported::of_branch(Err(payload), failure_of, member, *this.index, 0);
-                resume_unwind(Box::new(output));
-            }
-            None => lock(&member.shared.cut_off).push_back((*this.index, member.info)),
-        }
-    }
-}
-
-/// Lets go of the scope before anybody knows of the end: so whoever knows of all of them finds it gone, if nothing is
-/// left below.
-fn leave(scope: Option<Arc<Scope>>) {
-    if let Some(call) = scope.as_ref().and_then(|scope| scope.call()) {
-        call.child_ended();
-    }
-}
 
 /// The failure in a result that nobody takes.
 pub(crate) fn failure_of<T, E: Into<BoxError>>(output: Result<T, E>) -> Option<Failure> {

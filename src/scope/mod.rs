@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{TaskError, catch};
 
 pub(crate) use self::call::{
-    Call, GroupEnd, GroupInner, GroupMember, GroupOutput, GroupTask, Rules, Spawner, TaskName, failure_of, poll_once,
+    Call, GroupEnd, GroupInner, GroupMember, GroupOutput, OwnedTask, Rules, Spawner, TaskName, failure_of, poll_once,
 };
 pub use self::erased_pool::NodeState;
 pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot};
