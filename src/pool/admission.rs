@@ -310,7 +310,6 @@ impl<E: Send + 'static> Shared<E> {
         let mut inner = self.lock();
         match (inner.phase, class.kind) {
             (Phase::Planned, _) => return Admission::Planned,
-            (Phase::Running, kind) if kind.is_watcher() => {}
             // What can abort the pool is of use until the last depth is closed.
             (Phase::Closing, TaskKind::Aborter) if inner.depths.highest().is_some() => {}
             (Phase::Closing, TaskKind::Canceller) => return Admission::Refused,
