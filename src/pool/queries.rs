@@ -292,7 +292,6 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
     }
 
     fn on_empty(&self, class: TaskClass) {
-        self.scope_ended.store(true, Ordering::Relaxed);
         let mut inner = self.lock();
         let unused = inner.depths.scope_ended(class);
         let driver = inner.driver.take();

@@ -51,8 +51,6 @@ pub(crate) struct Shared<E> {
     pub(super) runtime: OnceLock<Handle>,
     /// Why the pool began to close. Set under the lock.
     pub(super) reason: OnceLock<ClosingReason>,
-    /// A scope has ended since the driver left its waker: it will most likely not have to leave one again.
-    pub(super) scope_ended: AtomicBool,
     /// Depths from here on up accept no tasks any more. Written under the lock.
     accepts_below: AtomicI64,
     /// A task around the pool is aborted.
@@ -165,7 +163,6 @@ impl<E> Shared<E> {
             options,
             runtime: OnceLock::new(),
             reason: OnceLock::new(),
-            scope_ended: AtomicBool::new(false),
             accepts_below: AtomicI64::new(i64::MAX),
             aborted_around: AtomicBool::new(false),
             failed: AtomicBool::new(false),
@@ -400,16 +397,11 @@ impl<E: 'static> Shared<E> {
 
     /// Ready when the pool has begun to close, or nothing of it is left. Otherwise the driver will be woken.
     pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<End> {
-        let waker = (!self.scope_ended.load(Ordering::Relaxed)).then(|| cx.waker().clone());
+        let waker = cx.waker().clone();
         let mut inner = self.lock();
         let running = inner.phase == Phase::Running;
         let can_end = inner.depths.has_only_daemons() && !(self.options.keep_open && self.more_may_come(&inner));
         if running && !can_end {
-            let Some(waker) = waker else {
-                drop(inner);
-                self.scope_ended.store(false, Ordering::Relaxed);
-                return self.poll_end(cx);
-            };
             let replaced = inner.driver.replace(waker);
             drop(inner);
             drop(replaced);

@@ -11,22 +11,22 @@ use crate::support::{Alive, bomb, both, failures, panic_text, poll_once, poll_wi
 
 #[apply(both)]
 async fn a_waker_of_the_driver_that_panics_as_tasks_end_loses_nothing() {
-    let (gate, alive) = (LatchEvent::new(), Alive::default());
-    let mut open = pin!(Pool::open(async |pool: Pool| {
-        for number in 0..3 {
-            let (open, counted) = (gate.wait_set(), alive.one());
-            pool.spawn(async move {
-                open.await;
-                drop(counted);
-                if number == 1 { Err("error".into()) } else { Ok(()) }
-            });
-        }
-        Ok(())
-    }));
-    assert!(poll_with_bomb(open.as_mut()).is_pending());
+    let (pool, gate, alive) = (Pool::<BoxError>::new(), LatchEvent::new(), Alive::default());
+    for number in 0..3 {
+        let (open, counted) = (gate.wait_set(), alive.one());
+        pool.spawn(async move {
+            open.await;
+            drop(counted);
+            if number == 1 { Err("error".into()) } else { Ok(()) }
+        });
+    }
+    let mut run = pin!(pool.clone().run());
+    assert!(poll_with_bomb(run.as_mut()).is_pending());
     gate.set();
-    until(|| alive.count() == 0).await;
-    assert_eq!(failures(open.await.unwrap_err().failures()), ["error: error", "panic: in a waker"]);
+    // Polled before that, it would leave another waker.
+    until(|| pool.is_closed()).await;
+    assert_eq!(failures(run.await.unwrap_err().failures()), ["error: error", "panic: in a waker"]);
+    assert_eq!(alive.count(), 0);
 }
 
 #[apply(both)]
