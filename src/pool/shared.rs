@@ -379,7 +379,9 @@ impl<E: 'static> Shared<E> {
     /// Wakes whoever waits for the closing, with the first reason that there was.
     fn announce_closing(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
         let is_news = self.reason.set(reason).is_ok();
-        let (driver, closing) = (inner.driver.take(), inner.closing.clone());
+        // By the first who closes the pool, whose failure it is if a waker panics.
+        let closing = inner.closing.clone().filter(|_| is_news);
+        let driver = inner.driver.take();
         drop(inner);
         // Each of these may be somebody's waker, and panic: the other is woken all the same.
         let woken = [
