@@ -20,7 +20,7 @@ use tokio::task::coop::consume_budget;
 
 use crate::error::{BoxError, Failure, PoolError, TaskError, TaskInfo, catch};
 use crate::group::error_of_call;
-use crate::scope::GroupEnd;
+use crate::scope::{GroupEnd, Reporter};
 use crate::task_group::TaskGroup;
 
 /// Runs a function over items, at most `limit` of them at a time, each in a task of its own.
@@ -313,7 +313,8 @@ where
 
     /// A task without a name.
     fn branch(&self, index: usize) -> TaskInfo {
-        self.group.reporter().branch(index)
+        let Reporter { function, called_at, .. } = self.group.reporter();
+        TaskInfo::branch(function, index, called_at)
     }
 }
 
@@ -499,7 +500,9 @@ where
                 Ok(Poll::Ready(Some((future, info)))) => {
                     self.group.add(self.pulled, info, future);
                     self.pulled += 1;
-                    self.slots.extend(self.is_ordered.then_some(None));
+                    if self.is_ordered {
+                        self.slots.push_back(None);
+                    }
                 }
                 Ok(Poll::Ready(None)) => self.is_exhausted = true,
                 Err(payload) => {

@@ -177,13 +177,16 @@ pub(crate) trait Ending<T> {
     /// The task, as a failure names it.
     fn task(&self) -> TaskInfo;
 
-    /// Its future has ended like this, and is gone; `None` if it was cut off without a word.
-    fn reached(
+    /// Its future has ended like this, and is gone. If it was cut off, that is the panic of its destructor.
+    fn ended(
         self,
         scope: Option<Arc<Scope>>,
-        output: Option<Result<T, PanicPayload>>,
+        output: Result<T, PanicPayload>,
         is_cut_off: bool,
-    ) -> Option<Unreported<T, Self::Owner>>;
+    ) -> Unreported<T, Self::Owner>;
+
+    /// It was cut off without a word, and is gone.
+    fn cut_off(self, scope: Option<Arc<Scope>>);
 }
 
 impl<F: Future<Output: Send + 'static>, N: Ending<F::Output>> OwnedTask<F, N> {
@@ -204,7 +207,7 @@ impl<F: Future<Output: Send + 'static>, N: Ending<F::Output>> Future for OwnedTa
         if let Some(payload) = dropped {
             Scope::report_to(scope.as_deref(), TaskError::new(ending.task(), Failure::Panic(payload)));
         }
-        Poll::Ready(ending.reached(scope, Some(output), false).expect("there is an output"))
+        Poll::Ready(ending.ended(scope, output, false))
     }
 }
 
@@ -215,9 +218,9 @@ impl<F: Future<Output: Send + 'static>, N: Ending<F::Output>> PinnedDrop for Own
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         let Some(ending) = this.ending.take() else { return };
-        let panic = this.future.as_mut().abort();
-        if let Some(cut_off) = ending.reached(this.future.take_scope(), panic.map(Err), true) {
-            resume_unwind(Box::new(cut_off));
+        match (this.future.as_mut().abort(), this.future.take_scope()) {
+            (Some(payload), scope) => resume_unwind(Box::new(ending.ended(scope, Err(payload), true))),
+            (None, scope) => ending.cut_off(scope),
         }
     }
 }
@@ -287,19 +290,20 @@ impl<T: Send + 'static> Ending<T> for End<T> {
     }
 
     /// Invariants 1 and 2.
-    fn reached(
-        self,
-        scope: Option<Arc<Scope>>,
-        output: Option<Result<T, PanicPayload>>,
-        is_cut_off: bool,
-    ) -> Option<Unreported<T>> {
+    fn ended(self, scope: Option<Arc<Scope>>, output: Result<T, PanicPayload>, is_cut_off: bool) -> Unreported<T> {
         let Self { index, rules: Rules { decides, failure_of }, call, reporter } = self;
-        let decides = decides(output.as_ref().filter(|_| !is_cut_off));
+        let decides = decides(Some(&output).filter(|_| !is_cut_off));
         let (order, decided_first) = if decides { call.decide(index) } else { (0, false) };
-        let output = output.map(|output| Unreported::of_branch(output, failure_of, reporter, index, order));
         drop(scope);
         call.task_ended(decided_first);
-        output
+        Unreported::of_branch(output, failure_of, reporter, index, order)
+    }
+
+    /// Invariants 1 and 2.
+    fn cut_off(self, scope: Option<Arc<Scope>>) {
+        let decided_first = (self.rules.decides)(None) && self.call.decide(self.index).1;
+        drop(scope);
+        self.call.task_ended(decided_first);
     }
 }
 
@@ -342,24 +346,28 @@ impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Ending<Result<T, E>>
         self.info.clone()
     }
 
-    /// It lets go of the scope before anybody knows of the end: so whoever knows of all of them finds it gone, if nothing
-    /// is left below.
-    fn reached(
+    fn ended(
         self,
         scope: Option<Arc<Scope>>,
-        output: Option<Result<Result<T, E>, PanicPayload>>,
+        output: Result<Result<T, E>, PanicPayload>,
         _: bool,
-    ) -> Option<GroupOutput<T, E>> {
-        if let Some(call) = scope.as_ref().and_then(|scope| scope.call()) {
-            call.child_ended();
-        }
-        drop(scope);
+    ) -> GroupOutput<T, E> {
+        leave(scope);
         let index = self.index;
-        let Some(output) = output else {
-            lock(&self.shared.cut_off).push_back((index, self.info));
-            return None;
-        };
-        Some(Unreported::of_branch(output, failure_of, self, index, 0))
+        Unreported::of_branch(output, failure_of, self, index, 0)
+    }
+
+    fn cut_off(self, scope: Option<Arc<Scope>>) {
+        leave(scope);
+        lock(&self.shared.cut_off).push_back((self.index, self.info));
+    }
+}
+
+/// Lets go of the scope before anybody knows of the end: so whoever knows of all of them finds it gone, if nothing is
+/// left below.
+fn leave(scope: Option<Arc<Scope>>) {
+    if let Some(call) = scope.as_ref().and_then(|scope| scope.call()) {
+        call.child_ended();
     }
 }
 

@@ -157,9 +157,7 @@ impl Reporter {
     /// A branch of the call, as failures name it.
     pub(crate) fn branch(&self, index: usize) -> TaskInfo {
         match self.function {
-            "race" | "try_all" | "wait_all" | "map" | "map_stream" => {
-                TaskInfo::branch(self.function, index, self.called_at)
-            }
+            "race" | "try_all" | "wait_all" => TaskInfo::branch(self.function, index, self.called_at),
             _ => TaskInfo::unnamed(self.called_at),
         }
     }
