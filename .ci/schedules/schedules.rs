@@ -793,6 +793,19 @@ fn a_tracked_future_is_dropped_as_it_is_listed() {
     });
 }
 
+#[test]
+fn a_tracked_future_waits_until_it_is_listed() {
+    explore(|| {
+        let pool = Pool::<BoxError>::new();
+        // It ends at once, and tells of that, while the others are being admitted.
+        pool.spawn(async {});
+        let tracked = pool.track_future(async { 1 });
+        let polling = shuttle::thread::spawn(move || block_on(tracked));
+        block_on(pool.run()).unwrap();
+        assert_eq!(polling.join().unwrap(), Ok(1));
+    });
+}
+
 /// A pool in a branch hears of the abort before the branch is aborted, and may well return that first.
 #[test]
 fn a_branch_that_was_stopped_has_not_failed() {

@@ -85,7 +85,8 @@ pub(super) struct Inner<E> {
     pub(super) depths: Depths,
     /// Woken when a scope has ended or the pool begins to close.
     pub(super) driver: Option<Waker>,
-    /// Cancelled when the pool begins to close; made for the first who waits for that.
+    /// Made for the first who waits for the closing, cancelled when that begins, and kept: whether there is one says
+    /// whether somebody can have heard of it.
     pub(super) closing: Option<CancellationToken>,
     /// `None` as long as nothing has gone wrong.
     pub(super) failures: Option<Box<Failures<E>>>,
@@ -295,9 +296,9 @@ impl<E> Shared<E> {
         .await;
     }
 
-    /// Waits until the pool runs, or never will.
+    /// Waits until the pool runs and has admitted what was planned, or never will.
     pub(super) async fn wait_started(&self) {
-        self.wait_until(|inner| inner.phase != Phase::Planned).await;
+        self.wait_until(|inner| inner.phase != Phase::Planned && !inner.admits_plans).await;
     }
 
     async fn wait_until(&self, holds: impl Fn(&Inner<E>) -> bool) {
@@ -379,8 +380,8 @@ impl<E: 'static> Shared<E> {
     /// Wakes whoever waits for the closing, with the first reason that there was.
     fn announce_closing(&self, mut inner: MutexGuard<'_, Inner<E>>, reason: ClosingReason) {
         let is_news = self.reason.set(reason).is_ok();
-        // By the first who closes the pool, whose failure it is if a waker panics.
-        let closing = inner.closing.clone().filter(|_| is_news);
+        // Only the first who closes the pool cancels the token: a waker that panics is then that one's failure.
+        let closing = if is_news { inner.closing.clone() } else { None };
         let driver = inner.driver.take();
         drop(inner);
         // Each of these may be somebody's waker, and panic: the other is woken all the same.

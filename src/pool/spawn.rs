@@ -2,7 +2,7 @@
 //!
 //! Each method that spawns is that of a [`TaskBuilder`] without a name, at depth 0; how a task is taken in, or refused,
 //! is in [`admission`](super::admission). A tracked future is listed as a task is, but tokio has no task for it: its
-//! [`Member`] holds the entry, and a token ends it.
+//! [`Entry`] keeps it on the list, and a token ends it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -556,16 +556,15 @@ impl<E: Send + 'static> TaskBuilder<'_, E> {
         self,
         future: F,
     ) -> impl Future<Output = Result<F::Output, TaskStopped>> + use<F, E> {
-        let member = Entry::new(&self.pool.shared, self.class, TaskInfo::of_task(self.name));
-        let tracked = Tracked { future: Scoped::outside(future), member };
-        run_tracked(tracked)
+        let entry = Entry::new(&self.pool.shared, self.class, TaskInfo::of_task(self.name));
+        run_tracked(Tracked { future: Scoped::outside(future), entry })
     }
 }
 
-/// A future, and what makes it a member; dropped in this order.
+/// A future, and its entry on the list of its pool; dropped in this order.
 struct Tracked<F, E: Send + 'static> {
     future: Scoped<F>,
-    member: Arc<Entry<E>>,
+    entry: Arc<Entry<E>>,
 }
 
 /// A place on the list of a pool.
@@ -582,12 +581,12 @@ struct Entry<E: Send + 'static> {
 impl<E: Send + 'static> Entry<E> {
     fn new(pool: &Arc<Shared<E>>, class: TaskClass, info: TaskInfo) -> Arc<Self> {
         let (pool, current) = (Arc::clone(pool), OnceLock::new());
-        let place = Arc::new(Entry { pool, class, info, current, aborted: Arc::default() });
-        if !place.enter() {
-            let plan = Box::new(PlannedMember { class, info: place.info.clone(), place: Arc::downgrade(&place) });
-            place.pool.plan(plan).into_iter().for_each(|plan| plan.admit(&place.pool));
+        let entry = Arc::new(Self { pool, class, info, current, aborted: Arc::default() });
+        if !entry.enter() {
+            let plan = Box::new(PlannedMember { class, info: entry.info.clone(), entry: Arc::downgrade(&entry) });
+            entry.pool.plan(plan).into_iter().for_each(|plan| plan.admit(&entry.pool));
         }
-        place
+        entry
     }
 
     /// Takes the place. False if the pool is planned.
@@ -622,7 +621,7 @@ impl<E: Send + 'static> Drop for Entry<E> {
 struct PlannedMember<E: Send + 'static> {
     class: TaskClass,
     info: TaskInfo,
-    place: Weak<Entry<E>>,
+    entry: Weak<Entry<E>>,
 }
 
 impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
@@ -639,8 +638,8 @@ impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
     }
 
     fn admit(self: Box<Self>, _: &Arc<Shared<E>>) {
-        if let Some(place) = self.place.upgrade() {
-            place.enter();
+        if let Some(entry) = self.entry.upgrade() {
+            entry.enter();
         }
     }
 }
@@ -648,14 +647,14 @@ impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
 /// Polls a tracked future until it ends or is aborted.
 async fn run_tracked<F: Future, E: Send + 'static>(tracked: Tracked<F, E>) -> Result<F::Output, TaskStopped> {
     // In the order in which they are dropped, the last first.
-    let Tracked { future, member: place } = tracked;
+    let Tracked { future, entry } = tracked;
     let mut future = pin!(future);
-    if place.current.get().is_none() {
-        place.pool.wait_started().await;
+    if entry.current.get().is_none() {
+        entry.pool.wait_started().await;
     }
-    let Some(current) = place.current.get() else { return Err(TaskStopped::Cancelled) };
+    let Some(current) = entry.current.get() else { return Err(TaskStopped::Cancelled) };
     future.as_mut().place_pinned(current.clone());
-    let mut aborted = pin!(place.aborted.cancelled());
+    let mut aborted = pin!(entry.aborted.cancelled());
     let ended = poll_fn(|cx| match aborted.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(None),
         Poll::Pending => future.as_mut().poll(cx).map(Some),
