@@ -200,9 +200,8 @@ impl<H: Handles> Drop for Branches<H> {
     }
 }
 
-/// The error of a call with these failures, in order of occurrence, one of whose tasks may have been cut off without a
-/// word. Those that were aborted from outside have not failed; a runtime that shuts down is a failure if there is no
-/// other.
+/// The error of a call with these failures, in order of occurrence. `cut_off` is a task that was cut off without a word:
+/// a failure only if there is no other, and the call was not aborted.
 pub(crate) fn error_of_call<E: 'static>(
     mut failures: Vec<TaskError<E>>,
     cut_off: Option<TaskError<E>>,

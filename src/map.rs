@@ -373,7 +373,8 @@ where
     ///
     /// # Errors
     ///
-    /// With all failures in the order in which they came.
+    /// With all failures in the order in which they came. In a blocking call, if the task around it was aborted, with an
+    /// error that [is cancelled](PoolError::is_cancelled).
     ///
     /// # Panics
     ///

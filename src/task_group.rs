@@ -114,7 +114,7 @@ pub struct TaskGroup<T, E = BoxError> {
     emptied: Option<Signal>,
     /// Waits for an abort from outside.
     abort_signal: Option<Signal>,
-    /// Whether there was one.
+    /// Whether there was one. Kept here, since `abort_all` makes a new call.
     is_aborted: bool,
     /// What has ended, and was not taken yet: by a `shutdown` that was dropped.
     kept: VecDeque<GroupEnd<T, E>>,
@@ -468,7 +468,7 @@ where
         F: Future<Output = Result<T, E>>,
     {
         let scope = self.scope();
-        self.call.child_began();
+        self.call.task_began();
         OwnedTask::new(scope, task, GroupMember { shared: Arc::clone(&self.shared), index, info })
     }
 

@@ -30,7 +30,8 @@ use crate::scope::{Cleanup, Reporter, Rules, Unreported, failure_of};
 ///
 /// # Errors
 ///
-/// With all failures in order of occurrence: the first is the one that made it abort the others.
+/// With all failures in order of occurrence: the first is the one that made it abort the others. In a blocking call, if
+/// the task around it was aborted, with an error that [is cancelled](PoolError::is_cancelled).
 ///
 /// # Panics
 ///

@@ -178,7 +178,7 @@ impl<E: Display + 'static> Link for TaskError<E> {
         }
     }
 
-    /// What was aborted was stopped.
+    /// What was cut off was stopped, by an abort or with its runtime.
     fn stop(&self) -> Option<&(dyn Error + 'static)> {
         match self.failure() {
             Failure::Cancelled => Some(&CancelledError::Cancelled),

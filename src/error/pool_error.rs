@@ -3,7 +3,7 @@
 //! There are three lists: the failures of the pool's own tasks and its body; cleanup failures, of something nested
 //! whose owner was gone; and the tasks for which the pool has stopped waiting. An error with none of them says that the
 //! body was cut short by a cancellation. How it reads is in [`text`](super::text), and how it is made in
-//! [`stopped`](super::stopped).
+//! [`chain`](super::chain).
 
 use std::mem;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use super::task_error::{Failure, TaskError, TaskInfo, catch};
 /// - `{:?}` is that report, too: it is what a `main` that returns the error prints, and a test. `{:#?}` shows the
 ///   structure.
 ///
-/// It can be shown, asked for its [`source`](Error::source), and dropped, however deep pools are nested in each other.
+/// It can be shown, asked for its [`source`](std::error::Error::source), and dropped, however deep pools are nested in each other.
 /// An error type of your own in between, whose `Display` shows the error in it, recurses: after 64 such levels, three
 /// dots stand for the rest.
 ///
@@ -441,7 +441,7 @@ impl<E> PoolError<E> {
 
     /// The same error, with the errors of its failures in boxes.
     ///
-    /// So their causes are part of the report, and can be reached through [`source`](Error::source): call it where an
+    /// So their causes are part of the report, and can be reached through [`source`](std::error::Error::source): call it where an
     /// error of a pool with an error type of its own becomes a [`BoxError`] or an `anyhow::Error`, which forget that
     /// type. If the conversion of an error panics, that panic is the failure.
     ///

@@ -4,7 +4,7 @@ use std::fmt::{self, Debug};
 
 /// Why a [`TaskHandle`](crate::TaskHandle) has no value to give.
 ///
-/// It only marks what happened: the error or the panic itself is in the [`PoolError`] of the task's pool. So `?` can be
+/// It only marks what happened: the error or the panic itself is in the [`PoolError`](super::PoolError) of the task's pool. So `?` can be
 /// used on a handle: a task or a body that returns a `TaskStopped` adds no failure to it, unless it is
 /// [`NotReady`](Self::NotReady).
 ///
@@ -90,8 +90,9 @@ impl<F> Debug for SpawnError<F> {
     }
 }
 
-/// What an error says that says only that something was stopped. It is also the cause of a [`PoolError`] that says
-/// that, whatever its type.
+/// What an error says that says only that something was stopped. It is also the cause that a
+/// [`PoolError`](super::PoolError) gives that says only this, and a [`TaskError`](super::TaskError) of a task that was cut
+/// off, whatever their types.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum CancelledError {
     /// Something was cancelled. Once the pool at which that arrives is closing, it is no failure.

@@ -103,8 +103,8 @@ impl<E: Debug + Display + 'static> Error for TaskError<E> {
     /// the text of this one already. Others are reached through [`failure`](Self::failure), or after
     /// [`boxed`](Self::boxed).
     ///
-    /// Of a task that was [aborted](crate::Failure::Cancelled), it is an error of a private type, by which a pool of any
-    /// type knows that.
+    /// For a task that was [cut off](crate::Failure::Cancelled), it is an error of a private type, which tells any pool that
+    /// the task was only stopped.
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         source_of(self)
     }

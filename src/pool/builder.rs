@@ -435,7 +435,8 @@ impl<E: Send + 'static> PoolBuilder<E> {
     ///
     /// # Panics
     ///
-    /// See [`Pool::open`].
+    /// See [`Pool::open`]. With a [`grace`](Self::grace) or [`abandon_after`](Self::abandon_after), also when first polled
+    /// in a runtime without timers.
     ///
     /// # Cancel safety
     ///

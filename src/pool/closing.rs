@@ -227,8 +227,7 @@ impl<E: 'static> Shared<E> {
         self.lock().overrun.extend(tasks);
     }
 
-    /// Ready when no task is left of those that `find` gives, with what is left of their sets. Otherwise the driver will
-    /// be woken.
+    /// Ready when nothing runs in what `find` gives, with the sets that are left. Otherwise the driver will be woken.
     fn poll_empty(
         &self,
         cx: &Context<'_>,

@@ -19,7 +19,7 @@ pub(super) struct Depths {
     abandoned: BTreeMap<i32, Depth>,
     /// Of the pool itself, at no depth.
     watchers: Option<Box<Depth>>,
-    /// How many scopes have not ended in `zero` and `others`, of what holds the pool open and of daemons.
+    /// How many scopes have not ended in `zero` and `others`: first those that hold the pool open, then those of daemons.
     scopes: [usize; 2],
     /// How many tasks are listed there.
     tasks: [usize; 2],

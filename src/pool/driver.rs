@@ -71,7 +71,7 @@ enum Step {
     Running,
     /// The pool closes, by these steps.
     Closing(Closing),
-    /// Everything has ended; of these sets tokio is about to know.
+    /// Everything has ended; tokio has yet to publish that for these sets.
     Joining(Vec<JoinSet<()>>),
     /// The pool has returned, or its closing was handed on.
     Done,
@@ -175,18 +175,18 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     /// Ready once nothing is left of the pool. The body is polled until its depth is aborted, and then dropped.
     fn poll_closing(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
         while let Step::Closing(closing) = &mut self.step {
-            if closing.as_mut().poll(cx).is_ready() {
-                self.step = Step::Joining(Vec::new());
-                break;
+            match closing.as_mut().poll(cx) {
+                Poll::Ready(()) => self.step = Step::Joining(Vec::new()),
+                // A task may be waiting, in a blocking call, for something that the body holds: first the abort, then the
+                // body's end, then the wait.
+                Poll::Pending => ready!(self.poll_body(body.as_mut(), cx)),
             }
-            // A task may be waiting, in a blocking call, for something that the body holds: first the abort, then the
-            // body's end, then the wait.
-            ready!(self.poll_body(body.as_mut(), cx));
         }
         Poll::Ready(())
     }
 
-    /// Polls the body or, if it is aborted, drops it. Ready if that was its end, which is recorded.
+    /// Polls the body, or drops it once its depth is aborted. Ready when that ends it, and its end is recorded; pending if
+    /// it had ended before.
     fn poll_body(&mut self, mut body: Pin<&mut dyn PollBody<E>>, cx: &mut Context<'_>) -> Poll<()> {
         if body.has_ended() {
             return Poll::Pending;

@@ -148,8 +148,8 @@ impl<T> TaskHandle<T> {
         !self.value.is_empty() || self.value.is_terminated() || self.inner.has_ended()
     }
 
-    /// The task's id, as tokio shows it; `None` while it is planned, or if the pool refused it. A closure that has waited
-    /// for its turn keeps the id of the task in which it has.
+    /// The task's id, as tokio shows it; `None` while it is planned, or if the pool refused it. A closure that had to
+    /// wait for its turn keeps the id of the task that waited.
     ///
     /// # Examples
     ///

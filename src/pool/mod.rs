@@ -111,7 +111,7 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///
 /// Being cancelled is no failure. What a task returns from the poll during which the abort comes still counts; it is
 /// not polled again. If a task returns an error that only says it was cancelled (the `PoolError` of a cancelled nested
-/// pool, or a `TaskStopped`), that is not counted as a failure. See [errors and
+/// pool, a `TaskStopped`, or the `TaskError` of an aborted task), that is not counted as a failure. See [errors and
 /// panics](crate::docs::errors_and_panics#what-is-no-failure).
 ///
 /// Rust has no async destructors. Dropping the *outermost* `open` or `run` therefore cannot wait: the pool begins to

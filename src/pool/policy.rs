@@ -62,9 +62,9 @@ impl<E: 'static> Shared<E> {
         }
     }
 
-    /// Asks one of the closures, by `ask`, which catches its panic. If the pool has returned meanwhile, without waiting for
-    /// that, this drops the closures. The panic of a destructor is on stderr then: the pool can return it no more, and has
-    /// let go of the enclosing scope.
+    /// Calls `ask` with the closures; it has to catch their panics. If the pool has returned meanwhile, without waiting for
+    /// this, the closures are dropped here. A panic of their destructors goes to stderr: the pool can return it no more,
+    /// and has let go of the enclosing scope.
     pub(super) fn ask<R>(&self, ask: impl FnOnce(Option<&Policies<E>>) -> R) -> R {
         let policies = self.options.policies();
         let asked = ask(policies.as_deref());
@@ -86,7 +86,8 @@ impl<E: 'static> Shared<E> {
         is_cancellation
     }
 
-    /// Records a panic that is the pool's own, if there was one: of a destructor or a waker that it has run.
+    /// Records a panic, if there was one, by the name of the body: of the body itself, or of a destructor or a waker that
+    /// the pool has run.
     pub(super) fn report_panic(&self, panic: Option<PanicPayload>) {
         panic.into_iter().for_each(|payload| self.body_failed(Failure::Panic(payload)));
     }

@@ -145,8 +145,8 @@ impl<E: Send + 'static> Pool<E> {
 
     /// The tasks that the pool aborted in their [grace](crate::PoolBuilder::grace), or at its end, in the order in which
     /// their depths were closed. If an [`abort`](Self::abort), such as that of a second signal, ends the grace, the tasks
-    /// of lower depths are listed too: they had none. With them are the tasks of nested pools without their own grace. Of
-    /// a function, the task that waits for it is listed, and not its branches.
+    /// of lower depths are listed too: they had none. With them are the tasks of nested pools without their own grace. For
+    /// a function such as `try_all`, the list has the task that waits for it, and not its branches.
     ///
     /// An overrun is no failure: [`run`](Self::run) returns `Ok` all the same. The list is empty for a pool without a
     /// grace, and for one that was aborted before anything else closed it. With the feature `tracing`, a `WARN` event

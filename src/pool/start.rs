@@ -52,8 +52,8 @@ struct Start<V>(Mutex<State<V>>);
 struct State<V> {
     /// `None` once the answer has been given.
     reply: Option<Reply<V>>,
-    /// Whether a call into the task is going on, or its first is to come, after which it may have ended: until then, a
-    /// `Started` that is dropped says nothing yet.
+    /// Whether the task is being polled or dropped, or was never polled. A `Started` that is dropped meanwhile says
+    /// nothing yet: the task may turn out to have ended.
     busy: bool,
     /// The `Started` was dropped unused.
     dropped: bool,

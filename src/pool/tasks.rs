@@ -66,7 +66,7 @@ impl TaskEntry {
 }
 
 impl Tasks {
-    /// If they are aborted, each is as it comes.
+    /// With nothing in it. If `aborted`, each task is aborted as it comes.
     pub(super) const fn new(aborted: bool) -> Self {
         Self {
             entries: Slab::new(),

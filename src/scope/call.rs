@@ -10,8 +10,9 @@
 //!
 //! # Invariants
 //!
-//! 1. A task drops its future, then lets go of its scope, then counts itself as ended. So the future of the call, when it
-//!    finds that all have ended, holds the last `Arc` of the scope, if nothing is left below.
+//! 1. A task of a call drops its future, then lets go of its scope, then counts itself as ended. So the future of the
+//!    call, when it finds that all have ended, holds the last `Arc` of the scope, if nothing is left below. A child of a
+//!    group counts itself first: its count is only shown.
 //! 2. A task decides before it counts itself as ended, and is given its place in the order before that. So when all have
 //!    ended, all decisions are seen; and a task that is aborted comes after the one that had it aborted.
 //! 3. The waker of the call is user code. It is woken last, for the first decision and for the last end, and a panic of
@@ -115,12 +116,12 @@ impl Call {
         }
     }
 
-    /// Counts a task whose end wakes nobody by itself.
-    pub(crate) fn child_began(&self) {
+    /// Counts a task that is about to be spawned.
+    pub(crate) fn task_began(&self) {
         self.alive.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts the end of such a task.
+    /// Counts the end of a task that wakes nobody by itself.
     fn child_ended(&self) {
         self.alive.fetch_sub(1, Ordering::Release);
     }
@@ -276,7 +277,7 @@ impl Spawner {
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        self.call.alive.fetch_add(1, Ordering::Relaxed);
+        self.call.task_began();
         let end = End { index, rules, call: Arc::clone(&self.call), reporter: Arc::clone(&self.reporter) };
         runtime.spawn(OwnedTask::new(Arc::clone(&self.scope), boxed_in_debug(future), end))
     }
@@ -294,9 +295,10 @@ impl<T: Send + 'static> Ending<T> for End<T> {
         let Self { index, rules: Rules { decides, failure_of }, call, reporter } = self;
         let decides = decides(Some(&output).filter(|_| !is_cut_off));
         let (order, decided_first) = if decides { call.decide(index) } else { (0, false) };
+        let output = Unreported::of_branch(output, failure_of, reporter, index, order);
         drop(scope);
         call.task_ended(decided_first);
-        Unreported::of_branch(output, failure_of, reporter, index, order)
+        output
     }
 
     /// Invariants 1 and 2.
@@ -353,8 +355,7 @@ impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Ending<Result<T, E>>
         _: bool,
     ) -> GroupOutput<T, E> {
         leave(scope);
-        let index = self.index;
-        Unreported::of_branch(output, failure_of, self, index, 0)
+        Unreported::new(output, failure_of, self)
     }
 
     fn cut_off(self, scope: Option<Arc<Scope>>) {
@@ -403,7 +404,7 @@ impl<T: 'static, E: 'static> GroupEnd<T, E> {
     /// Its place among the children of the group.
     pub(crate) fn index(&self) -> usize {
         match self {
-            Self::Output(output) => output.index,
+            Self::Output(output) => output.owner.index,
             Self::CutOff(index, _) => *index,
         }
     }

@@ -63,7 +63,7 @@ impl<F> Scoped<F> {
         Self { future: Some(future), current: Some(Current::new(scope)) }
     }
 
-    /// A future that is not polled before it has [entered](Self::enter) its scope.
+    /// A future that is not polled before it was [placed](Self::place) in its scope.
     pub(crate) fn outside(future: F) -> Self {
         Self { future: Some(future), current: None }
     }
@@ -73,7 +73,7 @@ impl<F> Scoped<F> {
         Self { future: None, current: None }
     }
 
-    /// Has a future that was not polled yet run here from now on, as the task of a pool.
+    /// Has a future that was not polled yet run here from now on.
     pub(crate) fn place(&mut self, current: Current) {
         self.current = Some(current);
     }
@@ -107,7 +107,7 @@ impl<F> Scoped<F> {
 
     /// Drops the future, if it has not ended, since it is aborted: whatever is dropped with it has no time left.
     pub(crate) fn abort(self: Pin<&mut Self>) -> Option<PanicPayload> {
-        // Neither of these panics. A thread that is ending has no thread-locals any more.
+        // Without a guard, since `end` catches every panic. A thread that is ending has no thread-locals any more.
         let before = ABORTING.try_with(|aborting| aborting.replace(true)).unwrap_or(false);
         let panicked = self.end();
         let _ = ABORTING.try_with(|aborting| aborting.set(before));

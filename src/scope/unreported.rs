@@ -29,7 +29,7 @@ pub struct Unreported<T, R: Owner = Arc<Reporter>> {
     /// Who reports it.
     pub(super) owner: R,
     /// Which branch of the call it was.
-    pub(super) index: usize,
+    index: usize,
     /// How many branches had decided before it, if it has decided itself.
     pub(crate) order: usize,
 }

@@ -831,17 +831,24 @@ async fn what_an_abort_cuts_out_of_a_grace_has_overrun_it() {
 
 #[apply(current_thread)]
 async fn a_signal_that_would_cancel_a_closing_pool_is_not_waited_for() {
-    let pool: Pool = with_grace(secs(10)).build();
-    let (late, log) = (pool.clone(), Log::default());
-    let polled = log.clone();
-    pool.spawn(async move {
-        asked().await;
-        late.cancel_on(async move { polled.push("polled") });
-        sleep(secs(1)).await;
-    });
-    pool.cancel_on(yield_now());
-    pool.run().await.unwrap();
-    assert!(log.events().is_empty());
+    // As a watcher that has others beside it, and as the first.
+    let cancels: [fn(&Pool); 2] = [|pool| pool.cancel_on(yield_now()), |pool| pool.cancel()];
+    for cancel in cancels {
+        let pool: Pool = with_grace(secs(10)).build();
+        let (late, log) = (pool.clone(), Log::default());
+        let polled = log.clone();
+        pool.spawn(async move {
+            asked().await;
+            late.cancel_on(async move { polled.push("polled") });
+            late.cancel_on(pending::<()>());
+            sleep(secs(1)).await;
+        });
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        cancel(&pool);
+        assert!(run.await.is_ok());
+        assert!(log.events().is_empty());
+    }
 }
 
 #[apply(current_thread)]
