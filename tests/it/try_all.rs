@@ -313,11 +313,19 @@ async fn try_all_that_is_dropped_reports_the_panics_of_outputs_that_it_has() {
 async fn try_all_that_is_dropped_reports_the_error_of_a_branch() {
     for polled in [false, true] {
         let cleanup = cleanup_of_dropped(polled, |gate| {
-            let left = async move {
+            let left = LatchEvent::new();
+            let has_left = left.wait_set();
+            let branch = async move {
                 leaves_behind(&gate, &Log::default());
+                left.set();
                 Ok::<_, BoxError>(())
             };
-            try_all((left, async { Err::<(), BoxError>("before the drop".into()) }))
+            // Not before, or it would have the branch aborted that has left nothing yet.
+            let failing = async move {
+                has_left.await;
+                Err::<(), BoxError>("before the drop".into())
+            };
+            try_all((branch, failing))
         });
         assert_eq!(cleanup.await, ["error: before the drop"], "polled: {polled}");
     }
