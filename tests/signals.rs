@@ -61,8 +61,9 @@ fn no_signal_is_lost_between_two_calls() {
         assert!(poll_once(pin!(signals.recv())).await.is_ready());
         // A call that is dropped takes none along.
         assert!(poll_once(pin!(signals.recv())).await.is_pending(), "there were two");
+        // Of two that wait, tokio may tell one a moment before the other.
         send("-TERM").await;
-        assert!(poll_once(pin!(signals.recv())).await.is_ready());
+        signals.recv().await;
     });
 }
 
