@@ -335,7 +335,8 @@ where
     ///
     /// # Errors
     ///
-    /// An item is an error if its task has returned one, has panicked, or was cut off by its runtime.
+    /// An item is an error if its task has returned one, has panicked, or was cut off: by its runtime or, in a blocking
+    /// call, by an abort of the task around it.
     ///
     /// # Panics
     ///

@@ -153,6 +153,7 @@ where
         Self::within(Scope::current().as_ref().map(Arc::downgrade), function, Location::caller())
     }
 
+    /// The same, made in this scope and by this line.
     fn within(enclosing: Option<Weak<Scope>>, function: &'static str, called_at: &'static Location<'static>) -> Self {
         Self {
             tasks: JoinSet::new(),

@@ -1,7 +1,7 @@
 //! All of several futures, however each of them ends.
 //!
 //! Nothing decides in the [`group`](crate::group): each branch runs to its end. A branch of which nothing is known then
-//! was cut off by its runtime.
+//! was cut off: by its runtime or, in a blocking call, by an abort of the task around it.
 
 use std::convert::Infallible;
 use std::fmt;

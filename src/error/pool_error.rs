@@ -29,9 +29,9 @@ use super::task_error::{Failure, TaskError, TaskInfo, catch};
 /// - `{:?}` is that report, too: it is what a `main` that returns the error prints, and a test. `{:#?}` shows the
 ///   structure.
 ///
-/// It can be shown, asked for its [`source`](std::error::Error::source), and dropped, however deep pools are nested in each other.
-/// An error type of your own in between, whose `Display` shows the error in it, recurses: after 64 such levels, three
-/// dots stand for the rest.
+/// It can be shown, asked for its [`source`](std::error::Error::source), and dropped, however deep pools are nested in
+/// each other. An error type of your own in between, whose `Display` shows the error in it, recurses: after 64 such
+/// levels, three dots stand for the rest.
 ///
 /// Unlike tokio's `JoinError`, it knows the name of the task and where it was spawned, and it holds the task's own
 /// error beside the panics.
@@ -441,9 +441,9 @@ impl<E> PoolError<E> {
 
     /// The same error, with the errors of its failures in boxes.
     ///
-    /// So their causes are part of the report, and can be reached through [`source`](std::error::Error::source): call it where an
-    /// error of a pool with an error type of its own becomes a [`BoxError`] or an `anyhow::Error`, which forget that
-    /// type. If the conversion of an error panics, that panic is the failure.
+    /// So their causes are part of the report, and can be reached through [`source`](std::error::Error::source): call it
+    /// where an error of a pool with an error type of its own becomes a [`BoxError`] or an `anyhow::Error`, which forget
+    /// that type. If the conversion of an error panics, that panic is the failure.
     ///
     /// # Examples
     ///
@@ -530,11 +530,11 @@ impl<E> Failures<E> {
     }
 
     /// Takes the lists, of which the error is made. From here on, failures come back.
-    pub(crate) fn report(&mut self, pool: Option<std::sync::Arc<str>>, reason: ClosingReason) -> Report<E>
+    pub(crate) fn report(&mut self, pool: Option<Arc<str>>, reason: ClosingReason) -> Report<E>
     where
         E: Into<BoxError>,
     {
-        let Self { tasks, cleanup, stuck, .. } = std::mem::take(self);
+        let Self { tasks, cleanup, stuck, .. } = mem::take(self);
         self.returned = Some(TaskError::boxed);
         Report { pool, failures: tasks, cleanup_failures: cleanup, stuck, reason }
     }

@@ -4,9 +4,9 @@ use std::fmt::{self, Debug};
 
 /// Why a [`TaskHandle`](crate::TaskHandle) has no value to give.
 ///
-/// It only marks what happened: the error or the panic itself is in the [`PoolError`](super::PoolError) of the task's pool. So `?` can be
-/// used on a handle: a task or a body that returns a `TaskStopped` adds no failure to it, unless it is
-/// [`NotReady`](Self::NotReady).
+/// It only marks what happened: the error or the panic itself is in the [`PoolError`](crate::PoolError) of the task's
+/// pool. So `?` can be used on a handle: a task or a body that returns a `TaskStopped` adds no failure to it, unless it
+/// is [`NotReady`](Self::NotReady).
 ///
 /// # Examples
 ///

@@ -411,9 +411,12 @@ pub(crate) fn resume(panic: Option<PanicPayload>) {
 
 /// Which task it was: its name, if it has one, and the line that spawned it.
 ///
-/// The branches of [`try_all`](crate::try_all()), [`wait_all`](crate::wait_all()) and [`map`](crate::map()) are known by
-/// the line of the call, and so are shielded work and exit handlers. `{}` is what stands in front of a failure: `body`,
-/// `task "fetch" (src/main.rs:10:5)` or, without a name, `task at src/main.rs:10:5`.
+/// What a function runs is known by the line of the call: the branches of [`race`](crate::race()),
+/// [`try_all`](crate::try_all()), [`wait_all`](crate::wait_all()) and [`map`](crate::map()), shielded work, exit handlers,
+/// the future of a [`timeout`](crate::timeout()).
+///
+/// `{}` is what stands in front of a failure: `body`, `task "fetch" (src/main.rs:10:5)`, `task at src/main.rs:10:5`
+/// without a name, or `branch 0 of race at src/main.rs:10:5`.
 ///
 /// # Examples
 ///
@@ -463,7 +466,8 @@ impl TaskInfo {
         Self::new(name, Location::caller())
     }
 
-    /// A task that was given no name: shielded work, an exit handler.
+    /// What has no name and is no branch: shielded work, the body and the handler of `with_exit`, the future of a
+    /// `timeout`.
     pub(crate) fn unnamed(spawned_at: &'static Location<'static>) -> Self {
         Self { who: Who::Unnamed, spawned_at }
     }

@@ -354,8 +354,9 @@ impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Ending<Result<T, E>>
         output: Result<Result<T, E>, PanicPayload>,
         _: bool,
     ) -> GroupOutput<T, E> {
+        let output = Unreported::new(output, failure_of, self);
         leave(scope);
-        Unreported::new(output, failure_of, self)
+        output
     }
 
     fn cut_off(self, scope: Option<Arc<Scope>>) {

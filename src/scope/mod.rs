@@ -6,7 +6,8 @@
 //! # Invariants
 //!
 //! 1. Every task and every body holds an `Arc` of its scope for as long as its future lives, and every scope one of the
-//!    enclosing scope. A handle of a pool or of a task holds none. The future of a call does, until it is dropped.
+//!    enclosing scope. A handle of a pool or of a task holds none, and neither does a group. The future of a `race`, a
+//!    `try_all` or a `wait_all` does, until it is ready or dropped.
 //! 2. So the end of a scope's last `Arc` means that nothing is left anywhere below it, whoever was aborted or dropped
 //!    on the way, at any depth; and its [`Drop`] tells the owner. That is what `tokio_util`'s `TaskTracker` would be
 //!    asked for, at the price of the reference count that a task needs anyway.
