@@ -234,10 +234,11 @@ impl<E> Shared<E> {
         }
     }
 
-    /// How many tasks have not ended.
+    /// How many tasks have not ended. Watchers are none.
     pub(super) fn len(&self) -> usize {
         let inner = self.lock();
-        inner.plans.len() + inner.depths.len()
+        let planned = inner.plans.iter().filter(|plan| !plan.class().kind.is_watcher());
+        planned.count() + inner.depths.len()
     }
 
     pub(super) fn phase(&self) -> NodeState {
