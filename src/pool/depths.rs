@@ -1,6 +1,7 @@
 //! The depths of a pool: what runs at each, and the token by which it is cancelled.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -25,6 +26,8 @@ pub(super) struct Depths {
     tasks: [usize; 2],
     /// How many tasks have a slot under a limit.
     slots: usize,
+    /// Counts the tasks that have been listed. It begins again after 2³² of them.
+    generation: NonZeroU32,
 }
 
 /// The tasks of a pool that are cancelled together.
@@ -47,6 +50,7 @@ impl Depths {
             scopes: [0; 2],
             tasks: [0; 2],
             slots: 0,
+            generation: NonZeroU32::MIN,
         }
     }
 
@@ -86,8 +90,10 @@ impl Depths {
     pub(super) fn insert(&mut self, class: TaskClass, entry: TaskEntry) -> (TaskKey, JoinSet<()>) {
         self.tasks[class.kind.nth()] += usize::from(!class.kind.is_watcher());
         self.slots += usize::from(entry.has_slot());
+        let generation = self.generation;
+        self.generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let tasks = self.entry(class).entry(class.kind);
-        (tasks.insert(entry), tasks.borrow_set())
+        (tasks.insert(entry, generation), tasks.borrow_set())
     }
 
     /// Takes a task that has ended off the list. Gives a set back whose ended tasks are to be freed, without the lock.

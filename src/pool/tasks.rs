@@ -87,10 +87,10 @@ impl Tasks {
         self.out > 0
     }
 
-    /// Lists a task.
-    pub(super) fn insert(&mut self, entry: TaskEntry) -> TaskKey {
+    /// Lists a task. `generation` is no other task's of the pool.
+    pub(super) fn insert(&mut self, entry: TaskEntry, generation: NonZeroU32) -> TaskKey {
         self.queued += usize::from(entry.queued);
-        self.entries.insert(entry)
+        self.entries.insert(entry, generation)
     }
 
     /// The task is tokio's from now on.
@@ -264,14 +264,12 @@ pub(super) fn poll_join(sets: &mut Vec<JoinSet<()>>, cx: &mut Context<'_>) -> Po
 /// How many entries an empty slab keeps room for; it gives back what it has beyond that.
 const KEPT: usize = 64;
 
-/// Values, each under a key of its own: an index that is used again, and a generation that is not, for 2³² values.
+/// Values, each under a key of its own: an index that is used again, and a generation that is not.
 struct Slab<T> {
     entries: Vec<Entry<T>>,
     /// The vacant entry that is taken next; if there is none, one past the end.
     next: u32,
     len: usize,
-    /// Counts the values that have been inserted. It begins again after 2³² of them.
-    generation: NonZeroU32,
 }
 
 enum Entry<T> {
@@ -287,14 +285,13 @@ enum Entry<T> {
 
 impl<T> Slab<T> {
     const fn new() -> Self {
-        Self { entries: Vec::new(), next: 0, len: 0, generation: NonZeroU32::MIN }
+        Self { entries: Vec::new(), next: 0, len: 0 }
     }
 
     /// Takes a value in.
-    fn insert(&mut self, value: T) -> TaskKey {
-        let key = TaskKey { index: self.next, generation: self.generation };
-        let occupied = Entry::Occupied { generation: key.generation, value };
-        self.generation = self.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
+    fn insert(&mut self, value: T, generation: NonZeroU32) -> TaskKey {
+        let key = TaskKey { index: self.next, generation };
+        let occupied = Entry::Occupied { generation, value };
         self.len += 1;
         match self.entries.get_mut(key.index as usize) {
             Some(entry) => {
@@ -328,8 +325,7 @@ impl<T> Slab<T> {
         self.next = key.index;
         self.len -= 1;
         if self.len == 0 && self.entries.len() > KEPT {
-            // The generations go on, so that no key comes twice.
-            *self = Self { generation: self.generation, ..Self::new() };
+            *self = Self::new();
         }
         Some(value)
     }
@@ -347,18 +343,33 @@ impl<T> Slab<T> {
 mod tests {
     use super::*;
 
+    /// A slab, and the count of what has been put into it.
+    struct Counted<T>(Slab<T>, NonZeroU32);
+
+    impl<T> Counted<T> {
+        fn new() -> Self {
+            Self(Slab::new(), NonZeroU32::MIN)
+        }
+
+        fn insert(&mut self, value: T) -> TaskKey {
+            self.1 = self.1.checked_add(1).unwrap();
+            self.0.insert(value, self.1)
+        }
+    }
+
     fn indices(keys: &[TaskKey]) -> Vec<u32> {
         keys.iter().map(|key| key.index).collect()
     }
 
     #[test]
     fn vacant_entries_are_used_again_and_not_mistaken() {
-        let mut slab = Slab::new();
+        let mut slab = Counted::new();
         let keys: Vec<_> = "abcdef".chars().map(|name| slab.insert(name)).collect();
         assert_eq!(indices(&keys), [0, 1, 2, 3, 4, 5]);
-        assert_eq!([1, 4, 4].map(|key| slab.remove(keys[key])), [Some('b'), Some('e'), None]);
+        assert_eq!([1, 4, 4].map(|key| slab.0.remove(keys[key])), [Some('b'), Some('e'), None]);
         let more: Vec<_> = "ghi".chars().map(|name| slab.insert(name)).collect();
         assert_eq!(indices(&more), [4, 1, 6]);
+        let mut slab = slab.0;
         assert_eq!(slab.iter().map(|(_, name)| name).collect::<String>(), "ahcdgfi");
         assert_eq!((slab.len, slab.remove(keys[4]), slab.get_mut(keys[1])), (7, None, None));
         assert_eq!(slab.get_mut(more[1]), Some(&mut 'h'));
@@ -366,22 +377,23 @@ mod tests {
 
     #[test]
     fn a_key_is_never_given_twice_although_memory_was_given_back() {
-        let mut slab = Slab::new();
+        let mut slab = Counted::new();
         let keys: Vec<_> = (0..100).map(|n| slab.insert(n)).collect();
-        keys.iter().for_each(|key| assert!(slab.remove(*key).is_some()));
+        keys.iter().for_each(|key| assert!(slab.0.remove(*key).is_some()));
         let later = slab.insert(100);
-        assert_eq!((later.index, slab.remove(keys[0]), slab.remove(later)), (0, None, Some(100)));
+        assert_eq!((later.index, slab.0.remove(keys[0]), slab.0.remove(later)), (0, None, Some(100)));
     }
 
     #[test]
     fn an_empty_slab_has_given_its_memory_back() {
-        let mut slab = Slab::new();
+        let mut slab = Counted::new();
         for _ in 0..2 {
             let keys: Vec<_> = (0..10_000).map(|n| slab.insert(n)).collect();
             for (n, key) in keys.into_iter().enumerate() {
-                assert_eq!(slab.remove(key), Some(n));
+                assert_eq!(slab.0.remove(key), Some(n));
             }
-            assert!(slab.entries.capacity() <= KEPT && slab.len == 0, "{} entries kept", slab.entries.capacity());
+            let entries = slab.0.entries.capacity();
+            assert!(entries <= KEPT && slab.0.len == 0, "{entries} entries kept");
         }
     }
 }

@@ -145,8 +145,7 @@ impl PoolTree {
     /// Everything in the tree, each node before those nested in it.
     ///
     /// The tasks of a pool are in the order in which they close: from the highest depth to the lowest, and in each
-    /// depth the daemons after the others. Otherwise they are in the order in which they were spawned; those that wait
-    /// for their turn come last.
+    /// depth the daemons after the others. Otherwise they are in the order in which they were spawned.
     ///
     /// # Examples
     ///
@@ -654,7 +653,7 @@ fn walk(parts: Vec<Part>, mut visit: impl FnMut(usize, Seen<'_>)) {
 /// The tasks of a pool as they close, each with what began in it; then what began in none of them that is alive. The
 /// body, if nothing else but daemons keeps the pool open.
 fn parts_of(mut snapshot: Snapshot) -> Vec<Part> {
-    // Stable, so that those that were not spawned stay in the order in which they will be.
+    // Stable, so that planned tasks stay in the order in which they will be spawned.
     let order = |task: &TaskSnapshot| {
         (Reverse(task.class.depth), task.class.kind.is_daemon(), task.key.map_or(u32::MAX, |key| key.generation.get()))
     };
