@@ -201,7 +201,7 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         match ended.output {
             Ok(Ok(())) => {}
             // It only says that something in it has heard the request to stop, or that a task has ended.
-            Ok(Err(error)) if self.pool.says_only_that_it_stopped(&error, false) => {
+            Ok(Err(error)) if self.pool.body_only_stopped(&error) => {
                 self.pool.report_panic(catch(|| drop(error)).err());
             }
             Ok(Err(error)) => self.pool.body_failed(Failure::Error(error)),

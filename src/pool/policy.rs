@@ -12,21 +12,25 @@ use crate::error::{
 use crate::scope::Scope;
 
 impl<E: 'static> Shared<E> {
-    /// Whether an error says no more than that something has stopped, and this pool knows why: it is closing itself, the
-    /// task was cancelled by its handle, or the failure that the error speaks of was recorded or discarded here.
-    pub(super) fn says_only_that_it_stopped(&self, error: &E, by_handle: bool) -> bool {
-        let says =
-            self.ask(|policies| cancellation(error, policies.and_then(|hooks| hooks.is_cancellation.as_deref())));
-        match says {
-            None => false,
-            Some(CancelledError::Cancelled) => by_handle || self.is_closed(),
-            Some(CancelledError::Failed) => self.is_closed() || self.has_seen_a_failure(),
-        }
+    /// Whether the error of a task says no more than that something has stopped, and this pool knows why: it is closing
+    /// itself, the task was cancelled by its handle, or a task of this pool has failed. That is taken to be the one that
+    /// the error speaks of.
+    pub(super) fn task_only_stopped(&self, error: &E, by_handle: bool) -> bool {
+        self.stop_in(error).is_some_and(|stop| match stop {
+            CancelledError::Cancelled => by_handle || self.is_closed(),
+            CancelledError::Failed => self.failed.load(Ordering::Acquire) || self.is_closed(),
+        })
     }
 
-    /// Whether a failure of a task was recorded or discarded.
-    fn has_seen_a_failure(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
+    /// The same of the error of the body. A failure that was discarded does not count: the pool would have nothing to say
+    /// in the place of the body's value.
+    pub(super) fn body_only_stopped(&self, error: &E) -> bool {
+        self.stop_in(error).is_some_and(|stop| self.is_closed() || stop == CancelledError::Failed && self.has_failed())
+    }
+
+    /// What an error says that says only that something was stopped.
+    fn stop_in(&self, error: &E) -> Option<CancelledError> {
+        self.ask(|policies| cancellation(error, policies.and_then(|hooks| hooks.is_cancellation.as_deref())))
     }
 
     /// Records a failure of a task as its policy says, or that of the pool. Returns what nobody here takes any more, to

@@ -222,7 +222,7 @@ impl End<'_> {
     ) -> TaskStopped {
         let (failure, how) = match output {
             Ok(Ok(())) => (None, TaskStopped::Panicked),
-            Ok(Err(error)) if self.pool().says_only_that_it_stopped(&error, by_handle) => match catch(|| drop(error)) {
+            Ok(Err(error)) if self.pool().task_only_stopped(&error, by_handle) => match catch(|| drop(error)) {
                 Ok(()) => (None, TaskStopped::Cancelled),
                 Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
             },
