@@ -184,7 +184,7 @@ fn a_planned_pool_that_is_dropped_is_told() {
         pool.spawn(async {});
         drop(pool);
     });
-    assert_eq!(lines, ["WARN a planned pool was dropped before it ran pool=\"web\" tasks=2"]);
+    assert_eq!(lines, ["WARN planned tasks were dropped before they ran pool=\"web\" tasks=2"]);
 }
 
 #[test]

@@ -84,12 +84,12 @@ mod on {
             self.task_failed(failure, Some(|error| error.to_string()), decision);
         }
 
-        /// The text is made only if somebody listens: the macros see to that. The mark is set in any case, also if a
+        /// The text is made only if somebody listens: the macros see to that. A failure that is kept is marked also if a
         /// subscriber panics: then stderr or the returned error has the failure, and no event.
         fn task_failed<F: 'static>(&self, failure: &mut TaskError<F>, text: Option<TextOf<F>>, decision: OnFailure) {
+            let is_discarded = decision == OnFailure::Discard;
+            let was_told = !is_discarded && failure.tell();
             self.record(|| {
-                let is_discarded = decision == OnFailure::Discard;
-                let was_told = !is_discarded && failure.tell();
                 let (task, text) = (failure.task(), || text_of(failure.failure(), text));
                 let (name, body, spawned_at) = (task.name(), task.is_body(), task.spawned_at());
                 if is_discarded {
@@ -110,9 +110,9 @@ mod on {
             });
         }
 
-        /// A planned pool was dropped before it ran.
+        /// A planned pool was cancelled or dropped.
         pub(in crate::pool) fn never_ran(&self, name: Option<&str>, tasks: usize) {
-            self.record(|| warn!(target: "aiodrive", pool = name, tasks, "a planned pool was dropped before it ran"));
+            self.record(|| warn!(target: "aiodrive", pool = name, tasks, "planned tasks were dropped before they ran"));
         }
 
         /// The future of the pool was dropped, and the runtime closes it.
