@@ -5,8 +5,8 @@
 //! first. The three functions differ in their [`Collector`]: in when a branch decides, and in what they make of an
 //! output.
 //!
-//! The future of a call waits for the [`Call`] to say that a branch has decided, or that all have ended: it is woken
-//! for these two, and not for each branch. Then it waits for what the branches have left behind, which are pools that
+//! The future of a call waits for the [`Call`] to say that a branch has decided, that all have ended, or that the task
+//! around is aborted: it is woken for these, and not for each branch. Then it waits for what the branches have left behind, which are pools that
 //! were moved out of them, shielded work and exit handlers. Then it takes the outputs.
 //!
 //! # Invariants
@@ -15,7 +15,8 @@
 //!    hears of it there.
 //! 2. Until a function takes it, an output is an [`Unreported`]: wherever the call is dropped, its failure goes
 //!    outwards.
-//! 3. Thousands of branches are aborted, and freed, in batches, so that the neighbours get their turn in between.
+//! 3. Thousands of branches are aborted, and freed, in batches, so that the neighbours get their turn in between. A call
+//!    that is dropped cannot wait, and aborts all at once.
 
 use std::panic::Location;
 use std::pin::Pin;

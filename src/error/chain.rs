@@ -22,8 +22,7 @@ use super::stopped::{CancelledError, IsCancellation, TaskStopped};
 use super::task_error::{Failure, TaskError, catch};
 use super::{BoxError, ExitError};
 
-/// How many links of a chain are followed. One that leads back to where it was has no end, and one that is deeper by
-/// right is known to nobody.
+/// How many links of a chain are followed: one that leads back to where it was has no end. No real chain is that long.
 pub(super) const LONGEST_CHAIN: usize = 1 << 20;
 
 /// An error of this crate.
@@ -319,8 +318,8 @@ impl<E: 'static> PoolError<E> {
     }
 }
 
-/// What a pool says that has failed with nothing but such errors. With both kinds, that it was cancelled: this is no
-/// failure only of a pool that is closing.
+/// What a pool says that has failed with nothing but such errors. If both kinds occur it says `Cancelled`, the stricter
+/// one: a pool that runs swallows only `Failed`.
 fn cancellation_of<E: 'static>(
     report: &Report<E>,
     is_cancellation: Option<&IsCancellation<E>>,

@@ -17,11 +17,11 @@ use super::task_error::{Failure, TaskError, TaskInfo, catch};
 ///
 /// A pool returns this when a task or the body failed, when something nested failed whose owner was gone, when it
 /// stopped waiting for a task, or when its body was cut short by [`cancel`](crate::Pool::cancel). No failure hides
-/// another: [`failures`](Self::failures) has all of them, and the first is the one that closed the pool.
+/// another: [`failures`](Self::failures) has all of them, in the order in which the pool recorded them.
 ///
 /// How it reads:
 ///
-/// - `{}` is one line, with the first three failures, and how many more there are.
+/// - `{}` is one line, with the first three of each list, and how many more there are.
 /// - `{:#}` is the report: a failure a line, each with its chain of causes, and those of nested pools indented. A chain
 ///   of more than 24 links is shortened in the middle. Causes are those of a [`BoxError`] or, with the feature
 ///   `anyhow`, of an `anyhow::Error`; any other error is written with its own `{:#}`, and has its causes after
@@ -158,7 +158,8 @@ impl<E> PoolError<E> {
         failures
     }
 
-    /// The first failure, which is the one that closed the pool, if one did.
+    /// The first failure that the pool recorded. It is the one that closed the pool, if a failure did, unless a policy had
+    /// [collected](crate::OnFailure::Collect) others before.
     ///
     /// # Examples
     ///
@@ -207,8 +208,9 @@ impl<E> PoolError<E> {
         error
     }
 
-    /// Whether nothing failed: the body was cut short by [`cancel`](crate::Pool::cancel), or because the enclosing pool
-    /// closes.
+    /// Whether there is no failure in it: the body was cut short by [`cancel`](crate::Pool::cancel), or because the
+    /// enclosing pool closes. (Or an [essential](crate::TaskBuilder::essential) task has ended, and a policy has discarded
+    /// that.)
     ///
     /// # Examples
     ///
@@ -300,7 +302,7 @@ impl<E> PoolError<E> {
         &self.0.report.reason
     }
 
-    /// Whether the failure that closed the pool is a panic.
+    /// Whether the [first](Self::first) failure is a panic.
     ///
     /// # Examples
     ///
@@ -501,14 +503,14 @@ impl<E> Default for Failures<E> {
 }
 
 impl<E> Failures<E> {
-    /// Adds a failure. If the pool has returned, it comes back, with what makes it fit for the enclosing scope.
-    #[expect(clippy::type_complexity, reason = "the function that goes with the failure")]
-    pub(crate) fn push(&mut self, failure: TaskError<E>) -> Option<(TaskError<E>, fn(TaskError<E>) -> TaskError)> {
-        if let Some(boxed) = self.returned {
-            return Some((failure, boxed));
-        }
+    /// If the pool has returned, what makes a failure fit for the enclosing scope.
+    pub(crate) fn returned(&self) -> Option<fn(TaskError<E>) -> TaskError> {
+        self.returned
+    }
+
+    /// Adds a failure. The pool has not returned.
+    pub(crate) fn push(&mut self, failure: TaskError<E>) {
         self.tasks.push(failure);
-        None
     }
 
     /// Adds a failure of something nested. If the pool has returned, it comes back.

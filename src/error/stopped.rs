@@ -5,8 +5,9 @@ use std::fmt::{self, Debug};
 /// Why a [`TaskHandle`](crate::TaskHandle) has no value to give.
 ///
 /// It only marks what happened: the error or the panic itself is in the [`PoolError`](crate::PoolError) of the task's
-/// pool. So `?` can be used on a handle: a task or a body that returns a `TaskStopped` adds no failure to it, unless it
-/// is [`NotReady`](Self::NotReady).
+/// pool. So `?` can be used on a handle: once a pool is closing, a task or a body of it that returns a `TaskStopped` adds
+/// no failure, unless it is [`NotReady`](Self::NotReady). [Errors and
+/// panics](crate::docs::errors_and_panics#what-is-no-failure) says what it is before that.
 ///
 /// # Examples
 ///
@@ -95,10 +96,11 @@ impl<F> Debug for SpawnError<F> {
 /// off, whatever their types.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum CancelledError {
-    /// Something was cancelled. Once the pool at which that arrives is closing, it is no failure.
+    /// Something was cancelled. It is no failure once the pool at which that arrives is closing, nor if the handle of the
+    /// task that passes it on has cancelled that task.
     #[error("it was stopped")]
     Cancelled,
-    /// A task has failed or panicked. It is no failure either if the pool at which that arrives has that one.
+    /// A task has failed or panicked. It is no failure either if the pool at which that arrives has seen that.
     #[error("another task failed")]
     Failed,
 }

@@ -106,22 +106,21 @@ impl<E: Send + 'static> Shared<E> {
         S: OutputSink<F::Output, E>,
     {
         let (info, turn) = task.for_place();
-        let (current, place) = match self.place(class, info, turn) {
-            Admission::Placed(current, place) => (current, place),
+        let (current, lent) = match self.place(class, info, turn) {
+            Admission::Placed(current, lent) => (current, lent),
             Admission::Refused => return Err(task),
             Admission::Planned => {
                 let plan = Plan { class, task, how: PhantomData::<fn() -> K> };
-                // It comes back if the pool has begun to run meanwhile.
+                // It comes back if the pool is not planned any more.
                 self.plan(Box::new(plan)).into_iter().for_each(|plan| plan.admit(self));
                 return Ok(());
             }
         };
-        task.place(current);
-        let (name, handle) = (TaskName::of(task.info()), task.handle_in_place());
+        let (name, handle) = task.place(current);
         if K::BLOCKS && task.is_waiting() {
-            self.spawn::<OnRuntime, _>(place, wait_then_run(task), &name, handle);
+            self.spawn::<OnRuntime, _>(lent, wait_then_run(task), &name, handle);
         } else {
-            self.spawn::<K, _>(place, task, &name, handle);
+            self.spawn::<K, _>(lent, task, &name, handle);
         }
         Ok(())
     }
@@ -142,26 +141,25 @@ impl<E: Send + 'static> Shared<E> {
         S: OutputSink<F::Output, E>,
     {
         let (info, turn) = task.for_place();
-        let (current, place) = match self.place(class, info, turn) {
-            Admission::Placed(current, place) => (current, place),
+        let (current, lent) = match self.place(class, info, turn) {
+            Admission::Placed(current, lent) => (current, lent),
             Admission::Refused => return Err(task),
             Admission::Planned => panic!(
                 "`spawn_local` was called on a pool that does not run yet: its tasks belong to the thread that runs it"
             ),
         };
-        task.place(current);
-        let (name, handle) = (TaskName::of(task.info()), task.handle_in_place());
-        self.spawn::<OnThisThread, _>(place, task, &name, handle);
+        let (name, handle) = task.place(current);
+        self.spawn::<OnThisThread, _>(lent, task, &name, handle);
         Ok(())
     }
 
     #[track_caller]
-    fn spawn<K: Spawn<T>, T>(&self, place: Place, task: T, name: &TaskName, handle: Option<Arc<HandleInner>>) {
+    fn spawn<K: Spawn<T>, T>(&self, lent: LentSet, task: T, name: &TaskName, handle: Option<Arc<HandleInner>>) {
         let runtime = self.runtime.get().expect("a pool that has a place for a task runs");
         // Goes back also if the task cannot be spawned: a set that is dropped aborts all its tasks.
-        let mut borrowed = Borrowed { pool: self, place: Some(place) };
-        let Some(place) = &mut borrowed.place else { return };
-        let abort = K::spawn(task, name, &mut place.set, runtime);
+        let mut borrowed = Borrowed { pool: self, lent: Some(lent) };
+        let Some(lent) = &mut borrowed.lent else { return };
+        let abort = K::spawn(task, name, &mut lent.set, runtime);
         drop(borrowed);
         if let Some(handle) = handle {
             handle.spawned(abort);
@@ -172,13 +170,13 @@ impl<E: Send + 'static> Shared<E> {
 /// Puts a set back when it is dropped.
 struct Borrowed<'a, E: Send + 'static> {
     pool: &'a Shared<E>,
-    place: Option<Place>,
+    lent: Option<LentSet>,
 }
 
 impl<E: Send + 'static> Drop for Borrowed<'_, E> {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.pool.return_set(place);
+        if let Some(lent) = self.lent.take() {
+            self.pool.return_set(lent);
         }
     }
 }
@@ -192,8 +190,8 @@ where
 {
     poll_fn(|cx| task.poll_turn(cx)).await;
     let Some(scope) = task.current().map(|current| Arc::clone(&current.scope)) else { return };
-    let (pool, name, handle) = (pool_of::<E>(&scope), TaskName::of(task.info()), task.handle_in_place());
-    pool.spawn::<OnBlockingThread, _>(pool.place_again(scope.class()), task, &name, handle);
+    let (pool, name, handle) = (pool_of::<E>(&scope), TaskName::of(task.info()), task.handle().cloned());
+    pool.spawn::<OnBlockingThread, _>(pool.lend_again(scope.class()), task, &name, handle);
 }
 
 /// A task that waits for its pool to run.
@@ -227,7 +225,7 @@ where
         let is_cancelled = task.handle().is_some_and(|handle| handle.is_cancelled());
         let refused = if is_cancelled { Some(task) } else { pool.admit::<K, _, _>(class, task).err() };
         if let Some(mut task) = refused {
-            task.place(Current { scope: pool.scope(class), key: None });
+            drop(task.place(Current { scope: pool.scope(class), key: None }));
         }
     }
 }
@@ -238,11 +236,11 @@ pub(super) enum Admission {
     Planned,
     /// The pool, or the task's depth, is closed.
     Refused,
-    Placed(Current, Place),
+    Placed(Current, LentSet),
 }
 
 /// A set that is to own a task, while the task is spawned into it.
-pub(super) struct Place {
+pub(super) struct LentSet {
     class: TaskClass,
     /// Of the task, if it was not spawned before.
     key: Option<TaskKey>,
@@ -291,7 +289,7 @@ impl<E: Send + 'static> Shared<E> {
         scope
     }
 
-    /// Keeps a task until the pool runs. Gives it back if it does.
+    /// Keeps a task until the pool runs. Gives it back if the pool does, or was cancelled.
     pub(super) fn plan(&self, mut plan: Box<dyn Planned<E>>) -> Option<Box<dyn Planned<E>>> {
         let mut inner = self.lock();
         if inner.phase != Phase::Planned {
@@ -326,7 +324,7 @@ impl<E: Send + 'static> Shared<E> {
         let scope = self.scope_in(&mut inner, class);
         let entry = TaskEntry::new(info.clone(), is_limited, is_queued);
         let (key, set) = inner.depths.insert(class, entry);
-        Admission::Placed(Current { scope, key: Some(key) }, Place { class, key: Some(key), set, was_aborted: false })
+        Admission::Placed(Current { scope, key: Some(key) }, LentSet { class, key: Some(key), set, was_aborted: false })
     }
 
     /// A place under the limit. Taken under the lock, so that the queue has the order of the list.
@@ -338,14 +336,14 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// Once more a set for a task that is on the list, to spawn something else in its stead.
-    fn place_again(&self, class: TaskClass) -> Place {
+    fn lend_again(&self, class: TaskClass) -> LentSet {
         let set = self.lock().depths.tasks_mut(class).map(Tasks::borrow_set).unwrap_or_default();
-        Place { class, key: None, set, was_aborted: false }
+        LentSet { class, key: None, set, was_aborted: false }
     }
 
-    /// Puts a set back, and aborts it if its depth was aborted meanwhile.
-    pub(super) fn return_set(&self, place: Place) {
-        let Place { class, key, mut set, was_aborted } = place;
+    /// Puts a set back, and aborts it if its depth was aborted meanwhile: invariant 2.
+    pub(super) fn return_set(&self, lent: LentSet) {
+        let LentSet { class, key, mut set, was_aborted } = lent;
         free_ended(&mut set, 2);
         let aborted = match self.keep_set(class, key, set, was_aborted) {
             Ok(scope) => scope,
@@ -434,7 +432,7 @@ impl<E: Send + 'static> Shared<E> {
     pub(super) fn task_ended(&self, current: &Current) {
         let (class, Some(key)) = (current.scope.class(), current.key) else { return };
         let mut inner = self.lock();
-        let (entry, ended) = inner.depths.task_ended(class, key);
+        let (entry, full) = inner.depths.task_ended(class, key);
         // Those that are left in a closing pool may all wait for a turn that cannot come.
         let news =
             inner.phase == Phase::Closing && inner.depths.tasks_mut(class).is_some_and(|tasks| tasks.are_queued());
@@ -446,10 +444,10 @@ impl<E: Send + 'static> Shared<E> {
             self.has_changed();
         }
         driver.into_iter().for_each(Waker::wake);
-        if let Some(mut set) = ended {
+        if let Some((mut set, was_aborted)) = full {
             // More than one batch: the set may have been out when others came to this.
-            free_ended(&mut set.0, 4 * BATCH);
-            self.return_set(Place { class, key: None, set: set.0, was_aborted: set.1 });
+            free_ended(&mut set, 4 * BATCH);
+            self.return_set(LentSet { class, key: None, set, was_aborted });
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) type Closing = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Signal, grace, abort, join: one depth after the other, from the highest to the lowest.
 ///
-/// The body belongs to depth 0: from the abort of that on, who polls this polls the body no more, but drops it.
+/// The body belongs to depth 0: once that is aborted, the driver drops the body instead of polling it.
 pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
     let mut warning = WaitWarning::default();
     pool.abort_watchers(TaskKind::Canceller);
@@ -46,13 +46,7 @@ pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
 
 /// Gives the tasks of a depth the time that they have, as long as they can use it.
 async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, time: Time, warning: &mut WaitWarning) {
-    let ended = poll_fn(|cx| {
-        let ended = pool.poll_grace(depth, cx);
-        if ended.is_pending() {
-            warning.poll(cx, pool.options.warn_every, &pool.trace, || tasks_of(pool.snapshot()));
-        }
-        ended
-    });
+    let ended = wait(pool, warning, |cx| pool.poll_grace(depth, cx));
     match time {
         Time::None => {}
         Time::Outer => ended.await,
@@ -66,17 +60,26 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, time: Time,
     }
 }
 
-/// Waits until nothing runs at a depth, and tokio has done with its tasks. Now and then a warning names what is left.
+/// Waits until nothing runs at a depth, and tokio has done with its tasks: invariant 4 of [`shared`](super::shared).
 async fn wait_empty<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &mut WaitWarning) {
-    let mut sets = poll_fn(|cx| {
-        let empty = pool.poll_empty(cx, |depths| depths.get_mut(depth));
-        if empty.is_pending() {
+    let mut sets = wait(pool, warning, |cx| pool.poll_empty(cx, |depths| depths.get_mut(depth))).await;
+    poll_fn(|cx| poll_join(&mut sets, cx)).await;
+}
+
+/// Waits for the tasks of a pool. Now and then a warning names those that are left.
+async fn wait<T, E: Send + 'static>(
+    pool: &Shared<E>,
+    warning: &mut WaitWarning,
+    poll: impl Fn(&mut Context<'_>) -> Poll<T>,
+) -> T {
+    poll_fn(|cx| {
+        let polled = poll(cx);
+        if polled.is_pending() {
             warning.poll(cx, pool.options.warn_every, &pool.trace, || tasks_of(pool.snapshot()));
         }
-        empty
+        polled
     })
-    .await;
-    poll_fn(|cx| poll_join(&mut sets, cx)).await;
+    .await
 }
 
 /// Waits until the last watcher, too, has been joined.
@@ -111,7 +114,7 @@ pub(super) fn detach<E>(mut closing: Closing, pool: Arc<Shared<E>>, enclosing: O
 where
     E: Into<BoxError> + Send + 'static,
 {
-    let Some(runtime) = pool.runtime.get().cloned() else { return };
+    let runtime = pool.runtime.get().expect("a pool that runs has its runtime").clone();
     if Current::is_aborted() {
         ErasedPool::abort(&*pool);
     }
@@ -152,7 +155,7 @@ pub(super) fn report_rest<E: Into<BoxError> + 'static>(pool: &Shared<E>, enclosi
     failures.for_each(|failure| Scope::report_to(enclosing, failure));
 }
 
-// ===== what a step does, under the lock =====
+// ===== what a step does =====
 
 impl<E: 'static> Shared<E> {
     /// Cancels the token of the highest depth that is left, and says which depth that is. Without one, the pool ends.

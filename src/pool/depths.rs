@@ -272,10 +272,12 @@ impl Depth {
             .filter_map(|(kind, tasks)| Some((kind, tasks?)))
     }
 
-    /// The same, with `None` in the place of a kind that has never been there.
-    fn kinds_mut(&mut self) -> impl Iterator<Item = Option<&mut Tasks>> {
+    fn kinds_mut(&mut self) -> impl Iterator<Item = (TaskKind, &mut Tasks)> {
         let others = self.others.iter_mut().flat_map(|others| others.iter_mut()).map(Option::as_mut);
-        std::iter::once(Some(&mut self.tasks)).chain(others)
+        TaskKind::ALL
+            .into_iter()
+            .zip(std::iter::once(Some(&mut self.tasks)).chain(others))
+            .filter_map(|(kind, tasks)| Some((kind, tasks?)))
     }
 
     /// Whether nothing runs here.
@@ -293,7 +295,7 @@ impl Depth {
             let waits = tasks.are_queued() && (all_slots_taken || tasks.len() == 0);
             waits || !has_told && kind.is_daemon() && tasks.have_begun()
         };
-        // Held only if they are returned: under the lock, none may be let go of.
+        // Held only if they are returned: invariant 5 of `shared`.
         self.kinds().all(is_deaf).then(|| self.kinds().filter_map(|(_, tasks)| tasks.existing_scope()).collect())
     }
 
@@ -314,13 +316,12 @@ impl Depth {
 
     /// Marks the tasks of some kinds as aborted, and gives their sets.
     pub(super) fn abort(&mut self, wanted: impl Fn(TaskKind) -> bool) -> Vec<Aborted> {
-        let kinds = TaskKind::ALL.into_iter().zip(self.kinds_mut());
-        kinds.filter_map(|(kind, tasks)| Some((kind, tasks.filter(|_| wanted(kind))?.abort()))).collect()
+        self.kinds_mut().filter(|(kind, _)| wanted(*kind)).map(|(kind, tasks)| (kind, tasks.abort())).collect()
     }
 
     /// Takes out all sets, to wait for them.
     pub(super) fn take_sets(&mut self) -> Vec<JoinSet<()>> {
-        self.kinds_mut().flatten().flat_map(Tasks::take_sets).collect()
+        self.kinds_mut().flat_map(|(_, tasks)| tasks.take_sets()).collect()
     }
 
     /// Adds what there is to be seen here.

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::closing::{Closing, close, detach, report_rest};
-use super::shared::{End, Shared};
+use super::shared::{Next, Shared};
 use super::tasks::poll_join;
 use crate::error::{BoxError, ClosingReason, Failure, PanicPayload, PoolError, TaskError, TaskInfo, catch};
 use crate::scope::{Completion, Current, ErasedPool, Reporter, Scope, Scoped};
@@ -78,7 +78,7 @@ enum Step {
 }
 
 impl<E: Into<BoxError> + Display + Send + 'static> DriverState<E> {
-    /// The state of a pool that was made to have one.
+    /// The state in which `call`, a method of a pool or a builder, begins.
     #[track_caller]
     pub(super) fn new(pool: Arc<Shared<E>>, call: &'static str) -> Self {
         pool.trace.shows_errors();
@@ -99,7 +99,8 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     ///
     /// # Panics
     ///
-    /// Without a runtime, naming the line of the call.
+    /// Without a runtime, or without the timers that a setting takes, naming the line of the call; and with the panic of
+    /// a planned task that cannot be spawned.
     fn start(&mut self) -> Arc<Scope> {
         let (call, site) = self.call;
         let runtime = Reporter::new(call, site).runtime("polled");
@@ -166,8 +167,8 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
             let _ = self.poll_body(body, cx);
         }
         self.step = match ready!(self.pool.poll_end(cx)) {
-            End::Close => Step::Closing(Box::pin(close(Arc::clone(&self.pool)))),
-            End::Join(sets) => Step::Joining(sets),
+            Next::Close => Step::Closing(Box::pin(close(Arc::clone(&self.pool)))),
+            Next::Join(sets) => Step::Joining(sets),
         };
         Poll::Ready(())
     }

@@ -1,15 +1,15 @@
 //! What becomes of a task's output: what it may be, who takes it, and the handle that gives a value and can cancel.
 //!
-//! A task with a handle has two more things than one without: a channel for its value, and a [`HandleInner`] that both
-//! share.
+//! A task with a handle has two more things than one without: a channel for its value, and a [`HandleInner`] that the
+//! handle and the task share.
+//!
 //! A task can be cancelled before it is spawned, while it waits in a queue, while it is just being spawned, and when it
 //! runs. So cancelling first leaves a mark, and then aborts the task if it is there; and whoever spawns the task first
 //! puts its abort handle there, and then looks at the mark. Whichever comes second sees the other.
 //!
 //! What a task may return is said by a trait, and not by a bound on `Into`, for the sake of inference: with one `impl`
 //! for a `Result`, an async block that ends with `Ok(())` or with an error that has to be converted has the pool's error
-//! type, and needs no annotation. It is also what tells the pool of a task's end if nobody else wants to know, in
-//! [`NoHandle`].
+//! type, and needs no annotation.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -87,7 +87,7 @@ use crate::scope::{Scope, TaskKey};
 /// ```
 #[must_use = "without its value, `spawn` is enough"]
 pub struct TaskHandle<T> {
-    /// Closed without an answer by a task that never ran.
+    /// Closed without an answer by a task that was refused, or whose pool never ran.
     value: oneshot::Receiver<Result<T, TaskStopped>>,
     inner: Arc<HandleInner>,
 }
@@ -144,7 +144,7 @@ impl<T> TaskHandle<T> {
     /// ```
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        // The value is there a moment before the task is marked; a task that never ran leaves only the mark.
+        // The value is there a moment before the task is marked; a task that was refused leaves only the mark.
         !self.value.is_empty() || self.value.is_terminated() || self.inner.has_ended()
     }
 
@@ -192,8 +192,8 @@ impl<T> fmt::Debug for TaskHandle<T> {
     }
 }
 
-/// The task's side of a handle. One that is dropped unused belongs to a task that never ran: the handle says
-/// `Cancelled`.
+/// The task's side of a handle. One that is dropped unused belongs to a task that was refused, or whose pool never ran:
+/// the handle says `Cancelled`.
 pub(super) struct HandleSender<T> {
     /// What the task has returned, until its end has been recorded.
     value: Option<T>,
@@ -405,7 +405,8 @@ impl HandleInner {
     }
 
     fn abort(&self) {
-        // What is nested in the task hears of it after tokio has. If that is to come yet, so is `spawned`.
+        // What is nested in the task hears of it after tokio has. If tokio does not have the task yet, `spawned` will abort
+        // it.
         let Some(task) = self.task.get() else { return };
         task.abort();
         self.closure.get().into_iter().for_each(AbortHandle::abort);

@@ -14,7 +14,7 @@
 //!
 //! # The parts
 //!
-//! A [`Pool`] is a handle to what is [`shared`]: the head of that file has the invariants of its one lock, and of the
+//! A [`Pool`] is a handle to what is [`shared`]: the head of that file has the invariants of its lock, and of the
 //! few atomics beside it. How a pool is made, opened, run, and found from inside is in [`open`]; its other methods are in
 //! [`spawn`], [`cancel`] and [`queries`], its settings in [`builder`] and [`options`]. What happens in it [`trace`] tells
 //! `tracing`.
@@ -82,10 +82,12 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///   [`shield`](crate::shield()), [`with_exit`](crate::with_exit()), [`TaskGroup`](crate::TaskGroup) and
 ///   [`map`](crate::map()) have spawned, even if their owner was aborted or dropped halfway.
 /// - **Nothing is lost.** Every error and every panic of every task is in the returned [`PoolError`](crate::PoolError),
-///   with the task's name, the line that spawned it and, for a panic, its payload.
+///   with the task's name, the line that spawned it and, for a panic, its payload; unless a
+///   [policy](PoolBuilder::on_failure) discards it. A panic of the body is resumed.
 ///
 /// `Pool` itself is a handle, cheap to clone and to send. Tasks spawn further tasks with it, from any thread. A handle
-/// does not hold the pool open. Inside a task, [`Pool::current`] gets one.
+/// does not hold the pool open, unless that is [kept open](PoolBuilder::keep_open). Inside a task, [`Pool::current`] gets
+/// one.
 ///
 /// # How a pool closes
 ///
@@ -111,8 +113,8 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///
 /// Being cancelled is no failure. What a task returns from the poll during which the abort comes still counts; it is
 /// not polled again. If a task returns an error that only says it was cancelled (the `PoolError` of a cancelled nested
-/// pool, a `TaskStopped`, or the `TaskError` of an aborted task), that is not counted as a failure. See [errors and
-/// panics](crate::docs::errors_and_panics#what-is-no-failure).
+/// pool, a `TaskStopped`, or the `TaskError` of an aborted task) while the pool closes, that is not counted as a failure.
+/// See [errors and panics](crate::docs::errors_and_panics#what-is-no-failure).
 ///
 /// Rust has no async destructors. Dropping the *outermost* `open` or `run` therefore cannot wait: the pool begins to
 /// close, and the runtime carries the closing on.

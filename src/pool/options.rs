@@ -32,7 +32,7 @@ pub(super) struct Options<E> {
     pub(super) warn_every: Duration,
 }
 
-/// What `on_failure` was given.
+/// What a builder was given to decide about failures.
 type Policy<E> = Box<dyn Fn(&TaskError<E>) -> OnFailure + Send + Sync>;
 
 /// The closures that a pool was given. They are dropped before the pool returns, so that it can report a destructor that
@@ -66,7 +66,7 @@ impl<E> Drop for Options<E> {
         let span = catch(|| self.spans.close()).err();
         let policies = self.take_policies().and_then(Arc::into_inner);
         let panics = span.into_iter().chain(policies.into_iter().flat_map(Policies::drop_each));
-        resume(panics.fold(None, |first, next| first.or(Some(next))));
+        resume(panics.reduce(|first, _| first));
     }
 }
 
@@ -123,11 +123,13 @@ impl<E> Options<E> {
 
 // ===== the decision about a failure =====
 
-/// What a pool does about the failure of a task; decided by
-/// [`PoolBuilder::on_failure`](crate::PoolBuilder::on_failure).
+/// What a pool does about a failure; decided by [`PoolBuilder::on_failure`](crate::PoolBuilder::on_failure), by
+/// [`TaskBuilder::on_failure`](crate::TaskBuilder::on_failure) for one task, and by
+/// [`PoolBuilder::on_cleanup_failure`](crate::PoolBuilder::on_cleanup_failure).
 ///
-/// In each case the failing task has ended, and its handle says so. The decision is about the other tasks only. While
-/// the pool closes, a failure changes nothing for them: then `Cancel` and `Collect` do the same.
+/// In each case the failing task has ended, and its handle says so. The decision is about the other tasks, and about what
+/// the pool returns. Once the pool closes, `Cancel` and `Collect` do the same, with one exception: a pool that closes on the
+/// time of the task around it loses that time by `Cancel`.
 ///
 /// # Examples
 ///

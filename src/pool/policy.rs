@@ -46,11 +46,10 @@ impl<E: 'static> Shared<E> {
         let ends_pool = settings.essential && !self.is_closed();
         let decision = if ends_pool && decision == OnFailure::Collect { OnFailure::Cancel } else { decision };
         self.trace.failed(&mut failure, decision);
-        let dropped = match decision {
-            OnFailure::Discard => Err(catch(|| drop(failure)).err()),
-            kept => Ok(self.record(failure, kept)),
+        let (unreported, drop_panic) = match decision {
+            OnFailure::Discard => (None, catch(|| drop(failure)).err()),
+            kept => (self.record(failure, kept), None),
         };
-        let (unreported, drop_panic) = dropped.map_or_else(|panic| (None, panic), |unreported| (unreported, None));
         let closing = if ends_pool { catch(|| self.close(ClosingReason::Failed)).err() } else { None };
         let panics = [panicked, drop_panic, closing].into_iter().flatten();
         let panics = panics.filter_map(|payload| self.fail(TaskError::new(info.clone(), Failure::Panic(payload))));
@@ -85,8 +84,7 @@ impl<E: 'static> Shared<E> {
         // A task that the pool has stopped waiting for may be asking one of them.
         let mut policies = Arc::into_inner(self.options.take_policies()?)?;
         let is_cancellation = policies.is_cancellation.take();
-        self.report_panic(catch(|| drop(policies.on_failure)).err());
-        self.report_panic(catch(|| drop(policies.on_cleanup_failure)).err());
+        policies.drop_each().for_each(|payload| self.report_panic(Some(payload)));
         is_cancellation
     }
 
@@ -116,10 +114,12 @@ impl<E: 'static> Shared<E> {
     pub(super) fn record(&self, failure: TaskError<E>, decision: OnFailure) -> Option<TaskError> {
         let info = failure.task().clone();
         let mut inner = self.lock();
-        if let Some((failure, boxed)) = inner.failures.get_or_insert_default().push(failure) {
+        let failures = inner.failures.get_or_insert_default();
+        if let Some(boxed) = failures.returned() {
             drop(inner);
             return Some(boxed(failure));
         }
+        failures.push(failure);
         if matches!(decision, OnFailure::Collect) {
             return None;
         }
@@ -132,10 +132,10 @@ impl<E: 'static> Shared<E> {
     /// Names the pool itself as stuck, if it has stopped waiting for something that has no task of its own.
     pub(super) fn name_stuck(&self) {
         let mut inner = self.lock();
-        let pool = inner.body_info();
         if !inner.depths.has_abandoned() {
             return;
         }
+        let pool = inner.body_info();
         let failures = inner.failures.get_or_insert_default();
         if failures.has_no_stuck() {
             failures.push_stuck([pool]);

@@ -291,6 +291,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
         token
     }
 
+    /// Invariant 5.
     fn on_empty(&self, class: TaskClass) {
         let mut inner = self.lock();
         let unused = inner.depths.scope_ended(class);

@@ -15,7 +15,8 @@
 //!    same, at once. From the abort of a depth on, [`Shared::accepts`] is false for it. Its sets are taken and marked
 //!    under one lock; a thread that spawns into a set of them meanwhile sees the mark when it puts the set back.
 //! 3. A task records its failure before anybody learns that it has ended. So failures are in order of occurrence, and
-//!    the body cannot see a failure that closes the pool before that has begun.
+//!    the body cannot see a failure that closes the pool before that has begun. The exception is a waker that panics as it
+//!    is told of that end.
 //! 4. The scope of a class of tasks ends when the last of them has dropped its future, recorded its end and left the
 //!    list, and the last of the nested pools and functions has ended. tokio publishes the end of a task a moment later.
 //!    So the driver waits for the scopes, and then for the sets.
@@ -83,7 +84,8 @@ pub(super) struct Inner<E> {
     /// They are on their way from there to the list.
     pub(super) admits_plans: bool,
     pub(super) depths: Depths,
-    /// Woken when a scope has ended or the pool begins to close.
+    /// Woken when the driver may have something to do: a scope has ended, the pool begins to close or loses its time, or
+    /// its last handle is gone.
     pub(super) driver: Option<Waker>,
     /// Made for the first who waits for the closing, cancelled when that begins, and kept: whether there is one says
     /// whether somebody can have heard of it.
@@ -117,7 +119,7 @@ pub(super) enum Phase {
 }
 
 /// What a pool that has no reason to wait is to do next.
-pub(super) enum End {
+pub(super) enum Next {
     /// Go through the steps of the closing.
     Close,
     /// Nothing runs, and nothing has failed: only wait until tokio, too, has done with the tasks.
@@ -247,7 +249,8 @@ impl<E> Shared<E> {
 
     /// The outermost pool around this one.
     pub(super) fn outermost(&self) -> Option<Arc<dyn ErasedPool>> {
-        // Not even for a moment is the enclosing scope held from here: what is in between waits for that.
+        // It walks under the lock instead of cloning the `Arc`: a clone would keep the enclosing scope alive for a moment,
+        // and its owner waits for its end.
         self.lock().enclosing.as_ref()?.outermost_pool()
     }
 
@@ -400,7 +403,7 @@ impl<E: 'static> Shared<E> {
     }
 
     /// Ready when the pool has begun to close, or nothing of it is left. Otherwise the driver will be woken.
-    pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<End> {
+    pub(super) fn poll_end(&self, cx: &Context<'_>) -> Poll<Next> {
         let waker = cx.waker().clone();
         let mut inner = self.lock();
         let running = inner.phase == Phase::Running;
@@ -413,10 +416,10 @@ impl<E: 'static> Shared<E> {
         }
         // What most pools come to. The steps are there for the others.
         if running && inner.failures.is_none() && inner.depths.is_over() {
-            return Poll::Ready(End::Join(self.end_well(inner)));
+            return Poll::Ready(Next::Join(self.end_well(inner)));
         }
         self.take_over(inner, ClosingReason::Completed);
-        Poll::Ready(End::Close)
+        Poll::Ready(Next::Close)
     }
 
     /// Whether something is left from which tasks can come, or the end of the pool.

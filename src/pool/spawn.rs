@@ -2,7 +2,7 @@
 //!
 //! Each method that spawns is that of a [`TaskBuilder`] without a name, at depth 0; how a task is taken in, or refused,
 //! is in [`admission`](super::admission). A tracked future is listed as a task is, but tokio has no task for it: its
-//! [`Entry`] keeps it on the list, and a token ends it.
+//! [`Member`] keeps it on the list, and a token ends it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -556,19 +556,19 @@ impl<E: Send + 'static> TaskBuilder<'_, E> {
         self,
         future: F,
     ) -> impl Future<Output = Result<F::Output, TaskStopped>> + use<F, E> {
-        let entry = Entry::new(&self.pool.shared, self.class, TaskInfo::of_task(self.name));
-        run_tracked(Tracked { future: Scoped::outside(future), entry })
+        let member = Member::new(&self.pool.shared, self.class, TaskInfo::of_task(self.name));
+        run_tracked(Tracked { future: Scoped::outside(future), member })
     }
 }
 
-/// A future, and its entry on the list of its pool; dropped in this order.
+/// A future, and its membership of the pool; dropped in this order.
 struct Tracked<F, E: Send + 'static> {
     future: Scoped<F>,
-    entry: Arc<Entry<E>>,
+    member: Arc<Member<E>>,
 }
 
-/// A place on the list of a pool.
-struct Entry<E: Send + 'static> {
+/// What keeps a future on the list of a pool.
+struct Member<E: Send + 'static> {
     pool: Arc<Shared<E>>,
     class: TaskClass,
     info: TaskInfo,
@@ -578,25 +578,25 @@ struct Entry<E: Send + 'static> {
     aborted: Arc<CancellationToken>,
 }
 
-impl<E: Send + 'static> Entry<E> {
+impl<E: Send + 'static> Member<E> {
     fn new(pool: &Arc<Shared<E>>, class: TaskClass, info: TaskInfo) -> Arc<Self> {
         let (pool, current) = (Arc::clone(pool), OnceLock::new());
-        let entry = Arc::new(Self { pool, class, info, current, aborted: Arc::default() });
-        if !entry.enter() {
-            let plan = Box::new(PlannedMember { class, info: entry.info.clone(), entry: Arc::downgrade(&entry) });
-            entry.pool.plan(plan).into_iter().for_each(|plan| plan.admit(&entry.pool));
+        let member = Arc::new(Self { pool, class, info, current, aborted: Arc::default() });
+        if !member.enter() {
+            let plan = Box::new(PlannedMember { class, info: member.info.clone(), member: Arc::downgrade(&member) });
+            member.pool.plan(plan).into_iter().for_each(|plan| plan.admit(&member.pool));
         }
-        entry
+        member
     }
 
-    /// Takes the place. False if the pool is planned.
+    /// Takes its place on the list. False if the pool is planned.
     fn enter(&self) -> bool {
         match self.pool.place(self.class, &self.info, None) {
             Admission::Planned => return false,
             Admission::Refused => self.aborted.cancel(),
-            Admission::Placed(current, place) => {
+            Admission::Placed(current, lent) => {
                 // Nothing is spawned into the set.
-                self.pool.return_set(place);
+                self.pool.return_set(lent);
                 let signal = ChildKind::Tracked(Arc::downgrade(&self.aborted));
                 if current.scope.add_child_of(signal, current.key) {
                     self.aborted.cancel();
@@ -608,7 +608,7 @@ impl<E: Send + 'static> Entry<E> {
     }
 }
 
-impl<E: Send + 'static> Drop for Entry<E> {
+impl<E: Send + 'static> Drop for Member<E> {
     fn drop(&mut self) {
         if let Some(current) = self.current.get() {
             self.pool.task_ended(current);
@@ -621,7 +621,7 @@ impl<E: Send + 'static> Drop for Entry<E> {
 struct PlannedMember<E: Send + 'static> {
     class: TaskClass,
     info: TaskInfo,
-    entry: Weak<Entry<E>>,
+    member: Weak<Member<E>>,
 }
 
 impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
@@ -638,23 +638,23 @@ impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
     }
 
     fn admit(self: Box<Self>, _: &Arc<Shared<E>>) {
-        if let Some(entry) = self.entry.upgrade() {
-            entry.enter();
+        if let Some(member) = self.member.upgrade() {
+            member.enter();
         }
     }
 }
 
 /// Polls a tracked future until it ends or is aborted.
 async fn run_tracked<F: Future, E: Send + 'static>(tracked: Tracked<F, E>) -> Result<F::Output, TaskStopped> {
-    // In the order in which they are dropped, the last first.
-    let Tracked { future, entry } = tracked;
+    // `pin!` declares the future after the member, so it is dropped first.
+    let Tracked { future, member } = tracked;
     let mut future = pin!(future);
-    if entry.current.get().is_none() {
-        entry.pool.wait_started().await;
+    if member.current.get().is_none() {
+        member.pool.wait_started().await;
     }
-    let Some(current) = entry.current.get() else { return Err(TaskStopped::Cancelled) };
+    let Some(current) = member.current.get() else { return Err(TaskStopped::Cancelled) };
     future.as_mut().place_pinned(current.clone());
-    let mut aborted = pin!(entry.aborted.cancelled());
+    let mut aborted = pin!(member.aborted.cancelled());
     let ended = poll_fn(|cx| match aborted.as_mut().poll(cx) {
         Poll::Ready(()) => Poll::Ready(None),
         Poll::Pending => future.as_mut().poll(cx).map(Some),

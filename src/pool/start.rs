@@ -138,7 +138,7 @@ impl<V> Start<V> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whom to answer, if nobody has.
+    /// Whom to answer, if that has not been done.
     fn take_reply(&self) -> Option<Reply<V>> {
         self.lock().reply.take()
     }
@@ -159,11 +159,11 @@ fn answer<V>(reply: Option<Reply<V>>, answer: Result<V, TaskStopped>) {
     }
 }
 
-/// The task's side. One that is dropped unused belongs to a task that never ran.
+/// The task's side. One that is dropped unused belongs to a task that was refused, or whose pool never ran.
 pub(super) struct StartSender<V>(Arc<Start<V>>);
 
 impl<V> Drop for StartSender<V> {
-    /// Without an answer by now the task never ran; its `Started` may be kept elsewhere.
+    /// Without an answer by now there will be none, although the `Started` may be kept elsewhere.
     fn drop(&mut self) {
         drop(self.0.take_reply());
     }

@@ -16,7 +16,7 @@ use super::options::{TaskSettings, Turn};
 use super::shared::Shared;
 use super::trace::TaskSpan;
 use crate::error::{Failure, PanicPayload, TaskError, TaskInfo, TaskStopped, catch};
-use crate::scope::{Completion, Current, Scope, Scoped};
+use crate::scope::{Completion, Current, Scope, Scoped, TaskName};
 
 /// A future that a pool owns.
 #[pin_project(PinnedDrop)]
@@ -26,7 +26,7 @@ where
     S: OutputSink<F::Output, E>,
     E: Send + 'static,
 {
-    /// Under a limit. It comes before the first poll, and the slot is free when it is dropped.
+    /// Its turn under a limit, awaited before the first poll. Dropping it frees the slot.
     turn: Turn,
     #[pin]
     future: Scoped<F>,
@@ -74,13 +74,6 @@ where
         self.sink.as_ref()?.handle()
     }
 
-    /// What aborts the task, which has been placed, if somebody can.
-    pub(super) fn handle_in_place(&self) -> Option<Arc<HandleInner>> {
-        let (handle, current) = (self.handle()?, self.current()?);
-        handle.placed(&current.scope, current.key);
-        Some(Arc::clone(handle))
-    }
-
     pub(super) fn is_waiting(&self) -> bool {
         self.turn.is_waiting()
     }
@@ -95,9 +88,12 @@ where
         self.future.current()
     }
 
-    /// Has it run in a scope from now on, as one of its tasks.
-    pub(super) fn place(&mut self, current: Current) {
+    /// Has it run in a scope from now on, as one of its tasks. Gives what tokio is to call it, and who may abort it.
+    pub(super) fn place(&mut self, current: Current) -> (TaskName, Option<Arc<HandleInner>>) {
+        let handle = self.handle().cloned();
+        handle.iter().for_each(|handle| handle.placed(&current.scope, current.key));
         self.future.place(current);
+        (TaskName::of(&self.info), handle)
     }
 
     /// Ready when the task may run.
@@ -128,7 +124,7 @@ where
             return Poll::Pending;
         };
         if let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) {
-            let end = End { current, info: this.info, settings: this.settings, turn: this.turn, span: this.span };
+            let end = TaskEnd { current, info: this.info, settings: this.settings, turn: this.turn, span: this.span };
             end.complete::<_, _, E>(sink, completion);
         }
         Poll::Ready(())
@@ -153,7 +149,7 @@ where
         sink.before_poll();
         let drop_panic = this.span.in_scope(|| this.future.as_mut().abort());
         let (Some(sink), Some(current)) = (this.sink.take(), this.future.take_current()) else { return };
-        let end = End { current, info: this.info, settings: this.settings, turn: this.turn, span: this.span };
+        let end = TaskEnd { current, info: this.info, settings: this.settings, turn: this.turn, span: this.span };
         end.cut_off::<_, _, E>(sink, drop_panic);
     }
 }
@@ -161,7 +157,7 @@ where
 // ===== how a task ends =====
 
 /// What is left of a task whose future is gone.
-struct End<'a> {
+struct TaskEnd<'a> {
     current: Current,
     info: &'a TaskInfo,
     settings: &'a TaskSettings,
@@ -169,7 +165,7 @@ struct End<'a> {
     span: &'a mut TaskSpan,
 }
 
-impl End<'_> {
+impl TaskEnd<'_> {
     /// Of a task that was polled to its end.
     fn complete<S, O, E>(self, mut sink: S, completion: Completion<O>)
     where
@@ -242,8 +238,8 @@ impl End<'_> {
         self.current.scope.report_outside(unreported);
     }
 
-    /// Tells whoever awaits the task, and then the pool. A waker or a value that panics meanwhile is a failure, and so is
-    /// the panic of a closure that was to give the task a span.
+    /// Tells whoever awaits the task, and then the pool: invariant 3 of [`shared`](super::shared). A waker or a value that
+    /// panics meanwhile is a failure, and so is the panic of a closure that was to give the task a span.
     fn finish<S, O, E>(self, sink: S, how: Result<(), TaskStopped>)
     where
         S: OutputSink<O, E>,

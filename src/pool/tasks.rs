@@ -200,11 +200,11 @@ impl Tasks {
         let before = self.sets.len();
         self.sets.extend(sets);
         self.out -= self.sets.len() - before;
-        if self.aborted && self.out == 0 { self.tell() } else { None }
+        if self.aborted && self.out == 0 { self.scope_to_tell() } else { None }
     }
 
     /// The scope, the first time.
-    fn tell(&mut self) -> Option<Arc<Scope>> {
+    fn scope_to_tell(&mut self) -> Option<Arc<Scope>> {
         if mem::replace(&mut self.told, true) { None } else { self.scope.upgrade() }
     }
 
@@ -352,7 +352,7 @@ mod tests {
         }
 
         fn insert(&mut self, value: T) -> TaskKey {
-            self.1 = self.1.checked_add(1).unwrap();
+            self.1 = self.1.saturating_add(1);
             self.0.insert(value, self.1)
         }
     }

@@ -600,7 +600,7 @@ pub(super) fn tasks_without_grace(snapshot: Snapshot) -> Vec<TaskInfo> {
     tasks
 }
 
-/// Something that can be seen. No lock is held while one is, nor while it is dropped.
+/// Something that can be seen. No lock is held while a part is visited or dropped.
 enum Part {
     Pool(Arc<dyn ErasedPool>),
     Body(TaskInfo),

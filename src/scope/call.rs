@@ -15,8 +15,8 @@
 //!    group counts itself first: its count is only shown.
 //! 2. A task decides before it counts itself as ended, and is given its place in the order before that. So when all have
 //!    ended, all decisions are seen; and a task that is aborted comes after the one that had it aborted.
-//! 3. The waker of the call is user code. It is woken last, for the first decision and for the last end, and a panic of
-//!    it stays there.
+//! 3. The waker of the call is user code. It is woken last, for the first decision, for the last end and by an abort
+//!    from outside, and a panic of it stays there.
 
 use std::collections::VecDeque;
 use std::panic::{Location, resume_unwind};
@@ -238,7 +238,7 @@ pub struct Rules<T> {
 }
 
 /// What a task of a call does at its end.
-struct End<T> {
+struct BranchEnd<T> {
     index: usize,
     rules: Rules<T>,
     call: Arc<Call>,
@@ -278,12 +278,12 @@ impl Spawner {
         F: Future<Output: Send> + Send + 'static,
     {
         self.call.task_began();
-        let end = End { index, rules, call: Arc::clone(&self.call), reporter: Arc::clone(&self.reporter) };
+        let end = BranchEnd { index, rules, call: Arc::clone(&self.call), reporter: Arc::clone(&self.reporter) };
         runtime.spawn(OwnedTask::new(Arc::clone(&self.scope), boxed_in_debug(future), end))
     }
 }
 
-impl<T: Send + 'static> Ending<T> for End<T> {
+impl<T: Send + 'static> Ending<T> for BranchEnd<T> {
     type Owner = Arc<Reporter>;
 
     fn task(&self) -> TaskInfo {

@@ -1,6 +1,7 @@
 //! Who encloses whom: the chain of scopes that makes an owner wait for everything below it.
 //!
-//! A scope is made by each [`Pool`](crate::Pool) that runs, and by each call of a function that runs user code. The
+//! A scope is made by each [`Pool`](crate::Pool) that runs, for its tasks of one [class](TaskClass), and by each call of a
+//! function that runs user code. The
 //! thread-local `scoped::CURRENT` names the innermost one, in the tasks of a scope as in its body, and the task.
 //!
 //! # Invariants
@@ -68,9 +69,9 @@ pub(crate) enum ScopeKind {
     Pool(Arc<dyn ErasedPool>, TaskClass),
     /// A function that runs futures as tasks; with the list of cleanup failures, if its error has one.
     Group(Arc<Call>, Option<Cleanup>),
-    /// A function that runs a future in place. It passes cleanup failures on, outwards, as those below do.
+    /// A function that runs a future in place. It passes cleanup failures on, outwards.
     InPlace,
-    /// Work that nobody asks to stop.
+    /// Work that nobody asks to stop. It passes cleanup failures on, too.
     Shield(Arc<Call>),
 }
 
@@ -174,8 +175,8 @@ impl Scope {
         unreported.into_iter().for_each(|failure| Self::report_to(self.parent.as_deref(), failure));
     }
 
-    /// Hands a failure to the nearest scope that will return an error, if there is one. Otherwise it is dropped, and
-    /// nobody is told of a panic of its destructor.
+    /// Hands a failure to the nearest scope that will return an error. If there is none, it is written to stderr and
+    /// dropped; of a panic of its destructor nobody is told.
     pub(crate) fn report_to(nearest: Option<&Self>, failure: TaskError) {
         let mut failure = failure;
         for scope in nearest.into_iter().flat_map(Self::takers) {
