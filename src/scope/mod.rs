@@ -215,8 +215,7 @@ impl Scope {
     /// Called after the tasks were aborted. So a pool that hears of it in a task that tokio will drop has only to let
     /// that happen: see `DriverState::poll`. What begins in here later finds the mark.
     pub(crate) fn abort_nested(&self) {
-        self.aborted.store(true, Ordering::Release);
-        abort_children(self.children());
+        abort_children(self.mark());
     }
 
     /// The same for what is nested in one task of a pool.
@@ -290,8 +289,7 @@ fn abort_children(mut children: Vec<Child>) {
             ChildKind::Call(scope) => {
                 let Some(scope) = scope.upgrade() else { continue };
                 if matches!(&scope.kind, ScopeKind::Group(call, _) if call.abort()) {
-                    scope.aborted.store(true, Ordering::Release);
-                    children.extend(scope.children());
+                    children.extend(scope.mark());
                 }
             }
         }
@@ -365,6 +363,13 @@ impl Scope {
         let is_aborted = key.is_some_and(|key| below.aborted.contains(&key));
         drop(below);
         is_aborted || self.is_aborted()
+    }
+
+    /// Marks the scope as aborted, and says what is nested in it. The list is made if there is none: of this and
+    /// [`add_child_of`](Self::add_child_of), whoever locks it second sees the other.
+    fn mark(&self) -> Vec<Child> {
+        self.aborted.store(true, Ordering::Release);
+        lock(self.children.get_or_init(Box::default)).children.clone()
     }
 
     /// Marks a task as aborted, and says what is nested in it.
