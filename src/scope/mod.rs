@@ -22,7 +22,7 @@
 //! [`erased_pool`], what a scope knows of a pool. What begins in a scope is held weakly, for those who look from above:
 //! [`Pool::tree`](crate::Pool::tree), the pools that name what is stuck, and an abort on its way inwards.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -322,10 +322,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Children {
     /// In the order in which they began. Some have ended.
     children: Vec<Child>,
+    /// Where the children of each task are. Made when a handle first aborts one, and anew when some were thrown out.
+    by_task: Option<HashMap<TaskKey, Vec<usize>>>,
     /// How many have ended, since those were last thrown out.
     ended: usize,
     /// The tasks that their handles have aborted, until they have ended.
     aborted: HashSet<TaskKey>,
+}
+
+impl Children {
+    fn add(&mut self, child: Child) {
+        if let (Some(by_task), Some(key)) = (&mut self.by_task, child.key) {
+            by_task.entry(key).or_default().push(self.children.len());
+        }
+        self.children.push(child);
+    }
+
+    /// The children of one task.
+    fn of_task(&mut self, key: TaskKey) -> Vec<Child> {
+        let Self { children, by_task, .. } = self;
+        let by_task = by_task.get_or_insert_with(|| {
+            let mut by_task = HashMap::<_, Vec<_>>::new();
+            for (index, child) in children.iter().enumerate() {
+                child.key.into_iter().for_each(|key| by_task.entry(key).or_default().push(index));
+            }
+            by_task
+        });
+        by_task.get(&key).into_iter().flatten().map(|index| children[*index].clone()).collect()
+    }
+
+    /// Throws out those that have ended.
+    fn throw_out(&mut self) {
+        self.ended = 0;
+        self.by_task = None;
+        self.children.retain(Child::is_alive);
+        let alive = self.children.len();
+        self.children.shrink_to(2 * alive);
+    }
 }
 
 /// Something that has tasks of its own, directly below a scope.
@@ -359,7 +392,7 @@ impl Scope {
     /// The same for what is of a certain task.
     pub(crate) fn add_child_of(&self, owner: ChildKind, key: Option<TaskKey>) -> bool {
         let mut below = lock(self.children.get_or_init(Box::default));
-        below.children.push(Child { key, owner });
+        below.add(Child { key, owner });
         let is_aborted = key.is_some_and(|key| below.aborted.contains(&key));
         drop(below);
         is_aborted || self.is_aborted()
@@ -376,7 +409,7 @@ impl Scope {
     fn mark_task(&self, key: TaskKey) -> Vec<Child> {
         let mut below = lock(self.children.get_or_init(Box::default));
         below.aborted.insert(key);
-        below.children.iter().filter(|child| child.key == Some(key)).cloned().collect()
+        below.of_task(key)
     }
 
     /// Takes the mark off a task that has ended.
@@ -392,10 +425,7 @@ impl Scope {
         let mut below = lock(below);
         below.ended += 1;
         if 2 * below.ended > below.children.len() + 32 {
-            below.ended = 0;
-            below.children.retain(Child::is_alive);
-            let alive = below.children.len();
-            below.children.shrink_to(2 * alive);
+            below.throw_out();
         }
     }
 
