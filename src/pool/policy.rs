@@ -6,24 +6,26 @@ use std::sync::atomic::Ordering;
 use super::options::{OnFailure, Policies, TaskSettings};
 use super::shared::Shared;
 use crate::error::{
-    BoxError, CancelledError, ClosingReason, Failure, IsCancellation, PanicPayload, Report, TaskError, cancellation,
-    catch,
+    BoxError, CancelledError, ClosingReason, Failure, IsCancellation, PanicPayload, Report, TaskError, TaskStopped,
+    cancellation, catch,
 };
 use crate::scope::Scope;
 
 impl<E: 'static> Shared<E> {
-    /// Whether the error of a task says no more than that something has stopped, and this pool knows why: it is closing
-    /// itself, the task was cancelled by its handle, or a task of this pool has failed. That is taken to be the one that
-    /// the error speaks of.
-    pub(super) fn task_only_stopped(&self, error: &E, by_handle: bool) -> bool {
-        self.stop_in(error).is_some_and(|stop| match stop {
-            CancelledError::Cancelled => by_handle || self.is_closed(),
-            CancelledError::Failed => self.failed.load(Ordering::Acquire) || self.is_closed(),
-        })
+    /// How a task has stopped, if its error says no more than that, and this pool knows why: it is closing itself, the
+    /// task was cancelled by its handle, or a task of this pool has failed. That is taken to be the one that the error
+    /// speaks of.
+    pub(super) fn stopped(&self, error: &E, by_handle: bool) -> Option<TaskStopped> {
+        match self.stop_in(error)? {
+            CancelledError::Cancelled => (by_handle || self.is_closed()).then_some(TaskStopped::Cancelled),
+            CancelledError::Failed => {
+                (self.failed.load(Ordering::Acquire) || self.is_closed()).then_some(TaskStopped::Failed)
+            }
+        }
     }
 
-    /// The same of the error of the body. A failure that was discarded does not count: the pool would have nothing to say
-    /// in the place of the body's value.
+    /// Whether the error of the body says no more than that, and the pool knows why. A failure that was discarded does not
+    /// count: the pool would have nothing to say in the place of the body's value.
     pub(super) fn body_only_stopped(&self, error: &E) -> bool {
         self.stop_in(error).is_some_and(|stop| self.is_closed() || stop == CancelledError::Failed && self.has_failed())
     }

@@ -175,7 +175,7 @@ impl TaskEnd<'_> {
         let Completion { output, dropped: drop_panic } = completion;
         let by_handle = sink.handle().is_some_and(|handle| handle.is_cancelled());
         let how = match (output.map(|output| sink.accept(output)), drop_panic) {
-            (Ok(Ok(())), None) if self.settings.essential && !by_handle && !self.pool::<E>().is_closed() => {
+            (Ok(Ok(())), None) if self.must_go_on::<E>(by_handle) => {
                 self.record::<E>(Failure::Ended);
                 Ok(())
             }
@@ -208,6 +208,11 @@ impl TaskEnd<'_> {
         self.finish(sink, Err(how));
     }
 
+    /// Whether the task is essential, and ends too early, in whatever way.
+    fn must_go_on<E: Send + 'static>(&self, by_handle: bool) -> bool {
+        self.settings.essential && !by_handle && !self.pool::<E>().is_closed()
+    }
+
     /// Records what has gone wrong, and says how that ended the task.
     #[cold]
     fn failed<E: Send + 'static>(
@@ -216,13 +221,17 @@ impl TaskEnd<'_> {
         drop_panic: Option<PanicPayload>,
         by_handle: bool,
     ) -> TaskStopped {
+        let stopped =
+            |error| if self.must_go_on::<E>(by_handle) { None } else { self.pool().stopped(error, by_handle) };
         let (failure, how) = match output {
             Ok(Ok(())) => (None, TaskStopped::Panicked),
-            Ok(Err(error)) if self.pool().task_only_stopped(&error, by_handle) => match catch(|| drop(error)) {
-                Ok(()) => (None, TaskStopped::Cancelled),
-                Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
+            Ok(Err(error)) => match stopped(&error) {
+                None => (Some(Failure::Error(error)), TaskStopped::Failed),
+                Some(how) => match catch(|| drop(error)) {
+                    Ok(()) => (None, how),
+                    Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
+                },
             },
-            Ok(Err(error)) => (Some(Failure::Error(error)), TaskStopped::Failed),
             Err(payload) => (Some(Failure::Panic(payload)), TaskStopped::Panicked),
         };
         let how = if drop_panic.is_some() { TaskStopped::Panicked } else { how };
