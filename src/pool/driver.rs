@@ -254,7 +254,11 @@ impl<E: Into<BoxError> + Send + 'static> Drop for DriverState<E> {
                 self.pool.drop_run();
                 Box::pin(close(Arc::clone(&self.pool)))
             }
-            Step::Closing(closing) => closing,
+            Step::Closing(closing) => {
+                // A cause of the pool's own: the time of the task around is over for it.
+                self.pool.report_panic(catch(|| self.pool.close(ClosingReason::Dropped)).err());
+                closing
+            }
             // An abort came before it could return what it has come to.
             Step::Joining(_) => {
                 self.pool.report_panic(self.panic.take());
