@@ -201,9 +201,13 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
         body.leave();
         match ended.output {
             Ok(Ok(())) => {}
-            // It only says that something in it has heard the request to stop, or that a task has ended.
+            // It only says that something in it has heard the request to stop, or that a task has failed. Then the pool
+            // has no value to return, and closes.
             Ok(Err(error)) if self.pool.body_only_stopped(&error) => {
                 self.pool.report_panic(catch(|| drop(error)).err());
+                if !self.pool.is_closed() {
+                    self.pool.report_panic(catch(|| self.pool.close(ClosingReason::Failed)).err());
+                }
             }
             Ok(Err(error)) => self.pool.body_failed(Failure::Error(error)),
             Err(payload) => {
