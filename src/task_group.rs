@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use crate::error::{BoxError, TaskError, TaskInfo};
 use crate::scope::{
     Call, Cleanup, Current, GroupEnd, GroupInner, GroupMember, GroupOutput, OwnedTask, Reporter, Scope, ScopeKind,
-    TaskName, boxed_in_debug, poll_once,
+    TaskKey, TaskName, boxed_in_debug, poll_once,
 };
 
 /// Tasks whose results come as they complete.
@@ -106,6 +106,8 @@ pub struct TaskGroup<T, E = BoxError> {
     call: Arc<Call>,
     /// `None` if the group was made outside of everything.
     enclosing: Option<Weak<Scope>>,
+    /// The task of the enclosing scope in which it was made, if that was one.
+    task: Option<TaskKey>,
     /// Of the children: invariant 1.
     scope: Weak<Scope>,
     /// Of children that were aborted, and that have not ended yet.
@@ -150,16 +152,24 @@ where
     /// One that is the inside of this function.
     #[track_caller]
     pub(crate) fn named(function: &'static str) -> Self {
-        Self::within(Scope::current().as_ref().map(Arc::downgrade), function, Location::caller())
+        let here = Current::get();
+        let enclosing = here.as_ref().map(|here| Arc::downgrade(&here.scope));
+        Self::within(enclosing, here.and_then(|here| here.key), function, Location::caller())
     }
 
     /// The same, made in this scope and by this line.
-    fn within(enclosing: Option<Weak<Scope>>, function: &'static str, called_at: &'static Location<'static>) -> Self {
+    fn within(
+        enclosing: Option<Weak<Scope>>,
+        task: Option<TaskKey>,
+        function: &'static str,
+        called_at: &'static Location<'static>,
+    ) -> Self {
         Self {
             tasks: JoinSet::new(),
             shared: GroupInner::new(function, called_at),
             call: Call::new(function, called_at),
             enclosing,
+            task,
             scope: Weak::new(),
             aborted: Vec::new(),
             emptied: None,
@@ -445,7 +455,7 @@ where
 
     /// Leaves all children to the enclosing scope, as a drop does; this group then waits for no more than their end.
     pub(crate) fn start_over(&mut self) {
-        let mut successor = Self::within(self.enclosing.clone(), self.call.function, self.call.called_at);
+        let mut successor = Self::within(self.enclosing.clone(), self.task, self.call.function, self.call.called_at);
         successor.aborted.clone_from(&self.aborted);
         successor.emptied = self.emptied.take();
         successor.aborted.push(self.scope.clone());
@@ -479,14 +489,22 @@ where
             return scope;
         }
         let gone = |enclosing: &Weak<Scope>| enclosing.strong_count() == 0;
+        let here = Current::get();
         if self.enclosing.as_ref().is_some_and(gone) {
-            self.enclosing = Scope::current().as_ref().map(Arc::downgrade);
+            self.enclosing = here.as_ref().map(|here| Arc::downgrade(&here.scope));
+            self.task = here.as_ref().and_then(|here| here.key);
         }
-        if Current::is_aborted() {
-            self.call.abort();
-        }
+        let (enclosing, kind) = (self.enclosing(), ScopeKind::Group(Arc::clone(&self.call), self.cleanup.clone()));
         // If the enclosing one is aborted, that aborts the call.
-        let scope = Scope::within(self.enclosing(), ScopeKind::Group(Arc::clone(&self.call), self.cleanup.clone()));
+        let scope = match here.filter(|_| Current::is_aborted()) {
+            // A destructor of a task that is aborted, which has not made this group, but only uses it.
+            Some(here) if !self.was_made_in(&here) => Scope::within_task(enclosing, kind, |_| self.task),
+            Some(_) => {
+                self.call.abort();
+                Scope::within(enclosing, kind)
+            }
+            None => Scope::within(enclosing, kind),
+        };
         self.scope = Arc::downgrade(&scope);
         scope
     }
@@ -540,6 +558,10 @@ impl<T, E> TaskGroup<T, E> {
     /// The scope in which the group was made.
     fn enclosing(&self) -> Option<Arc<Scope>> {
         self.enclosing.as_ref().and_then(Weak::upgrade)
+    }
+
+    fn was_made_in(&self, here: &Current) -> bool {
+        here.key == self.task && self.enclosing.as_ref().is_some_and(|scope| scope.as_ptr() == Arc::as_ptr(&here.scope))
     }
 
     /// Those that have not ended.

@@ -78,6 +78,15 @@ pub(crate) enum ScopeKind {
 impl Scope {
     /// A new scope inside another, or inside none.
     pub(crate) fn within(parent: Option<Arc<Self>>, kind: ScopeKind) -> Arc<Self> {
+        Self::within_task(parent, kind, Self::key_here)
+    }
+
+    /// The same, inside a certain task of it.
+    pub(crate) fn within_task(
+        parent: Option<Arc<Self>>,
+        kind: ScopeKind,
+        task: impl FnOnce(&Self) -> Option<TaskKey>,
+    ) -> Arc<Self> {
         let is_apart = |parent: &&Arc<Self>| !parent.is_cancel_scope();
         let cancel_scope = parent.as_ref().filter(is_apart).and_then(|parent| parent.next_cancel_scope().cloned());
         let is_apart = |parent: &&Arc<Self>| !parent.takes_failures();
@@ -92,7 +101,8 @@ impl Scope {
             children: OnceLock::new(),
         });
         if let (Some(parent), Some(call)) = (&scope.parent, scope.call()) {
-            let is_aborted = parent.add_child(ChildKind::Call(Arc::downgrade(&scope)));
+            let owner = ChildKind::Call(Arc::downgrade(&scope));
+            let is_aborted = parent.visible().is_some_and(|shown| shown.add_child_of(owner, task(parent)));
             if is_aborted && matches!(scope.kind, ScopeKind::Group(..)) {
                 call.abort();
             }
@@ -383,10 +393,14 @@ impl Scope {
     /// Notes what begins in here, for those who look from above. Says whether it is to be aborted: who marks this scope
     /// or the task later finds it noted, and who has marked them before is seen here.
     pub(crate) fn add_child(&self, owner: ChildKind) -> bool {
-        let Some(scope) = self.visible() else { return false };
-        // What begins in a task of somebody else's, as in a bare `tokio::spawn`, is in none of these.
-        let here = Current::get().filter(|here| here.scope.visible().is_some_and(|shown| ptr::eq(shown, scope)));
-        scope.add_child_of(owner, here.and_then(|here| here.key))
+        self.visible().is_some_and(|scope| scope.add_child_of(owner, self.key_here()))
+    }
+
+    /// The task of this scope in which this is called. What begins in a task of somebody else's, as in a bare
+    /// `tokio::spawn`, is in none.
+    fn key_here(&self) -> Option<TaskKey> {
+        let (here, shown) = (Current::get()?, self.visible()?);
+        here.key.filter(|_| here.scope.visible().is_some_and(|scope| ptr::eq(scope, shown)))
     }
 
     /// The same for what is of a certain task.

@@ -198,7 +198,7 @@ impl Current {
     }
 
     /// Where this is called from.
-    pub(super) fn get() -> Option<Self> {
+    pub(crate) fn get() -> Option<Self> {
         let current = CURRENT.try_with(|current| {
             let here = current.take();
             current.set(here.clone());
