@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -32,16 +33,26 @@ pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
         wait_grace(&pool, depth, time, &mut warning).await;
         pool.abort_depth(depth);
         let joined = wait_empty(&pool, depth, &mut warning);
-        match pool.options.abandon_after {
-            None => joined.await,
-            Some(limit) if within(limit, joined).await.is_some() => {}
-            Some(_) => pool.add_stuck(tasks_of(pool.abandon(depth))),
+        if !has_ended(&pool, joined).await {
+            pool.add_stuck(tasks_of(pool.abandon(depth)));
         }
         pool.remove(depth);
     }
     pool.abort_watchers(TaskKind::Aborter);
-    wait_unwatched(&pool).await;
+    let joined = wait_unwatched(&pool, &mut warning);
+    if !has_ended(&pool, joined).await {
+        pool.add_stuck(pool.abandon_watchers());
+    }
     pool.end();
+}
+
+/// Waits for what was aborted, as long as the pool was told to.
+async fn has_ended<E: Send + 'static>(pool: &Shared<E>, joined: impl Future<Output = ()>) -> bool {
+    let Some(limit) = pool.options.abandon_after else {
+        joined.await;
+        return true;
+    };
+    within(pool, limit, joined).await.is_some()
 }
 
 /// Gives the tasks of a depth the time that they have, as long as they can use it.
@@ -51,7 +62,7 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, time: Time,
         Time::None => {}
         Time::Outer => ended.await,
         Time::Grace(grace) => {
-            let is_over = within(grace, ended).await.is_none();
+            let is_over = within(pool, grace, ended).await.is_none();
             let mut inner = pool.lock();
             let left = if is_over || inner.is_grace_cut() { inner.left_at(depth) } else { None };
             drop(inner);
@@ -83,17 +94,22 @@ async fn wait<T, E: Send + 'static>(
 }
 
 /// Waits until the last watcher, too, has been joined.
-async fn wait_unwatched<E: Send + 'static>(pool: &Shared<E>) {
-    let mut sets = poll_fn(|cx| pool.poll_empty(cx, Depths::watchers_mut)).await;
+async fn wait_unwatched<E: Send + 'static>(pool: &Shared<E>, warning: &mut WaitWarning) {
+    let mut sets = wait(pool, warning, |cx| pool.poll_empty(cx, Depths::watchers_mut)).await;
     poll_fn(|cx| poll_join(&mut sets, cx)).await;
 }
 
 /// What a future returns, if it does so before a time is over. No time is none: the future is then polled once. A
 /// runtime that has shut down, or has no timers, has no time left: it panics when it is asked for a timer.
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+async fn within<E, F: Future>(pool: &Shared<E>, limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let Some(deadline) = Instant::now().checked_add(limit) else { return Some(future.await) };
-    let timer = (!limit.is_zero()).then(|| catch(|| time::sleep_until(deadline)).ok()).flatten();
+    // Whoever polls the pool may be outside of its runtime.
+    let new_timer = || {
+        let _entered = pool.runtime.get().map(Handle::enter);
+        time::sleep_until(deadline)
+    };
+    let timer = (!limit.is_zero()).then(|| catch(new_timer).ok()).flatten();
     let mut timer = pin!(timer);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -288,6 +304,17 @@ impl<E: 'static> Shared<E> {
         left
     }
 
+    /// Stops waiting for the watchers, which are named; or the pool, if they have left something behind.
+    fn abandon_watchers(&self) -> Vec<TaskInfo> {
+        let mut left = Snapshot::new(NodeState::Closing);
+        let mut inner = self.lock();
+        inner.depths.watchers_mut().into_iter().for_each(|watchers| watchers.snapshot(0, &mut left));
+        let pool = inner.body_info();
+        drop(inner);
+        let tasks = tasks_of(left);
+        if tasks.is_empty() { vec![pool] } else { tasks }
+    }
+
     /// Names tasks for which the pool does not wait any more.
     fn add_stuck(&self, tasks: Vec<TaskInfo>) {
         self.trace.abandoned(&tasks);
@@ -307,5 +334,6 @@ impl<E: 'static> Shared<E> {
         depths.into_iter().for_each(|depth| self.abort_depth(depth));
         [TaskKind::Canceller, TaskKind::Aborter].into_iter().for_each(|kind| self.abort_watchers(kind));
         drop(held);
+        self.has_changed();
     }
 }

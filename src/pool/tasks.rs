@@ -199,7 +199,8 @@ impl Tasks {
     pub(super) fn keep_sets(&mut self, sets: impl IntoIterator<Item = JoinSet<()>>) -> Option<Arc<Scope>> {
         let before = self.sets.len();
         self.sets.extend(sets);
-        self.out -= self.sets.len() - before;
+        // One may come back to a depth that was closed and made anew meanwhile.
+        self.out = self.out.saturating_sub(self.sets.len() - before);
         if self.aborted && self.out == 0 { self.scope_to_tell() } else { None }
     }
 
