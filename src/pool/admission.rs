@@ -456,7 +456,8 @@ impl<E: Send + 'static> Shared<E> {
         consume_budget().await;
         let Some(limit) = &self.options.limit else { return };
         let mut ready = pin!(limit.ready());
-        let mut closing = pin!(self.wait_closing());
+        // Not as one who waits for the closing: that could tell a daemon of it.
+        let mut closing = pin!(self.wait_until(|inner| matches!(inner.phase, Phase::Closing | Phase::Closed)));
         poll_fn(|cx| if closing.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { ready.as_mut().poll(cx) })
             .await;
     }

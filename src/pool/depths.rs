@@ -37,6 +37,8 @@ pub(super) struct Depth {
     others: Option<Box<[Option<Tasks>; TaskKind::COUNT - 1]>>,
     /// Made for the first who asks.
     token: Option<CancellationToken>,
+    /// Whether a task has asked for that, and not only a nested pool.
+    told: bool,
     cancelled: bool,
 }
 
@@ -243,7 +245,7 @@ impl Depths {
 
 impl Depth {
     const fn new() -> Self {
-        Self { tasks: Tasks::new(false), others: None, token: None, cancelled: false }
+        Self { tasks: Tasks::new(false), others: None, token: None, told: false, cancelled: false }
     }
 
     /// The tasks of a kind, which are made if they are not there: those without a grace as aborted from the signal on,
@@ -290,7 +292,7 @@ impl Depth {
     /// closing. Those that only look at `is_closed` now and then are taken for deaf. Something that is nested in the
     /// scopes, which are returned, can use the time all the same; its task may have ended.
     pub(super) fn deaf(&self, all_slots_taken: bool, was_awaited: bool) -> Option<Vec<Arc<Scope>>> {
-        let has_told = was_awaited || self.token.is_some();
+        let has_told = was_awaited || self.told;
         let is_deaf = |(kind, tasks): (TaskKind, &Tasks)| {
             let waits = tasks.are_queued() && (all_slots_taken || tasks.len() == 0);
             waits || !has_told && kind.is_daemon() && tasks.have_begun()
@@ -299,8 +301,9 @@ impl Depth {
         self.kinds().all(is_deaf).then(|| self.kinds().filter_map(|(_, tasks)| tasks.existing_scope()).collect())
     }
 
-    /// What its tasks are cancelled by.
-    pub(super) fn token(&mut self) -> CancellationToken {
+    /// What its tasks are cancelled by, and the pools nested in them.
+    pub(super) fn token(&mut self, for_task: bool) -> CancellationToken {
+        self.told |= for_task;
         self.token.get_or_insert_with(CancellationToken::new).clone()
     }
 

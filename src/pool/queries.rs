@@ -279,9 +279,9 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
         self.reason.get().cloned()
     }
 
-    fn token(&self, depth: i32) -> CancellationToken {
+    fn token(&self, depth: i32, for_task: bool) -> CancellationToken {
         let (token, cancelled) = match self.lock().depths.get_mut(depth) {
-            Some(depth) => (depth.token(), depth.is_cancelled()),
+            Some(depth) => (depth.token(for_task), depth.is_cancelled()),
             // It has closed.
             None => (CancellationToken::new(), true),
         };

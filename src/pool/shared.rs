@@ -305,7 +305,7 @@ impl<E> Shared<E> {
         self.wait_until(|inner| inner.phase != Phase::Planned && !inner.admits_plans).await;
     }
 
-    async fn wait_until(&self, holds: impl Fn(&Inner<E>) -> bool) {
+    pub(super) async fn wait_until(&self, holds: impl Fn(&Inner<E>) -> bool) {
         consume_budget().await;
         loop {
             let mut changed = pin!(self.changed.notified());

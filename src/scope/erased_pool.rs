@@ -27,8 +27,8 @@ pub(crate) trait ErasedPool: Any + Send + Sync {
     /// Why the pool closes, if it does.
     fn closing_reason(&self) -> Option<ClosingReason>;
 
-    /// The token that asks the tasks of a depth to stop.
-    fn token(&self, depth: i32) -> CancellationToken;
+    /// The token that asks the tasks of a depth to stop; for one of them, or for a pool nested in one.
+    fn token(&self, depth: i32, for_task: bool) -> CancellationToken;
 
     /// A scope of these tasks has ended, and let go of the enclosing one.
     fn on_empty(&self, class: TaskClass);

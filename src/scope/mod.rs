@@ -209,14 +209,14 @@ impl Scope {
 
     /// The token that asks the enclosing task to stop; `None` outside of a pool, and in shielded work.
     pub(crate) fn token(&self) -> Option<CancellationToken> {
-        self.cancellation_source().map(|(pool, class)| pool.token(class.depth))
+        self.cancellation_source().map(|(pool, class)| pool.token(class.depth, true))
     }
 
     /// The pool whose closing a pool that is opened here follows, with the token for that: if there is time between
     /// the signal and the abort. Otherwise the abort says it all.
     pub(crate) fn signal_to_follow(&self) -> Option<(Arc<dyn ErasedPool>, CancellationToken)> {
         let (pool, class) = self.cancellation_source()?;
-        pool.has_time().then(|| (Arc::clone(pool), pool.token(class.depth)))
+        pool.has_time().then(|| (Arc::clone(pool), pool.token(class.depth, false)))
     }
 
     /// Tells those whom an abort does not drop: a pool that is opened in place in a blocking call, a tracked future, and
