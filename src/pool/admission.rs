@@ -112,8 +112,10 @@ impl<E: Send + 'static> Shared<E> {
             Admission::Planned => {
                 let plan = Plan { class, task, how: PhantomData::<fn() -> K> };
                 // It comes back if the pool is not planned any more.
-                self.plan(Box::new(plan)).into_iter().for_each(|plan| plan.admit(self));
-                return Ok(());
+                return match self.plan(plan) {
+                    Ok(()) => Ok(()),
+                    Err(plan) => self.admit::<K, _, _>(class, plan.task),
+                };
             }
         };
         let (name, handle) = task.place(current);
@@ -261,14 +263,8 @@ impl<E: Send + 'static> Shared<E> {
         self.trace.opened(self.options.name.as_ref());
         // A pool is started by its one owner.
         drop(self.runtime.set(runtime));
-        if let Some(enclosing) = &enclosing {
-            let is_aborted = enclosing.add_child(ChildKind::Pool(Arc::downgrade(self) as Weak<dyn ErasedPool>));
-            if is_aborted || Current::is_aborted() {
-                ErasedPool::abort(&**self);
-            }
-        }
         let mut inner = self.lock();
-        inner.enclosing = enclosing;
+        inner.enclosing.clone_from(&enclosing);
         inner.called_at = called_at;
         inner.has_outer_time = has_outer_time;
         let scope = self.scope_in(&mut inner, TaskClass::default());
@@ -281,6 +277,13 @@ impl<E: Send + 'static> Shared<E> {
         let plans = mem::take(&mut inner.plans);
         inner.admits_plans = true;
         drop(inner);
+        // Not before the plans are out: an abort drops those that it finds, for which nobody waits.
+        if let Some(enclosing) = enclosing {
+            let is_aborted = enclosing.add_child(ChildKind::Pool(Arc::downgrade(self) as Weak<dyn ErasedPool>));
+            if is_aborted || Current::is_aborted() {
+                ErasedPool::abort(&**self);
+            }
+        }
         // Each of them, although one cannot be spawned.
         let panic = plans.into_iter().map(|plan| catch(|| plan.admit(self)).err()).fold(None, Option::or);
         self.lock().admits_plans = false;
@@ -290,17 +293,17 @@ impl<E: Send + 'static> Shared<E> {
     }
 
     /// Keeps a task until the pool runs. Gives it back if the pool does, or was cancelled.
-    pub(super) fn plan(&self, mut plan: Box<dyn Planned<E>>) -> Option<Box<dyn Planned<E>>> {
+    pub(super) fn plan<P: Planned<E> + 'static>(&self, mut plan: P) -> Result<(), P> {
         let mut inner = self.lock();
         if inner.phase != Phase::Planned {
-            return Some(plan);
+            return Err(plan);
         }
         let class = plan.class();
         if let Some(turn) = plan.turn() {
             *turn = self.turn(class);
         }
-        inner.plans.push(plan);
-        None
+        inner.plans.push(Box::new(plan));
+        Ok(())
     }
 
     /// Makes room for a task, and has it take its turn if it has not.

@@ -583,8 +583,11 @@ impl<E: Send + 'static> Member<E> {
         let (pool, current) = (Arc::clone(pool), OnceLock::new());
         let member = Arc::new(Self { pool, class, info, current, aborted: Arc::default() });
         if !member.enter() {
-            let plan = Box::new(PlannedMember { class, info: member.info.clone(), member: Arc::downgrade(&member) });
-            member.pool.plan(plan).into_iter().for_each(|plan| plan.admit(&member.pool));
+            let plan = PlannedMember { class, info: member.info.clone(), member: Arc::downgrade(&member) };
+            // The pool is not planned any more.
+            if member.pool.plan(plan).is_err() {
+                member.enter();
+            }
         }
         member
     }
