@@ -311,7 +311,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
             body: self.has_body.load(Ordering::Acquire).then(|| inner.body_info()),
             ..Snapshot::new(inner.phase.into())
         };
-        snapshot.tasks.extend(inner.plans.iter().map(|plan| TaskSnapshot {
+        snapshot.tasks.extend(inner.plans.iter().filter(|plan| plan.is_alive()).map(|plan| TaskSnapshot {
             info: plan.info().clone(),
             class: plan.class(),
             key: None,

@@ -135,6 +135,11 @@ pub(super) trait Planned<E>: Send {
     /// Its turn, if it counts towards a limit.
     fn turn(&mut self) -> Option<&mut Turn>;
 
+    /// Whether it is still to come.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
     /// Spawns it, now that the pool runs; or drops it in its scope, if the pool closes already or its handle has
     /// cancelled it.
     fn admit(self: Box<Self>, pool: &Arc<Shared<E>>);
@@ -239,7 +244,7 @@ impl<E> Shared<E> {
     /// How many tasks have not ended. Watchers are none.
     pub(super) fn len(&self) -> usize {
         let inner = self.lock();
-        let planned = inner.plans.iter().filter(|plan| !plan.class().kind.is_watcher());
+        let planned = inner.plans.iter().filter(|plan| plan.is_alive() && !plan.class().kind.is_watcher());
         planned.count() + inner.depths.len()
     }
 
@@ -295,7 +300,9 @@ impl<E> Shared<E> {
         self.wait_until(|inner| {
             let mut plans = inner.plans.iter();
             inner.phase == Phase::Closed
-                || inner.depths.is_idle() && !inner.admits_plans && plans.all(|plan| plan.class().kind.is_daemon())
+                || inner.depths.is_idle()
+                    && !inner.admits_plans
+                    && plans.all(|plan| plan.class().kind.is_daemon() || !plan.is_alive())
         })
         .await;
     }

@@ -613,9 +613,13 @@ impl<E: Send + 'static> Member<E> {
 
 impl<E: Send + 'static> Drop for Member<E> {
     fn drop(&mut self) {
-        if let Some(current) = self.current.get() {
-            self.pool.task_ended(current);
-            current.scope.child_ended();
+        match self.current.get() {
+            Some(current) => {
+                self.pool.task_ended(current);
+                current.scope.child_ended();
+            }
+            // It was planned.
+            None => self.pool.has_changed(),
         }
     }
 }
@@ -638,6 +642,10 @@ impl<E: Send + 'static> Planned<E> for PlannedMember<E> {
 
     fn turn(&mut self) -> Option<&mut Turn> {
         None
+    }
+
+    fn is_alive(&self) -> bool {
+        self.member.strong_count() > 0
     }
 
     fn admit(self: Box<Self>, _: &Arc<Shared<E>>) {
