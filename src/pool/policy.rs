@@ -96,6 +96,14 @@ impl<E: 'static> Shared<E> {
         panic.into_iter().for_each(|payload| self.body_failed(Failure::Panic(payload)));
     }
 
+    /// Records the panic of a waker, if there was one, of a pool that may have returned meanwhile.
+    pub(super) fn report_waker(&self, panic: Option<PanicPayload>) {
+        let Some(payload) = panic else { return };
+        let info = self.lock().body_info();
+        let unreported = self.fail(TaskError::new(info, Failure::Panic(payload)));
+        unreported.into_iter().for_each(|failure| Scope::report_to(None, failure));
+    }
+
     /// Records how the body has failed, or the pool itself, which has not returned.
     pub(super) fn body_failed(&self, failure: Failure<E>) {
         let info = self.lock().body_info();

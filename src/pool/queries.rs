@@ -298,7 +298,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
         let driver = inner.driver.take();
         drop(inner);
         drop(unused);
-        driver.into_iter().for_each(Waker::wake);
+        self.report_waker(catch(|| driver.into_iter().for_each(Waker::wake)).err());
     }
 
     fn snapshot(&self) -> Snapshot {

@@ -260,9 +260,9 @@ impl TaskEnd<'_> {
         if let Err(payload) = catch(|| sink.complete(how)) {
             self.record::<E>(Failure::Panic(payload));
         }
-        self.pool::<E>().task_ended(&self.current);
-        // It wakes the next one in the queue.
-        if let Err(payload) = catch(|| *self.turn = Turn::Free) {
+        // These wake the driver, and the next one in the queue.
+        let woken = [catch(|| self.pool::<E>().task_ended(&self.current)), catch(|| *self.turn = Turn::Free)];
+        for payload in woken.into_iter().filter_map(Result::err) {
             self.record::<E>(Failure::Panic(payload));
         }
     }
