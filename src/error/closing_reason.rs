@@ -38,7 +38,8 @@ pub enum ClosingReason {
     Aborted,
     /// The future of `open` or `run` was dropped.
     Dropped,
-    /// The pool in which it is nested cancels its tasks. [`parent`](Self::parent) says why.
+    /// The pool in which it is nested cancels its tasks: [`parent`](Self::parent) says why. Or the task in which it is
+    /// nested was aborted by its handle, or by a function such as [`race`](crate::race()).
     ParentClosing(ParentReason),
 }
 
@@ -150,7 +151,8 @@ impl fmt::Display for ClosingReason {
             Self::Deadline => "its time was over",
             Self::Aborted => "aborted",
             Self::Dropped => "dropped",
-            Self::ParentClosing(_) => "the enclosing pool closes",
+            Self::ParentClosing(ParentReason(Some(_))) => "the enclosing pool closes",
+            Self::ParentClosing(ParentReason(None)) => "the task around it was aborted",
         })?;
         match self {
             Self::Cancelled(CancelReason(Some(reason))) => write!(f, ": {reason}"),
@@ -176,6 +178,6 @@ mod tests {
 
         let unknown = ClosingReason::parent_closing(None);
         assert_eq!((unknown.cancel_reason(), unknown.parent()), (None, None));
-        assert_eq!(unknown.to_string(), "the enclosing pool closes");
+        assert_eq!(unknown.to_string(), "the task around it was aborted");
     }
 }

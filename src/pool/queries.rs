@@ -272,7 +272,9 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
 
     fn abort(&self) {
         self.aborted_around.store(true, Ordering::Release);
-        drop(catch(|| self.abort_for(ClosingReason::parent_closing(None))));
+        // Under the lock: a clone would hold the enclosing scope.
+        let around = self.lock().enclosing.as_ref().and_then(|scope| scope.pool_reason());
+        drop(catch(|| self.abort_for(ClosingReason::parent_closing(around.as_ref()))));
     }
 
     fn closing_reason(&self) -> Option<ClosingReason> {

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{TaskError, catch};
+use crate::error::{ClosingReason, TaskError, catch};
 
 pub(crate) use self::call::{
     Call, GroupEnd, GroupInner, GroupMember, GroupOutput, OwnedTask, Rules, Spawner, TaskName, failure_of, poll_once,
@@ -231,6 +231,11 @@ impl Scope {
     /// The same for what is nested in one task of a pool.
     pub(crate) fn abort_nested_in(&self, key: TaskKey) {
         abort_children(self.mark_task(key));
+    }
+
+    /// Why the pool closes that cancels what is in here, if it does.
+    pub(crate) fn pool_reason(&self) -> Option<ClosingReason> {
+        self.cancellation_source()?.0.closing_reason()
     }
 
     /// Whether this scope is marked, or the one that it is a part of.
