@@ -243,7 +243,7 @@ impl TaskEnd<'_> {
 
     fn record<E: Send + 'static>(&self, failure: Failure<E>) {
         let failure = TaskError::new(self.info.clone(), failure);
-        let unreported = self.span.in_scope(|| self.pool().fail_task(failure, self.settings));
+        let unreported = self.span.in_scope(|| self.current.run(|| self.pool().fail_task(failure, self.settings)));
         self.current.scope.report_outside(unreported);
     }
 

@@ -207,6 +207,13 @@ impl Current {
         current.ok().flatten()
     }
 
+    /// Runs code of the user's here, in place of its task.
+    pub(crate) fn run<R>(&self, code: impl FnOnce() -> R) -> R {
+        let mut here = Some(self.clone());
+        let _entered = Self::enter(&mut here);
+        code()
+    }
+
     /// Makes what is in `slot` the current scope and task, until the guard is dropped. Then it is back in the slot.
     #[inline]
     fn enter(slot: &mut Option<Self>) -> Entered<'_> {
