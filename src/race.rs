@@ -14,7 +14,8 @@ use crate::scope::{Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, and yields the index and the output of the first to finish.
 ///
-/// `race` aborts the others, and is ready only when they have ended, with everything nested in them. An `Err` wins as
+/// `race` aborts the others, and is ready only when they have ended, with everything nested in them. It also aborts what
+/// the winner has left behind, such as a pool in its grace. An `Err` wins as
 /// an `Ok` does: to race for the first success, let a future that fails wait for ever, or collect with
 /// [`wait_all`](crate::wait_all()).
 ///

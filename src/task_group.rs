@@ -42,7 +42,8 @@ use crate::scope::{
 /// [`shutdown`](Self::shutdown), drop the group, or go on.
 ///
 /// The children belong to the [scope](crate::docs#a-scope) in which [`new`](Self::new) is called: that of a pool, or of
-/// a function of this crate. If that scope has ended, they belong to the one in which they are spawned.
+/// a function of this crate. If that scope has ended, they belong to the one in which they are spawned. A group that is
+/// moved out of its pool keeps the pool waiting until its children have ended, or it is dropped.
 ///
 /// A group can be a field of a struct. It runs on any tokio runtime; a pool around it is not needed.
 ///

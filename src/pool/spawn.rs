@@ -440,7 +440,8 @@ impl<E: Send + 'static> Pool<E> {
     /// # Cancel safety
     ///
     /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
-    /// slot has been taken.
+    /// slot has been taken. A call that was polled once keeps its place in the queue until it is dropped: one that is
+    /// kept and not polled any more holds up those behind it, and the slot that comes free for it.
     ///
     /// # Examples
     ///
@@ -526,7 +527,9 @@ impl<E: Send + 'static> Pool<E> {
 }
 
 impl<E: Send + 'static> TaskBuilder<'_, E> {
-    /// Makes a future that somebody else polls a member of the pool; see [`Pool::track_future`].
+    /// Makes a future that somebody else polls a member of the pool; see [`Pool::track_future`]. Of the settings, the name,
+    /// the depth, `daemon` and `no_grace` hold for it: its end is nobody's failure, so [`essential`](Self::essential) and
+    /// [`on_failure`](Self::on_failure) do nothing.
     ///
     /// # Errors
     ///
