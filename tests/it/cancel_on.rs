@@ -72,18 +72,6 @@ async fn a_signal_gives_the_tasks_their_grace() {
 }
 
 #[apply(both)]
-async fn a_signal_that_panics_is_a_failure_with_the_site_of_the_call() {
-    let pool = Pool::<BoxError>::new();
-    pool.spawn(pending::<()>());
-    pool.cancel_on(async { quiet_panic("signal") as () });
-    let line = line!() - 1;
-    let error = pool.run().await.unwrap_err();
-    assert_eq!(failures(error.failures()), ["panic: signal"]);
-    let site = error.first().unwrap().task().spawned_at();
-    assert_eq!((site.file(), site.line()), (file!(), line));
-}
-
-#[apply(both)]
 async fn a_signal_is_dropped_before_the_pool_has_ended_and_its_panic_is_a_failure() {
     let (pool, (begun, wait)) = (kept_open(), oneshot::channel());
     pool.cancel_on(async move {

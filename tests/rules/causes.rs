@@ -7,7 +7,7 @@ use aiodrive::{BoxError, ClosingReason, LatchEvent, OnFailure, Pool, TaskStopped
 use tokio::time::Instant;
 
 use crate::cell::{Cell, Close, ENDLESS, GRACES, Job, NO_TIME, Outcome, Work, with};
-use crate::support::{failures, panic_of, poll_until, quiet_panic};
+use crate::support::{Count, failures, panic_of, poll_until, quiet_panic};
 
 /// A task that ends, and how its failure reads.
 type Ending = (fn() -> Job, &'static str);
@@ -60,23 +60,35 @@ async fn a_failed_task_cancels_everything(cell: Cell) {
     }
 }
 
-/// An essential task has ended while the pool was open: the pool closes, whatever the policy says.
+/// An essential task has ended while the pool was open: the policy is asked, and the pool closes, whatever it says.
 async fn the_end_of_an_essential_task_cancels_everything(cell: Cell) {
     let well: Ending = (|| Box::pin(async { Ok(()) }), "ended");
-    for grace in GRACES {
-        for what in [OnFailure::Cancel, OnFailure::Collect, OnFailure::Discard] {
-            for (job, text) in FAILURES.into_iter().chain([well]) {
-                let cell = cell.again();
-                let pool = with(grace).on_failure(move |_| what).build();
+    let policies = [OnFailure::Cancel, OnFailure::Collect, OnFailure::Discard];
+    for (grace, what) in GRACES.into_iter().flat_map(|grace| policies.map(|what| (grace, what))) {
+        for (job, text) in FAILURES.into_iter().chain([well]) {
+            for daemon in [false, true] {
+                let (cell, asked) = (cell.again(), Count::default());
+                let asks = asked.clone();
+                let policy = move |_: &_| {
+                    asks.up();
+                    what
+                };
+                let pool = with(grace).on_failure(policy).build();
                 pool.spawn(cell.work());
                 let run = cell.run(&pool).await;
                 cell.assert_not_asked();
-                pool.build_task().essential().spawn(job());
+                let task = pool.build_task().essential();
+                if daemon {
+                    task.daemon().spawn(job())
+                } else {
+                    task.spawn(job())
+                }
                 cell.closes_with(&pool, grace).await;
                 match (run.await.unwrap(), what) {
                     (outcome, OnFailure::Discard) => outcome.unwrap(),
                     (outcome, _) => assert_eq!(failures(outcome.unwrap_err().failures()), [text]),
                 }
+                assert_eq!(asked.get(), 1, "{text}, {what:?}; daemon: {daemon}");
                 cell.assert_used(grace);
             }
         }
@@ -98,6 +110,7 @@ async fn a_failed_body_cancels_everything(cell: Cell) {
         let error = opened.unwrap_err();
         assert_eq!(failures(error.failures()), ["error: body"]);
         assert!(error.failures()[0].task().is_body());
+        assert!(!error.is_cancelled() && !error.was_cancelled());
         cell.assert_used(grace);
     }
 }

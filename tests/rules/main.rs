@@ -15,8 +15,7 @@
 //! `abort::an_outer_abort_cuts_a_grace_short::nested::current_thread`.
 //!
 //! The kinds of work are a plain task, a task with a nested pool, a task in a `try_all`, and a nested pool whose future
-//! was dropped halfway, so that its closing was handed on to the runtime. What happens with bad input is in
-//! `tests/it/stopping.rs`.
+//! was dropped halfway, so that its closing was handed on to the runtime.
 
 #[macro_use]
 mod cell;

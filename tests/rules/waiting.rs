@@ -6,7 +6,7 @@ use aiodrive::{BoxError, Failure, LatchEvent, Pool, PoolError, cancellation_toke
 use tokio::task::yield_now;
 
 use crate::cell::{Cell, Close, ENDLESS, GRACES, Outcome, Work, with};
-use crate::support::{failures, poll_once, poll_until, until, watched};
+use crate::support::{Count, failures, poll_once, poll_until, until, watched};
 
 /// A pool waits for everything in it, at any depth, also for a closing whose owner has ended.
 async fn a_pool_waits_for_everything_in_it(cell: Cell) {
@@ -24,14 +24,20 @@ async fn a_pool_waits_for_everything_in_it(cell: Cell) {
     }
 }
 
-/// `idle` is ready when no task is left but daemons. A closing that was handed on is no task any more.
+/// `idle` is ready when no task is left but daemons, none in the queue either. A closing that was handed on is no task any
+/// more.
 async fn idle_waits_for_tasks(cell: Cell) {
     let cell = cell.deaf();
     let inside = cell.clone();
-    let opened = with(None).open(async move |pool: Pool| {
+    let opened = with(None).limit(1).open(async move |pool: Pool| {
         pool.build_task().daemon().spawn(std::future::pending::<()>());
         pool.idle().await;
         pool.spawn(inside.work());
+        let queued = Count::default();
+        for _ in 0..2 {
+            let ended = queued.clone();
+            pool.spawn(async move { ended.up() });
+        }
         inside.begun().await;
         if inside.is(Work::HandedOn) {
             pool.idle().await;
@@ -45,6 +51,7 @@ async fn idle_waits_for_tasks(cell: Cell) {
             inside.finish();
             idle.await;
         }
+        assert_eq!(queued.get(), 2);
         inside.finish();
         Ok(())
     });
