@@ -2,16 +2,16 @@
 
 use std::future::pending;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use aiodrive::{BoxError, Pool};
+use aiodrive::{BoxError, ClosingReason, LatchEvent, Pool, cancellation_token};
 use macro_rules_attribute::apply;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::yield_now;
 use tokio_test::{assert_pending, assert_ready, task};
 
-use crate::support::{Outcome, both, poll_once, until};
+use crate::support::{LONG, Outcome, both, poll_once, until};
 
 #[apply(both)]
 async fn is_closed_from_the_first_cause_on() {
@@ -170,4 +170,93 @@ async fn cancelled_is_ready_once_the_pool_has_ended() {
     assert!(cancelled.is_woken());
     assert_eq!(cancelled.poll(), Poll::Ready(()));
     assert_eq!(task::spawn(pool.cancelled()).poll(), Poll::Ready(()));
+}
+
+// ===== `closing_reason` =====
+
+#[apply(both)]
+async fn a_closing_reason_is_there_for_tasks_during_grace() {
+    for (how, expected) in [
+        ("completed", "completed"),
+        ("failed", "failed"),
+        ("body failed", "failed"),
+        ("cancelled", "cancelled"),
+        ("stop", "cancelled: stop"),
+    ] {
+        let seen = Arc::new(Mutex::new(None));
+        let see = seen.clone();
+        let opened = Pool::<BoxError>::builder().grace(LONG).open(async |pool: Pool| {
+            assert_eq!(pool.closing_reason(), None);
+            let own = pool.clone();
+            pool.build_task().daemon().spawn(async move {
+                cancellation_token().cancelled().await;
+                *see.lock().unwrap() = own.closing_reason();
+            });
+            match how {
+                "failed" => pool.spawn(async { Err("broken".into()) }),
+                "body failed" => return Err("broken".into()),
+                "cancelled" => pool.cancel(),
+                "stop" => {
+                    pool.cancel_with("stop");
+                    pool.cancel_with("too late");
+                }
+                _ => {}
+            }
+            Ok(())
+        });
+        let outcome = opened.await;
+        let seen = seen.lock().unwrap().take().unwrap();
+        assert_eq!(seen.to_string(), expected, "{how}");
+        assert_eq!(seen.cancel_reason(), expected.strip_prefix("cancelled: "));
+        if let Err(error) = outcome {
+            assert_eq!(*error.closing_reason(), seen, "{how}");
+        }
+    }
+}
+
+#[apply(both)]
+async fn a_pool_that_is_nested_closes_because_its_parent_does() {
+    let (inner, seen) = (Pool::<BoxError>::builder().grace(LONG).keep_open(true).build(), LatchEvent::new());
+    let (own, sees) = (inner.clone(), seen.clone());
+    inner.spawn(async move {
+        cancellation_token().cancelled().await;
+        assert!(matches!(own.closing_reason(), Some(ClosingReason::ParentClosing(_))));
+        sees.set();
+    });
+    let outer = Pool::<BoxError>::builder().grace(LONG).open(async |pool: Pool| {
+        pool.spawn(async { Ok(inner.run().await?) });
+        yield_now().await;
+        until(|| pool.tree().nodes().count() == 4).await;
+        pool.cancel();
+        Ok(())
+    });
+    outer.await.unwrap();
+    assert!(seen.is_set());
+}
+
+#[apply(both)]
+async fn a_pool_whose_future_is_dropped_closes_for_that() {
+    let pool = Pool::<BoxError>::builder().keep_open(true).build();
+    let mut run = Box::pin(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    drop(run);
+    assert_eq!(pool.closing_reason(), Some(ClosingReason::Dropped));
+
+    let unpolled = Pool::<BoxError>::new();
+    drop(unpolled.clone().run());
+    assert_eq!(unpolled.closing_reason(), Some(ClosingReason::Dropped));
+}
+
+#[apply(both)]
+async fn the_first_reason_stays() {
+    let pool = Pool::<BoxError>::builder().grace(LONG).build();
+    let own = pool.clone();
+    pool.spawn(async move {
+        own.cancel_with("first");
+        Err("broken meanwhile".into())
+    });
+    let error = pool.clone().run().await.unwrap_err();
+    assert_eq!(error.closing_reason().to_string(), "cancelled: first");
+    assert_eq!((error.failures().len(), error.cancel_reason()), (1, Some("first")));
+    assert_eq!(pool.closing_reason().as_ref(), Some(error.closing_reason()));
 }
