@@ -1,26 +1,26 @@
 //! Runtimes that have no drivers, are dropped, or shut down in the middle.
 
 use std::future::{Future, pending};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, CancellationToken, LatchEvent, OnFailure, Pool, PoolError, TaskHandle, TaskStopped, cancel_task,
-    cancellation_token, prime, race, shield, timeout, try_all, wait_all, with_exit,
+    BoxError, CancellationToken, LatchEvent, OnFailure, Pool, TaskHandle, TaskStopped, cancel_task, cancellation_token,
+    prime, race, shield, timeout, try_all, wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
-use tokio_test::{assert_pending, assert_ready, task};
+use tokio_test::{assert_ready, task};
 
 use crate::support::{
-    Alive, GRACE, Log, OnDrop, Outcome, asked, bomb, both, current_thread, current_thread_runtime, failures, meddle,
-    nested, panic_of, panic_text, paused_runtime, poll_once, poll_until, poll_with_bomb, quiet_panic, secs,
-    stays_pending, turning, turns, until, watched, with_grace,
+    Alive, GRACE, Log, OnDrop, Outcome, asked, bomb, both, current_thread, current_thread_runtime, failures, keep,
+    meddle, nested, panic_of, panic_text, paused_runtime, poll_once, poll_until, quiet_panic, secs, stays_pending,
+    turning, until, watched, with_grace,
 };
 
 fn runtimes() -> [tokio::runtime::Runtime; 2] {
@@ -217,39 +217,6 @@ fn orphan<T>(gone: Runtime, body: impl AsyncFnOnce(Pool) -> T) -> (Pool, Pin<Box
 /// On a runtime that has neither timers nor I/O.
 fn without_drivers<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     watched(move || Builder::new_current_thread().build().unwrap().block_on(test()));
-}
-
-/// Fills a pool with a task of a `LocalSet`, which is then polled with a bomb, and with three others; all of them wait.
-///
-/// At the abort a pool used to take all wakers out, and to lose those that came after one that panicked: their tasks, and
-/// all who waited for them, stayed for ever.
-async fn with_a_bomb(
-    pool: &Pool,
-    alive: &Alive,
-    local: &mut LocalSet,
-    mut run: Pin<&mut impl Future<Output = Result<(), PoolError>>>,
-) {
-    local
-        .run_until(async {
-            assert!(poll_once(run.as_mut()).await.is_pending());
-            let counted = alive.one();
-            pool.spawn_local(holding(counted));
-            yield_now().await;
-        })
-        .await;
-    for _ in 0..3 {
-        let counted = alive.one();
-        pool.spawn(holding(counted));
-    }
-    turns(20).await;
-    assert!(poll_with_bomb(Pin::new(local)).is_pending());
-    assert_eq!(alive.count(), 4, "something is gone before the runtime");
-}
-
-/// Waits for ever with what it holds.
-async fn holding(held: impl Sized) {
-    pending::<()>().await;
-    drop(held);
 }
 
 // ===== runtimes =====
@@ -504,7 +471,7 @@ fn a_pool_needs_no_drivers() {
         async fn nested(alive: Alive) -> Outcome {
             let counted = alive.one();
             let open = Pool::open(async |pool| {
-                pool.spawn(holding(counted));
+                pool.spawn(keep(counted));
                 pending().await
             });
             open.await
@@ -633,94 +600,7 @@ async fn a_local_task_that_a_panic_takes_along_was_cut_off() {
     assert_eq!(failures(running.await.unwrap_err().failures()), ["cancelled"]);
 }
 
-#[apply(current_thread)]
-async fn a_waker_of_a_local_set_that_panics_at_the_abort_keeps_nobody_alive() {
-    let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
-    let (mut local, mut run) = (LocalSet::new(), pin!(pool.clone().run()));
-    with_a_bomb(&pool, &alive, &mut local, run.as_mut()).await;
-    pool.cancel();
-    assert!(poll_once(run.as_mut()).await.is_pending(), "the panic goes no further");
-    local.run_until(turns(10)).await;
-    run.await.unwrap();
-    assert_eq!(alive.count(), 0);
-}
-
-#[apply(current_thread)]
-async fn a_waker_of_a_local_set_that_panics_as_the_owner_is_dropped_keeps_nobody_alive() {
-    let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
-    let (mut local, mut run) = (LocalSet::new(), Box::pin(pool.clone().run()));
-    with_a_bomb(&pool, &alive, &mut local, run.as_mut()).await;
-    drop(run);
-    local.run_until(turns(10)).await;
-    until(|| alive.count() == 0).await;
-}
-
-/// It also left the queue to whoever had panicked: nobody after that had a turn.
-#[apply(current_thread)]
-async fn a_waker_of_a_local_set_that_panics_at_its_turn_leaves_the_others_theirs() {
-    let pool = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect).build();
-    let (mut local, mut run) = (LocalSet::new(), pin!(pool.clone().run()));
-    let (gate, ran) = (LatchEvent::new(), LatchEvent::new());
-    pool.spawn(gate.wait_set());
-    local
-        .run_until(async {
-            assert!(poll_once(run.as_mut()).await.is_pending());
-            pool.spawn_local(async {});
-            yield_now().await;
-        })
-        .await;
-    let set = ran.clone();
-    pool.spawn(async move { set.set() });
-    let mut ready = pin!(pool.ready());
-    assert!(poll_once(ready.as_mut()).await.is_pending());
-    assert!(poll_with_bomb(Pin::new(&mut local)).is_pending());
-    gate.set();
-    turns(10).await;
-    local.run_until(turns(10)).await;
-    ready.await;
-    assert_eq!(failures(run.await.unwrap_err().failures()), ["panic: in a waker"], "of who left the slot");
-    assert!(ran.is_set(), "the next one had no turn");
-}
-
-#[apply(current_thread)]
-async fn a_waker_of_the_driver_that_panics_leaves_nobody_waiting_for_the_closing() {
-    let pool = Pool::<BoxError>::builder().keep_open(true).build();
-    let mut run = pin!(pool.clone().run());
-    assert!(poll_with_bomb(run.as_mut()).is_pending());
-    let mut cancelled = pin!(pool.cancelled());
-    assert!(poll_once(cancelled.as_mut()).await.is_pending());
-    assert_eq!(panic_text(|| pool.cancel()), "in a waker");
-    run.await.unwrap();
-    cancelled.await;
-}
-
-#[apply(both)]
-async fn a_waker_that_panics_as_the_owner_is_dropped_keeps_nobody_alive() {
-    let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
-    let mut run = Box::pin(pool.clone().run());
-    let counted = alive.one();
-    pool.spawn(holding(counted));
-    assert!(poll_once(run.as_mut()).await.is_pending());
-    let mut cancelled = pin!(pool.cancelled());
-    assert!(poll_with_bomb(cancelled.as_mut()).is_pending());
-    drop(run);
-    until(|| alive.count() == 0).await;
-    cancelled.await;
-}
-
 // ===== runtimes that shut down =====
-
-#[test]
-fn with_exit_resumes_the_panic_of_its_body_if_the_runtime_shuts_down_before_the_handler_has_ended() {
-    let runtime = paused_runtime();
-    let body = async |(): &mut ()| -> Result<(), BoxError> { quiet_panic("broken") };
-    let mut visit = task::spawn(with_exit((), body, |(), _| async { Ok(()) }));
-    let entered = runtime.enter();
-    assert_pending!(visit.poll());
-    drop(entered);
-    drop(runtime);
-    assert_eq!(panic_text(|| visit.poll().is_ready()), "broken");
-}
 
 /// The runtime drops the future where it is spawned, and the handle does not know yet what to abort.
 #[test]

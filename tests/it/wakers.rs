@@ -1,13 +1,16 @@
 //! Wakers that panic.
 
-use std::future::pending;
-use std::pin::pin;
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use aiodrive::{BoxError, LatchEvent, Pool, TaskStopped};
+use aiodrive::{BoxError, LatchEvent, OnFailure, Pool, PoolError, TaskStopped};
 use macro_rules_attribute::apply;
+use tokio::task::{LocalSet, yield_now};
 
-use crate::support::{Alive, bomb, both, failures, panic_text, poll_once, poll_with_bomb, until};
+use crate::support::{
+    Alive, bomb, both, current_thread, failures, keep, panic_text, poll_once, poll_with_bomb, turns, until,
+};
 
 #[apply(both)]
 async fn a_waker_of_the_driver_that_panics_as_tasks_end_loses_nothing() {
@@ -39,8 +42,11 @@ async fn a_waker_that_panics_does_so_in_who_cancels_and_the_pool_closes_all_the_
     });
     let mut run = pin!(pool.clone().run());
     assert!(poll_with_bomb(run.as_mut()).is_pending());
+    let mut cancelled = pin!(pool.cancelled());
+    assert!(poll_once(cancelled.as_mut()).await.is_pending());
     assert_eq!(panic_text(|| pool.cancel()), "in a waker");
     run.await.unwrap();
+    cancelled.await;
     assert_eq!(alive.count(), 0);
 }
 
@@ -96,4 +102,96 @@ async fn a_waker_of_a_handle_that_panics_keeps_the_pool_from_nothing() {
     assert_eq!(failures(run.await.unwrap_err().failures()), ["panic: in a waker"]);
     assert_eq!(handle.await, Ok(1));
     assert!(pool.is_closed() && pool.is_empty());
+}
+
+#[apply(both)]
+async fn a_waker_that_panics_as_the_owner_is_dropped_keeps_nobody_alive() {
+    let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
+    let mut run = Box::pin(pool.clone().run());
+    let counted = alive.one();
+    pool.spawn(keep(counted));
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    let mut cancelled = pin!(pool.cancelled());
+    assert!(poll_with_bomb(cancelled.as_mut()).is_pending());
+    drop(run);
+    until(|| alive.count() == 0).await;
+    cancelled.await;
+}
+
+// ===== of a `LocalSet` =====
+
+/// Fills a pool with a task of a `LocalSet`, which is then polled with a bomb, and with three others; all of them wait.
+///
+/// At the abort a pool used to take all wakers out, and to lose those that came after one that panicked: their tasks, and
+/// all who waited for them, stayed for ever.
+async fn with_a_bomb(
+    pool: &Pool,
+    alive: &Alive,
+    local: &mut LocalSet,
+    mut run: Pin<&mut impl Future<Output = Result<(), PoolError>>>,
+) {
+    local
+        .run_until(async {
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            let counted = alive.one();
+            pool.spawn_local(keep(counted));
+            yield_now().await;
+        })
+        .await;
+    for _ in 0..3 {
+        let counted = alive.one();
+        pool.spawn(keep(counted));
+    }
+    turns(20).await;
+    assert!(poll_with_bomb(Pin::new(local)).is_pending());
+    assert_eq!(alive.count(), 4, "something is gone before the runtime");
+}
+
+#[apply(current_thread)]
+async fn a_waker_of_a_local_set_that_panics_at_the_abort_keeps_nobody_alive() {
+    let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
+    let (mut local, mut run) = (LocalSet::new(), pin!(pool.clone().run()));
+    with_a_bomb(&pool, &alive, &mut local, run.as_mut()).await;
+    pool.cancel();
+    assert!(poll_once(run.as_mut()).await.is_pending(), "the panic goes no further");
+    local.run_until(turns(10)).await;
+    run.await.unwrap();
+    assert_eq!(alive.count(), 0);
+}
+
+#[apply(current_thread)]
+async fn a_waker_of_a_local_set_that_panics_as_the_owner_is_dropped_keeps_nobody_alive() {
+    let (pool, alive) = (Pool::<BoxError>::builder().keep_open(true).build(), Alive::default());
+    let (mut local, mut run) = (LocalSet::new(), Box::pin(pool.clone().run()));
+    with_a_bomb(&pool, &alive, &mut local, run.as_mut()).await;
+    drop(run);
+    local.run_until(turns(10)).await;
+    until(|| alive.count() == 0).await;
+}
+
+/// It also left the queue to whoever had panicked: nobody after that had a turn.
+#[apply(current_thread)]
+async fn a_waker_of_a_local_set_that_panics_at_its_turn_leaves_the_others_theirs() {
+    let pool = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect).build();
+    let (mut local, mut run) = (LocalSet::new(), pin!(pool.clone().run()));
+    let (gate, ran) = (LatchEvent::new(), LatchEvent::new());
+    pool.spawn(gate.wait_set());
+    local
+        .run_until(async {
+            assert!(poll_once(run.as_mut()).await.is_pending());
+            pool.spawn_local(async {});
+            yield_now().await;
+        })
+        .await;
+    let set = ran.clone();
+    pool.spawn(async move { set.set() });
+    let mut ready = pin!(pool.ready());
+    assert!(poll_once(ready.as_mut()).await.is_pending());
+    assert!(poll_with_bomb(Pin::new(&mut local)).is_pending());
+    gate.set();
+    turns(10).await;
+    local.run_until(turns(10)).await;
+    ready.await;
+    assert_eq!(failures(run.await.unwrap_err().failures()), ["panic: in a waker"], "of who left the slot");
+    assert!(ran.is_set(), "the next one had no turn");
 }

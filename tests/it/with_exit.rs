@@ -584,6 +584,18 @@ fn with_exit_panics_if_the_runtime_shuts_down_while_the_handler_runs() {
 }
 
 #[test]
+fn with_exit_resumes_the_panic_of_its_body_if_the_runtime_shuts_down_before_the_handler_has_ended() {
+    let runtime = paused_runtime();
+    let body = async |(): &mut ()| -> Result<(), BoxError> { quiet_panic("broken") };
+    let mut visit = task::spawn(with_exit((), body, |(), _| async { Ok(()) }));
+    let entered = runtime.enter();
+    assert_pending!(visit.poll());
+    drop(entered);
+    drop(runtime);
+    assert_eq!(panic_text(|| visit.poll().is_ready()), "broken");
+}
+
+#[test]
 fn with_exit_dropped_after_its_runtime_has_shut_down_drops_the_resource() {
     let (runtime, log) = (paused_runtime(), Log::default());
     let resource = log.on_drop("resource");
