@@ -1,6 +1,7 @@
 //! `cancel_on`: a future that cancels its pool.
 
 use std::future::{pending, ready};
+use std::pin::pin;
 use std::time::Duration;
 
 use aiodrive::{BoxError, LatchEvent, Pool, cancellation_token};
@@ -10,7 +11,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, LONG, Log, OnDrop, both, busy, current_thread, failures, kept_open, quiet_panic, running, secs,
+    Alive, LONG, Log, OnDrop, asked, both, busy, current_thread, failures, kept_open, poll_once, quiet_panic, running,
+    secs, turns, until, with_grace,
 };
 
 #[apply(both)]
@@ -159,4 +161,50 @@ async fn a_signal_takes_no_slot_and_is_inside_the_pool() {
     });
     pool.run().await.unwrap();
     assert_eq!(log.events(), ["mine"]);
+}
+
+#[apply(both)]
+async fn a_watcher_that_has_ended_is_no_task_less() {
+    let pool: Pool = with_grace(Duration::MAX).keep_open(true).build();
+    let (alive, log, began) = (Alive::default(), Log::default(), LatchEvent::new());
+    let (one, gone, has_begun) = (alive.one(), alive.clone(), began.wait_set());
+    pool.cancel_on(async move {
+        let _one = one;
+        pending::<()>().await
+    });
+    let (own, said) = (pool.clone(), log.clone());
+    pool.build_task().daemon().spawn(async move {
+        began.set();
+        asked().await;
+        until(|| gone.count() == 0).await;
+        turns(10).await;
+        said.push(own.len().to_string());
+    });
+    let run = tokio::spawn(pool.clone().run());
+    has_begun.await;
+    pool.cancel();
+    run.await.unwrap().unwrap();
+    assert_eq!(log.events(), ["1"], "the daemon");
+}
+
+#[apply(current_thread)]
+async fn a_signal_that_would_cancel_a_closing_pool_is_not_waited_for() {
+    // As a watcher that has others beside it, and as the first.
+    let cancels: [fn(&Pool); 2] = [|pool| pool.cancel_on(yield_now()), |pool| pool.cancel()];
+    for cancel in cancels {
+        let pool: Pool = with_grace(secs(10)).build();
+        let (late, log) = (pool.clone(), Log::default());
+        let polled = log.clone();
+        pool.spawn(async move {
+            asked().await;
+            late.cancel_on(async move { polled.push("polled") });
+            late.cancel_on(pending::<()>());
+            sleep(secs(1)).await;
+        });
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        cancel(&pool);
+        assert!(run.await.is_ok());
+        assert!(log.events().is_empty());
+    }
 }

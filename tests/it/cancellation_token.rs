@@ -7,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, Exit, LatchEvent, Pool, cancellation_token, race, shield, timeout, try_all, wait_all, with_exit,
+    BoxError, Exit, LatchEvent, Pool, cancellation_token, race, shield, timeout, try_all, try_cancellation_token,
+    wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
 use tokio::runtime::Handle;
@@ -43,6 +44,21 @@ async fn a_body_and_its_tasks_have_the_token_of_the_pool() {
         })
         .await;
     assert!(outcome.unwrap());
+}
+
+#[apply(both)]
+async fn there_is_a_token_in_everything_that_belongs_to_a_pool() {
+    assert!(try_cancellation_token().is_none());
+    let opened: Outcome = Pool::open(async |pool: Pool| {
+        assert!(try_cancellation_token().is_some());
+        pool.spawn(async { assert!(try_cancellation_token().is_some()) });
+        let (_, inside) = race([async { try_cancellation_token().is_some() }]).await;
+        assert!(inside);
+        assert!(shield(async { try_cancellation_token().is_some_and(|token| !token.is_cancelled()) }).await);
+        Ok(())
+    })
+    .await;
+    opened.unwrap();
 }
 
 #[apply(both)]

@@ -13,8 +13,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, Clock, GRACE, Log, OnDrop, Outcome, Witness, asked, both, cancelled_once, current_thread, failures,
-    multi_thread, panic_of, poll_once, quiet_panic, secs, stays_pending, with_and_without_grace, with_grace,
+    Alive, Clock, GRACE, Log, OnDrop, Outcome, Witness, asked, both, cancelled_once, current_thread, elapsed, failures,
+    multi_thread, panic_of, polite, poll_once, quiet_panic, secs, stays_pending, with_and_without_grace, with_grace,
 };
 
 // ===== who is asked (`tests/rules/causes.rs` has each cause with each kind of work) =====
@@ -572,4 +572,173 @@ async fn cancelling_during_the_grace_of_a_failure_hides_nothing() {
     let error = outcome.unwrap_err();
     assert_eq!(failures(error.failures()), ["error: task"]);
     assert_eq!((error.is_cancelled(), error.cancel_reason()), (false, None));
+}
+
+// ===== who cannot use it =====
+
+#[apply(current_thread)]
+async fn daemons_that_cannot_have_heard_cost_no_grace() {
+    let opened = elapsed(with_grace(secs(10)).open(async |pool: Pool| {
+        pool.build_task().daemon().spawn(pending::<()>());
+        sleep(secs(1)).await;
+        Ok(())
+    }));
+    assert_eq!(opened.await.0, 1);
+    // Nor when others have used some of it.
+    let pool: Pool = with_grace(secs(10)).build();
+    pool.build_task().daemon().spawn(pending::<()>());
+    pool.spawn(sleep(secs(3)));
+    pool.build_task().depth(1).daemon().spawn(pending::<()>());
+    pool.cancel_on(yield_now());
+    assert_eq!(elapsed(pool.run()).await.0, 3);
+
+    // The pool looks before the daemon is polled, and once more after that.
+    let begins_late: Pool = with_grace(secs(10)).build();
+    let own = begins_late.clone();
+    begins_late.spawn(async move {
+        own.cancel();
+        own.build_task().daemon().spawn(pending::<()>());
+    });
+    assert_eq!(elapsed(tokio::spawn(begins_late.run())).await.0, 0);
+
+    let one_has_ended: Pool = with_grace(secs(10)).build();
+    one_has_ended.build_task().daemon().spawn(pending::<()>());
+    one_has_ended.build_task().daemon().spawn(yield_now());
+    one_has_ended.spawn(sleep(secs(3)));
+    assert_eq!(elapsed(one_has_ended.run()).await.0, 3);
+}
+
+#[apply(current_thread)]
+async fn daemons_that_may_have_heard_have_the_grace() {
+    let with_token = elapsed(with_grace(secs(10)).open(async |pool: Pool| {
+        pool.build_task().daemon().spawn(async { drop(polite(3).await) });
+        sleep(secs(1)).await;
+        Ok(())
+    }));
+    assert_eq!(with_token.await.0, 4);
+    let that_wait = elapsed(with_grace(secs(10)).open(async |pool: Pool| {
+        let waits = pool.clone();
+        pool.build_task().daemon().spawn(async move {
+            waits.cancelled().await;
+            sleep(secs(2)).await;
+        });
+        sleep(secs(1)).await;
+        Ok(())
+    }));
+    assert_eq!(that_wait.await.0, 3);
+    let with_a_pool = elapsed(with_grace(secs(10)).open(async |pool: Pool| {
+        pool.build_task().daemon().spawn(async {
+            let nested: Pool = Pool::new();
+            nested.spawn(async { drop(polite(5).await) });
+            nested.run().await?;
+            Ok(())
+        });
+        sleep(secs(1)).await;
+        Ok(())
+    }));
+    assert_eq!(with_a_pool.await.0, 6);
+}
+
+/// As the pool begins to close, the daemon is in the middle of its first poll, on another thread.
+#[apply(multi_thread)]
+async fn a_daemon_may_hear_as_long_as_its_first_poll_lasts() {
+    let (begun, log) = (LatchEvent::new(), Log::default());
+    let opened: Outcome = with_grace(secs(1_000))
+        .open(async |pool: Pool| {
+            let (begins, closing, seen) = (begun.clone(), pool.clone(), log.clone());
+            pool.build_task().daemon().spawn(async move {
+                begins.set();
+                while !closing.is_closed() {
+                    std::thread::yield_now();
+                }
+                // The driver looks who is left.
+                (0..200).for_each(|_| std::thread::yield_now());
+                asked().await;
+                yield_now().await;
+                seen.push("heard");
+            });
+            begun.wait_set().await;
+            Ok(())
+        })
+        .await;
+    opened.unwrap();
+    assert_eq!(log.events(), ["heard"]);
+}
+
+#[apply(current_thread)]
+async fn queued_tasks_that_cannot_start_cost_no_grace() {
+    // The slots are held by a lower depth, which is not cancelled before the higher one is closed.
+    let of_two: Pool = with_grace(secs(10)).limit(2).build();
+    for _ in 0..2 {
+        of_two.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    }
+    for _ in 0..3 {
+        of_two.spawn(async { panic!("its turn does not come") });
+    }
+    of_two.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(of_two.run()).await.0, 3);
+
+    let handed_on: Pool = with_grace(secs(10)).limit(1).build();
+    handed_on.build_task().depth(-1).spawn(async {});
+    handed_on.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    handed_on.spawn(async { panic!("its turn does not come") });
+    handed_on.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(handed_on.run()).await.0, 3);
+
+    // One that is cancelled by its handle is no longer there.
+    let cancelled: Pool = with_grace(secs(10)).limit(1).build();
+    cancelled.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    let [one, _other] = [(); 2]
+        .map(|()| cancelled.spawn_with_handle(async { panic!("its turn does not come") as Result<(), BoxError> }));
+    cancelled.cancel_on(async move {
+        sleep(secs(1)).await;
+        one.cancel();
+        yield_now().await;
+    });
+    assert_eq!(elapsed(cancelled.run()).await.0, 3);
+}
+
+#[apply(current_thread)]
+async fn queued_tasks_that_cannot_start_cost_no_grace_once_they_are_alone() {
+    let pool: Pool = with_grace(secs(10)).limit(1).build();
+    pool.build_task().depth(-1).spawn(async { drop(polite(2).await) });
+    pool.build_task().unlimited().spawn(async { drop(polite(2).await) });
+    pool.spawn(async { panic!("its turn does not come") });
+    pool.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(pool.run()).await.0, 5);
+}
+
+#[apply(current_thread)]
+async fn a_task_whose_turn_is_about_to_come_as_its_pool_is_cancelled_has_the_grace() {
+    let (pool, log): (Pool, _) = (with_grace(secs(10)).limit(1).build(), Log::default());
+    let (own, heard) = (pool.clone(), log.clone());
+    // This has no slot.
+    pool.build_task().depth(-1).unlimited().spawn(async { drop(polite(1).await) });
+    // The pool looks after this has ended, and before the next is polled with its slot.
+    pool.spawn(async move {
+        for _ in 0..3 {
+            yield_now().await;
+        }
+        own.cancel();
+    });
+    pool.spawn(async move {
+        asked().await;
+        heard.push("heard");
+    });
+    tokio::spawn(pool.run()).await.unwrap().unwrap();
+    assert_eq!(log.events(), ["heard"]);
+}
+
+#[apply(current_thread)]
+async fn the_first_task_without_a_grace_that_comes_in_the_grace_has_none() {
+    let pool: Pool = with_grace(secs(10)).build();
+    pool.spawn(async {
+        asked().await;
+        let pool: Pool = Pool::current();
+        pool.build_task().no_grace().spawn(async { sleep(secs(8)).await });
+        sleep(secs(2)).await;
+        Ok(())
+    });
+    pool.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(pool.run()).await.0, 3);
 }

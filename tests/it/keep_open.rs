@@ -1,13 +1,15 @@
 //! `keep_open`: a pool that waits for work.
 
 use std::future::pending;
+use std::pin::pin;
 
-use aiodrive::{BoxError, Pool};
+use aiodrive::{BoxError, LatchEvent, Pool};
 use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::support::{
-    Alive, LONG, Log, Slot, both, busy, fails, failures, kept_open, running, stays_pending, turns, until,
+    Alive, LONG, Log, Slot, both, busy, fails, failures, kept_open, running, secs, stays_pending, turns, until,
 };
 
 #[apply(both)]
@@ -21,6 +23,49 @@ async fn a_pool_that_waits_for_its_handles_ends_with_the_last() {
     assert!(!run.is_finished());
     drop(other);
     run.await.unwrap().unwrap();
+}
+
+#[apply(both)]
+async fn a_pool_that_is_kept_open_ends_when_nothing_can_come_any_more() {
+    kept_open().run().await.unwrap();
+
+    let pool = kept_open();
+    pool.spawn(async {});
+    pool.run().await.unwrap();
+
+    let (pool, end) = (kept_open(), LatchEvent::new());
+    let (handle, gate) = (pool.clone(), end.clone());
+    pool.spawn(async move {
+        gate.wait_set().await;
+        drop(handle);
+    });
+    let mut run = pin!(pool.run());
+    // A task has a handle.
+    stays_pending(run.as_mut()).await;
+    end.set();
+    run.await.unwrap();
+}
+
+#[apply(both)]
+async fn a_handle_a_daemon_and_a_watcher_keep_a_pool_open() {
+    let holders: [fn(&Pool); 4] = [
+        |pool| pool.build_task().daemon().spawn(pending::<()>()),
+        |pool| pool.cancel_on(pending::<()>()),
+        |pool| pool.abort_on(pending::<()>()),
+        |pool| pool.cancel_at(Some(Instant::now() + secs(1_000))),
+    ];
+    for hold in holders {
+        let pool = kept_open();
+        hold(&pool);
+        stays_pending(pin!(pool.run())).await;
+    }
+    let pool = kept_open();
+    let mut run = pin!(pool.clone().run());
+    stays_pending(run.as_mut()).await;
+    pool.cancel_at(Some(Instant::now() + secs(1_000)));
+    pool.cancel_at(None);
+    drop(pool);
+    run.await.unwrap();
 }
 
 #[apply(both)]

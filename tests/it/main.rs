@@ -4,6 +4,8 @@
 //! | file | topic |
 //! | --- | --- |
 //! | `abandon_after` | how long a pool waits for what cannot be aborted |
+//! | `abort` | how far an abort reaches, and what it spares |
+//! | `cancel_at` | a deadline |
 //! | `cancel_on` | a future that cancels its pool |
 //! | `cancel_task` | the abort of a tokio task, and its end |
 //! | `cancellation_token` | who hears that a pool closes |
@@ -27,6 +29,7 @@
 //! | `nesting` | nothing outlives its pool, at any depth, whoever was dropped |
 //! | `on_failure` | what it decides, what it is asked, and when |
 //! | `open` | the body, and what is waited for |
+//! | `overrun` | which tasks did not end in the grace |
 //! | `panic_payload` | what was panicked with, whose own destructor may panic |
 //! | `panics_in_drop` | destructors that panic: each is a failure, and hides none |
 //! | `prime` | a first poll at the call |
@@ -41,11 +44,11 @@
 //! | `spawn` | `spawn` and `spawn_blocking`: from where, and how tasks run |
 //! | `spawn_local` | tasks that stay on their thread |
 //! | `start` | two-phase start |
-//! | `stopping` | whose time counts, how far an abort reaches, watchers, tracked futures, how one task differs |
 //! | `stops` | what only says that something was stopped, through any wrapping |
 //! | `task_group` | `TaskGroup`: results as they complete |
 //! | `timeout` | `timeout` and `timeout_at` |
-//! | `tree` | who is alive, as data and as a drawing; why a pool closes |
+//! | `track_future` | a member of the pool that somebody else polls |
+//! | `tree` | who is alive, as data and as a drawing |
 //! | `try_all` | every value, or every error |
 //! | `wait_all` | how each has ended |
 //! | `wakers` | wakers that panic |
@@ -53,6 +56,8 @@
 //! | `support` | the tools: both runtimes, drop flags, polling by hand |
 
 mod abandon_after;
+mod abort;
+mod cancel_at;
 mod cancel_on;
 mod cancel_task;
 mod cancellation_token;
@@ -76,6 +81,7 @@ mod nested_grace;
 mod nesting;
 mod on_failure;
 mod open;
+mod overrun;
 mod panic_payload;
 mod panics_in_drop;
 mod prime;
@@ -90,11 +96,11 @@ mod shield;
 mod spawn;
 mod spawn_local;
 mod start;
-mod stopping;
 mod stops;
 mod support;
 mod task_group;
 mod timeout;
+mod track_future;
 mod tree;
 mod try_all;
 mod wait_all;

@@ -14,8 +14,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, Clock, GRACE, Log, Outcome, Witness, asked, both, cancelled_once, current_thread, failures, multi_thread,
-    nested, poll_once, secs, stays_pending, until, with_and_without_grace, with_grace,
+    Alive, Clock, GRACE, Log, Outcome, Witness, asked, both, cancelled_once, current_thread, elapsed, failures,
+    multi_thread, nested, polite, poll_once, secs, stays_pending, until, with_and_without_grace, with_grace,
 };
 
 /// Opens a pool in a blocking closure of a pool, and checks that it hears of the end of that, and how. What is asked on
@@ -213,6 +213,44 @@ async fn a_nested_pool_inside_shielded_work_does_not_hear_the_request() {
         })
         .await;
     assert_eq!(outcome.unwrap(), (false, false));
+}
+
+#[apply(current_thread)]
+async fn what_fans_out_has_the_time_of_the_task_around_it() {
+    let pool: Pool = with_grace(secs(10)).build();
+    let by_pool = pool.spawn_with_handle(async {
+        Ok(Pool::open(async |inner: Pool| Ok(inner.spawn_with_handle(polite(3)).await?)).await?)
+    });
+    let deep = pool.spawn_with_handle(async {
+        let middle = Pool::open(async |_: Pool| {
+            Ok(Pool::open(async |inner: Pool| Ok(inner.spawn_with_handle(polite(3)).await?)).await?)
+        });
+        Ok(middle.await?)
+    });
+    let by_function = pool.spawn_with_handle(async { Ok(try_all([polite(3), polite(3)]).await?.len()) });
+    pool.cancel_on(sleep(secs(1)));
+    assert_eq!(elapsed(pool.run()).await.0, 4);
+    assert_eq!((by_pool.await, deep.await, by_function.await), (Ok(3), Ok(3), Ok(2)));
+}
+
+/// No task is left in the pool around, and nobody in it waits for a turn: what is nested there has its time all the same.
+#[apply(current_thread)]
+async fn what_an_ended_task_has_handed_on_has_the_time_of_its_pool() {
+    for outer in [None, Some(10)] {
+        let clock = Clock::start();
+        let grace = outer.map_or_else(Pool::builder, |grace| with_grace(secs(grace)));
+        let [around, pool] = nested([with_grace(secs(10)), grace]);
+        let task = clock.deaf("gone");
+        pool.spawn(async move {
+            let inner: Pool = with_grace(secs(5)).build();
+            inner.spawn(task);
+            assert!(poll_once(pin!(inner.run())).await.is_pending());
+        });
+        around.cancel_on(sleep(secs(1)));
+        around.run().await.unwrap();
+        clock.say("returned");
+        assert_eq!(clock.events(), ["5: gone", "5: returned"], "outer grace: {outer:?}");
+    }
 }
 
 #[apply(both)]

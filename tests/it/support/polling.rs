@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aiodrive::BoxError;
 use tokio::task::yield_now;
+use tokio::time::Instant;
 
 use super::panic_text;
 
@@ -51,6 +52,13 @@ pub async fn stays_pending<F: Future + ?Sized>(mut future: std::pin::Pin<&mut F>
 /// Polls a future for some time, in which it must not be ready, and drops it.
 pub async fn dropped_after<F: Future>(time: Duration, future: F) {
     assert!(tokio::time::timeout(time, future).await.is_err(), "it is ready too early");
+}
+
+/// How long something takes on the paused clock.
+pub async fn elapsed<F: Future>(future: F) -> (u64, F::Output) {
+    let begin = Instant::now();
+    let output = future.await;
+    (begin.elapsed().as_secs(), output)
 }
 
 /// The message that a future panics with when it is polled; fails if it is ready.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use aiodrive::{BoxError, Pool, PoolBuilder, PoolError, cancellation_token};
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 use super::{Alive, Clock, Outcome, poll_once};
 
@@ -23,6 +24,13 @@ pub fn with_grace(grace: Duration) -> PoolBuilder {
 
 pub async fn asked() {
     cancellation_token().cancelled().await;
+}
+
+/// Hears the signal, works for so many seconds more, and returns.
+pub async fn polite(seconds: u64) -> Result<u64, BoxError> {
+    asked().await;
+    sleep(secs(seconds)).await;
+    Ok(seconds)
 }
 
 pub const LONG: Duration = Duration::from_secs(1_000);
