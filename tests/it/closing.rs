@@ -12,7 +12,6 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
-use tokio_test::assert_pending;
 
 use crate::support::{
     Alive, Count, Log, Outcome, block_until_closed, both, busy, current_thread, endless, failures, in_pool,
@@ -595,30 +594,6 @@ async fn the_body_is_dropped_before_tasks_are_waited_for_that_it_may_hold_up() {
     .unwrap_err();
     assert_eq!(failures(error.failures()), ["error: error"]);
     assert_eq!(log.events(), ["body", "task"]);
-}
-
-#[apply(current_thread)]
-async fn the_body_is_dropped_at_once_when_its_owner_is_and_the_tasks_later() {
-    let log = Log::default();
-    Pool::open(async |_: Pool| {
-        let mut open = pin!(Some(Box::pin(Pool::open(async |pool: Pool| {
-            let (body, task) = (log.on_drop("body"), log.on_drop("task"));
-            pool.spawn(async move {
-                let _task = task;
-                pending::<()>().await;
-            });
-            let _body = body;
-            pending::<Result<(), BoxError>>().await
-        }))));
-        assert_pending!(poll_once(open.as_mut().as_pin_mut().unwrap()).await);
-        yield_now().await;
-        drop(open.take());
-        log.push("dropped");
-        Ok(())
-    })
-    .await
-    .unwrap();
-    assert_eq!(log.events(), ["body", "dropped", "task"]);
 }
 
 /// What closes a pool whose owner is gone is a task of its own, if there is something to wait for.

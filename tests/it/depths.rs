@@ -812,18 +812,6 @@ async fn a_body_that_fails_while_a_higher_depth_closes_changes_no_step() {
     assert_eq!(log.events(), ["1", "0", "-1"]);
 }
 
-#[apply(both)]
-async fn a_panic_of_the_body_is_resumed_when_all_depths_are_joined() {
-    let log = Log::default();
-    let panic = panic_of(Pool::open(async |pool: Pool| -> Result<(), BoxError> {
-        [-1, 1, 0].iter().for_each(|&depth| spawn_at(&pool, depth, &log));
-        yield_now().await;
-        quiet_panic("body")
-    }));
-    assert_eq!(panic.await, "body");
-    assert_eq!(log.events(), ["1", "0", "-1"]);
-}
-
 // ===== grace =====
 
 #[apply(current_thread)]

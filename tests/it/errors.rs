@@ -17,8 +17,8 @@ use tokio::task::{coop, yield_now};
 use tokio_test::{assert_pending, task};
 
 use crate::support::{
-    Alive, Counted, Log, block_until_closed, bomb, both, current_thread, multi_thread, on_multi_thread, poll_once,
-    quiet_panic, stays_pending,
+    Alive, Counted, Log, block_until_closed, bomb, both, current_thread, multi_thread, on_multi_thread, quiet_panic,
+    stays_pending,
 };
 
 /// What failed, without which task it was.
@@ -322,7 +322,12 @@ async fn the_error_type_can_be_anything_that_becomes_a_boxed_error() {
     assert_eq!(error.await.unwrap_err().into_first_error().unwrap().kind(), std::io::ErrorKind::NotFound);
 
     let error = Pool::open(async |_: Pool<String>| Err::<(), _>(String::from("text")));
-    assert_eq!(error.await.unwrap_err().into_first_error().unwrap(), "text");
+    let error = error.await.unwrap_err();
+    assert_eq!(error.to_string(), "body failed: text");
+    assert_eq!(error.into_first_error().unwrap(), "text");
+
+    let error = Pool::open(async |_| Err::<(), _>("a text"));
+    assert_eq!(error.await.unwrap_err().into_first_error(), Some("a text"));
 }
 
 // ===== a task fails while the body runs =====
@@ -516,15 +521,6 @@ async fn after_an_error_of_the_body_open_waits_for_a_blocking_task() {
     open.send(()).unwrap();
     assert_eq!(reasons(&opened.await.unwrap_err()), ["body"]);
     assert_eq!(alive.count(), 0);
-}
-
-#[apply(both)]
-async fn the_error_of_the_body_comes_before_what_fails_in_the_abort() {
-    let error = Pool::open(async |pool: Pool| {
-        spawn_bomb(&pool, "cleanup").await?;
-        Err::<(), _>("body".into())
-    });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["body", "panic: cleanup"]);
 }
 
 #[apply(both)]
@@ -770,22 +766,30 @@ async fn what_fails_after_its_owner_was_dropped_is_a_cleanup_failure() {
 
 #[apply(both)]
 async fn a_panic_of_a_body_whose_pool_is_dropped_before_it_resumes_is_a_cleanup_failure() {
-    let release = LatchEvent::new();
-    let released = release.wait_set();
-    let mut outer = Box::pin(Pool::open(async |_: Pool| {
-        let mut inner = Box::pin(Pool::open(async |_: Pool| -> Result<(), BoxError> {
-            drop(shield(released));
-            panic!("body")
+    // In the grace, or while the pool waits for what is shielded.
+    for in_grace in [true, false] {
+        let release = LatchEvent::new();
+        let released = release.wait_set();
+        let mut outer = Box::pin(Pool::open(async |_: Pool| {
+            let builder = if in_grace { Pool::builder().grace(Duration::MAX) } else { Pool::builder() };
+            let mut inner = Box::pin(builder.open(async |inner: Pool| -> Result<(), BoxError> {
+                if in_grace {
+                    inner.spawn(released)
+                } else {
+                    drop(shield(released))
+                }
+                panic!("body")
+            }));
+            stays_pending(inner.as_mut()).await;
+            drop(inner);
+            Ok(())
         }));
-        assert!(poll_once(inner.as_mut()).await.is_pending());
-        drop(inner);
-        Ok(())
-    }));
-    stays_pending(outer.as_mut()).await;
-    release.set();
-    let error = outer.await.unwrap_err();
-    let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
-    assert_eq!((reason(orphan).as_str(), orphan.task().is_body()), ("panic: body", true));
+        stays_pending(outer.as_mut()).await;
+        release.set();
+        let error = outer.await.unwrap_err();
+        let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
+        assert_eq!((reason(orphan).as_str(), orphan.task().is_body()), ("panic: body", true), "in grace: {in_grace}");
+    }
 }
 
 // ===== spawn sites and names =====
@@ -828,15 +832,6 @@ async fn every_way_of_spawning_records_the_line_it_is_called_in() {
         line!() - 1
     })
     .await;
-}
-
-#[apply(both)]
-async fn a_local_task_records_the_line_it_is_spawned_in() {
-    let spawns = async |pool: &Pool| {
-        pool.spawn_local(fails());
-        line!() - 1
-    };
-    tokio::task::LocalSet::new().run_until(assert_site(spawns)).await;
 }
 
 #[apply(both)]

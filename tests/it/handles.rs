@@ -1,7 +1,7 @@
 //! Values, cancelling, ids of single tasks.
 
 use std::cell::Cell;
-use std::future::{Future, pending};
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -126,23 +126,6 @@ async fn a_handle_that_loses_a_select_keeps_its_value() {
     assert_eq!(value.await.unwrap(), 6);
 }
 
-#[apply(both)]
-async fn a_handle_by_hand_is_pending_then_wakes_then_is_ready() {
-    Pool::open(async |pool: Pool| {
-        let (open, gate) = oneshot::channel::<i32>();
-        let mut handle = task::spawn(pool.spawn_with_handle(async { Ok(gate.await?) }));
-        assert_pending!(handle.poll());
-        open.send(8).unwrap();
-        while !handle.is_woken() {
-            yield_now().await;
-        }
-        assert_ready_eq!(handle.poll(), Ok(8));
-        Ok(())
-    })
-    .await
-    .unwrap();
-}
-
 /// Without the budget of the task that looks, which says `Pending` once it is spent.
 #[apply(multi_thread)]
 async fn a_handle_that_is_finished_is_ready() {
@@ -205,6 +188,8 @@ async fn the_panic_of_a_value_that_nobody_takes_is_a_failure() {
     let pool = Pool::<BoxError>::new();
     let value = OnDrop::new(|| panic!("value"));
     drop(pool.build_task().name("unheard").spawn_with_handle(async { Ok(value) }));
+    // It ends only if that closes the pool.
+    pool.spawn(pending::<()>());
     let error = pool.run().await.unwrap_err();
     let failed = error.first().unwrap();
     assert_eq!(failed.task().name(), Some("unheard"));

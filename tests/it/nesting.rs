@@ -612,28 +612,6 @@ async fn a_panic_in_drop_below_a_dropped_owner_is_a_cleanup_failure() {
     }
 }
 
-#[apply(both)]
-async fn cleanup_failures_and_failures_are_reported_side_by_side() {
-    let (begun, ready) = oneshot::channel::<()>();
-    let outcome: Outcome = Pool::open(async |pool| {
-        let work = |pool: &Pool| {
-            pool.spawn(async {
-                let _bomb = OnDrop::new(|| quiet_panic("below"));
-                begun.send(()).unwrap();
-                pending::<()>().await;
-            });
-        };
-        pool.spawn(async {
-            dropped_halfway(2, work, ready).await;
-            Err("above".into())
-        });
-        pending().await
-    })
-    .await;
-    let error = outcome.unwrap_err();
-    assert_eq!((error.failures().len(), error.cleanup_failures().len()), (1, 1));
-}
-
 // ===== made in one pool, run in another =====
 
 /// A pool that a task of `maker` has made, and what waits in it: a closure that ends when the sender is dropped.

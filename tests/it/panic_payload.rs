@@ -1,14 +1,14 @@
 //! `PanicPayload`: what was panicked with, whose own destructor may panic.
 
-use std::future::{Future, pending};
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
+use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Barrier};
 use std::task::Poll;
 
 use aiodrive::{BoxError, Failure, OnFailure, Pool, PoolError, TaskStopped};
 use macro_rules_attribute::apply;
 
-use crate::support::{Alive, Explosive, Outcome, both, failures, panic_of, panic_text, quiet_panic};
+use crate::support::{Alive, Explosive, both, panic_of, panic_text, quiet_panic};
 
 struct ExplosivePayload;
 
@@ -112,19 +112,6 @@ async fn a_panic_is_resumed_although_an_error_beside_it_panics_as_it_is_dropped(
 }
 
 #[apply(both)]
-async fn the_payload_of_a_panic_reaches_the_caller() {
-    let outcome: Outcome = Pool::open(async |pool| {
-        pool.spawn(async { resume_unwind(Box::new(42_u8)) });
-        pending().await
-    })
-    .await;
-    let Failure::Panic(payload) = outcome.unwrap_err().into_failures().remove(0).into_failure() else {
-        panic!("no panic")
-    };
-    assert_eq!(*payload.into_inner().downcast::<u8>().unwrap(), 42);
-}
-
-#[apply(both)]
 async fn the_body_may_panic_with_a_payload_that_panics_in_its_destructor() {
     let alive = Alive::default();
     let one = alive.one();
@@ -143,14 +130,4 @@ async fn the_body_may_panic_with_a_payload_that_panics_in_its_destructor() {
     assert!(payload.is::<ExplosivePayload>());
     assert_eq!(alive.count(), 0);
     std::mem::forget(payload);
-}
-
-#[apply(both)]
-async fn a_payload_of_any_type_can_be_raised() {
-    let outcome: Outcome = Pool::open(async |pool| {
-        pool.spawn(async { panic_any(String::from("raised")) });
-        pending().await
-    })
-    .await;
-    assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: raised"]);
 }

@@ -14,14 +14,12 @@ use aiodrive::{
     wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
-use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{
     Alive, Explosive, OnDrop, Outcome, ReadyWith, bomb, both, busy, current_thread, current_thread_runtime, failures,
     multi_thread, on_both, on_current_thread, panic_of, panic_text, poll_once, poll_until, quiet_panic, turns, until,
-    watched,
 };
 
 /// An error that says only that a pool was cancelled, and panics as it is dropped.
@@ -236,19 +234,6 @@ async fn a_task_that_panics_and_panics_in_its_destructor_has_two_failures() {
 }
 
 #[apply(both)]
-async fn a_panic_in_the_destructor_of_a_body_that_is_cut_short_is_a_failure_of_the_body() {
-    let outcome: Outcome = Pool::open(async |pool| {
-        let _bomb = bomb("in drop");
-        pool.spawn(async { Err("task".into()) });
-        pending().await
-    })
-    .await;
-    let error = outcome.unwrap_err();
-    assert_eq!(failures(error.failures()), ["error: task", "panic: in drop"]);
-    assert!(error.failures()[1].task().is_body());
-}
-
-#[apply(both)]
 async fn a_panic_in_the_destructor_of_a_dropped_body_goes_to_the_dropper_and_the_tasks_end() {
     let alive = Alive::default();
     let one = alive.one();
@@ -263,47 +248,6 @@ async fn a_panic_in_the_destructor_of_a_dropped_body_goes_to_the_dropper_and_the
     assert!(poll_once(open.as_mut()).await.is_pending());
     assert_eq!(panic_text(|| drop(open)), "in drop");
     until(|| alive.count() == 0).await;
-}
-
-#[test]
-fn a_panic_in_the_destructor_of_an_uncalled_closure_is_a_failure() {
-    watched(|| {
-        let runtime = Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).build().unwrap();
-        let outcome: Outcome = runtime.block_on(Pool::open(async |pool: Pool| {
-            // The only thread is taken, so that the second closure can be aborted.
-            let (began, has_begun) = oneshot::channel();
-            let first = pool.clone();
-            pool.spawn_blocking(move || {
-                began.send(()).unwrap();
-                while !first.is_closed() {
-                    thread::yield_now();
-                }
-            });
-            has_begun.await?;
-            let bomb = bomb("in drop");
-            pool.spawn_blocking(move || drop(bomb));
-            pool.cancel();
-            Ok(())
-        }));
-        // Aborted before it was called, or called and then it has panicked: it is told in either case.
-        assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: in drop"]);
-    });
-}
-
-#[apply(both)]
-async fn a_value_that_nobody_wants_may_panic_in_its_destructor() {
-    let outcome: Outcome = Pool::open(async |pool| {
-        let (dropped, is_dropped) = oneshot::channel();
-        let handle = pool.spawn_with_handle(async {
-            is_dropped.await?;
-            Ok(bomb("value"))
-        });
-        drop(handle);
-        dropped.send(()).unwrap();
-        pending().await
-    })
-    .await;
-    assert_eq!(failures(outcome.unwrap_err().failures()), ["panic: value"]);
 }
 
 #[apply(both)]

@@ -331,14 +331,6 @@ async fn a_pool_may_have_an_error_type_of_its_own() {
 }
 
 #[apply(both)]
-async fn any_type_that_becomes_a_boxed_error_will_do() {
-    let text = Pool::open(async |_| Err::<(), _>("a text")).await.unwrap_err();
-    assert_eq!(text.into_first_error(), Some("a text"));
-    let string = Pool::open(async |_| Err::<(), _>(String::from("a string"))).await.unwrap_err();
-    assert_eq!(string.to_string(), "body failed: a string");
-}
-
-#[apply(both)]
 async fn a_pool_in_a_spawned_task_borrows_from_it() {
     let task = tokio::spawn(async {
         let (names, mut seen) = (vec![String::from("a"), String::from("b")], 0);
