@@ -315,40 +315,6 @@ async fn tasks_that_wait_hold_the_pool_open_and_are_counted() {
     assert_eq!(ended.events().len(), 5);
 }
 
-#[apply(both)]
-async fn a_local_task_that_waits_is_counted_once() {
-    let local = LocalSet::new();
-    let opened = local.run_until(Pool::builder().limit(1).open(async |pool: Pool| {
-        (0..3).for_each(|_| pool.spawn_local(pending::<()>()));
-        let len = pool.len();
-        pool.cancel();
-        Ok(len)
-    }));
-    assert_eq!(opened.await.unwrap(), 3);
-}
-
-#[apply(both)]
-async fn a_spawn_local_that_panics_takes_no_slot_and_is_no_failure() {
-    for builder in [Pool::builder(), Pool::builder().limit(1)] {
-        let log = Log::default();
-        let outcome: Outcome = builder
-            .open(async |pool: Pool| {
-                for _ in 0..3 {
-                    assert!(!pool.is_closed(), "the panic has closed the pool");
-                    let text = panic_text(|| pool.spawn_local(async {}));
-                    assert!(text.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{text}");
-                }
-                assert_eq!(pool.len(), 0, "the panic has left a task behind");
-                let logged = log.clone();
-                pool.spawn(async move { logged.push("ran") });
-                Ok(())
-            })
-            .await;
-        outcome.unwrap();
-        assert_eq!(log.events(), ["ran"]);
-    }
-}
-
 // ===== what waits is dropped when its depth is aborted =====
 
 #[apply(both)]

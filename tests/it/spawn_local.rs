@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{
-    Alive, Log, OnDrop, both, busy, fails, failures, kept_open, multi_thread, panic_text, quiet_panic, running, until,
+    Alive, Log, OnDrop, both, busy, endless, fails, failures, kept_open, multi_thread, panic_text, quiet_panic,
+    running, until,
 };
 
 #[apply(both)]
@@ -100,10 +101,14 @@ async fn under_a_limit_local_tasks_and_others_begin_in_the_order_of_their_spawns
 #[apply(both)]
 async fn a_local_task_that_waits_for_its_turn_is_one_task() {
     let opened = Pool::builder().limit(1).open(async |pool: Pool| {
-        pool.spawn(pending::<()>());
-        assert_eq!(pool.len(), 1);
-        pool.spawn_local(pending::<()>());
-        assert_eq!(pool.len(), 2);
+        for tasks in 1..=3 {
+            if tasks == 1 {
+                pool.spawn(pending::<()>())
+            } else {
+                pool.spawn_local(pending::<()>())
+            }
+            assert_eq!(pool.len(), tasks);
+        }
         pool.cancel();
         Ok(())
     });
@@ -175,7 +180,7 @@ async fn local_tasks_are_closed_in_the_order_of_their_depths() {
 
 #[apply(both)]
 async fn a_local_task_that_fails_closes_the_pool_and_has_its_name_and_site() {
-    for panics in [false, true] {
+    for (panics, has_name) in [(false, false), (false, true), (true, false), (true, true)] {
         let (alive, mut line) = (Alive::default(), 0);
         let opened = Pool::open(async |pool: Pool| {
             let one = alive.one();
@@ -184,15 +189,21 @@ async fn a_local_task_that_fails_closes_the_pool_and_has_its_name_and_site() {
                 pending::<()>().await;
             });
             let work = async move { if panics { quiet_panic("broken") } else { fails("broken").await } };
-            pool.build_task().name("local").spawn_local(work);
-            line = line!() - 1;
+            if has_name {
+                pool.build_task().name("local").spawn_local(work);
+                line = line!() - 1;
+            } else {
+                pool.spawn_local(work);
+                line = line!() - 1;
+            }
             pending::<()>().await;
             Ok(())
         });
         let error = LocalSet::new().run_until(opened).await.unwrap_err();
         assert_eq!(failures(error.failures()), [if panics { "panic: broken" } else { "error: broken" }]);
         let task = error.first().unwrap().task();
-        assert_eq!((task.name(), task.spawned_at().file(), task.spawned_at().line()), (Some("local"), file!(), line));
+        assert_eq!((task.name(), task.is_body()), (has_name.then_some("local"), false));
+        assert_eq!((task.spawned_at().file(), task.spawned_at().line()), (file!(), line));
         assert_eq!(alive.count(), 0, "something is left; panics: {panics}");
     }
 }
@@ -220,30 +231,16 @@ async fn a_local_task_that_is_aborted_is_dropped_on_its_own_thread() {
 }
 
 #[apply(both)]
-async fn outside_of_a_local_set_spawn_local_panics_and_drops_the_future() {
-    let (pool, alive) = (kept_open(), Alive::default());
-    let running = running(&pool);
-    until(|| format!("{pool:?}").contains("running")).await;
-    let one = alive.one();
-    let text = panic_text(|| {
-        pool.spawn_local(async move {
-            let _one = one;
-        });
-    });
-    assert!(text.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{text}");
-    assert_eq!(alive.count(), 0);
-    pool.cancel();
-    drop(running.await.unwrap());
-}
-
-#[apply(both)]
 async fn a_pool_is_as_it_was_after_spawn_local_has_panicked_outside_of_a_local_set() {
-    for limit in [1, 2] {
-        let pool: Pool = Pool::builder().keep_open(true).limit(limit).build();
+    for limit in [1, 2, usize::MAX] {
+        let (pool, alive): (Pool, _) = (Pool::builder().keep_open(true).limit(limit).build(), Alive::default());
         let running = running(&pool);
         until(|| format!("{pool:?}").contains("running")).await;
         for _ in 0..3 {
-            panic_text(|| pool.spawn_local(pending::<()>()));
+            let future = endless(&alive);
+            let text = panic_text(|| pool.spawn_local(future));
+            assert!(text.starts_with("`spawn_local` was called outside of a `LocalSet`"), "{text}");
+            assert_eq!(alive.count(), 0, "the future is kept; limit {limit}");
         }
         assert!(!pool.is_closed(), "no task has failed");
         assert_eq!(pool.len(), 0, "the panic has left a task behind; limit {limit}");
