@@ -39,21 +39,6 @@ async fn the_futures_of_functions_say_how_far_they_are() {
     assert_eq!(format!("{waiting:?}"), "WaitAllFuture { .. }");
 }
 
-// ===== race =====
-
-#[apply(current_thread)]
-async fn functions_say_in_their_debug_text_what_they_are() {
-    let mut racing = race([ready(())]);
-    assert_eq!(format!("{racing:?}"), "RaceFuture { decided: false }");
-    while poll_once(Pin::new(&mut racing)).await.is_pending() {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(format!("{racing:?}"), "RaceFuture { decided: true }");
-    let (one, all) = (try_all([ready(io::Result::Ok(()))]), wait_all([ready(io::Result::Ok(()))]));
-    assert_eq!(format!("{one:?}"), "TryAllFuture { failed: false }");
-    assert_eq!(format!("{all:?}"), "WaitAllFuture { .. }");
-}
-
 // ===== try_all =====
 
 #[test]

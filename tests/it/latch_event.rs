@@ -67,7 +67,7 @@ fn a_state_that_is_there_is_not_waited_for() {
 fn a_change_wakes_all_who_wait_for_it() {
     for state in [false, true] {
         let latch = LatchEvent::from(!state);
-        let mut waiters = [(); 100].map(|()| waiter(&latch, state));
+        let mut waiters: Vec<_> = (0..100_000).map(|_| waiter(&latch, state)).collect();
         for waiter in &mut waiters {
             assert_pending!(waiter.poll());
         }
@@ -285,16 +285,6 @@ fn a_waiter_that_is_dropped_is_forgotten_and_disturbs_nobody() {
         drop((first, last));
         assert!(format!("{latch:?}").contains("waiters: 0"), "{latch:?}, woken: {woken}");
     }
-}
-
-#[test]
-fn a_hundred_thousand_waiters_are_all_woken() {
-    let latch = LatchEvent::new();
-    let mut waiters: Vec<_> = (0..100_000).map(|_| waiter(&latch, true)).collect();
-    waiters.iter_mut().for_each(|waiter| assert_pending!(waiter.poll()));
-    latch.set();
-    assert!(waiters.iter().all(|waiter| waiter.is_woken()));
-    waiters.iter_mut().for_each(|waiter| assert_ready!(waiter.poll()));
 }
 
 #[test]

@@ -46,13 +46,6 @@ fn open_outside_of_a_runtime_names_the_call() {
     assert!(message.contains(&place(site)), "{message}");
 }
 
-#[test]
-fn open_of_a_builder_outside_of_a_runtime_names_the_call() {
-    let (open, site) = (Pool::<BoxError>::builder().name("web").open(async |_| Ok(())), here());
-    let message = polled_outside(open);
-    assert!(message.contains("runtime") && message.contains(&place(site)), "{message}");
-}
-
 #[cfg(feature = "signal")]
 #[test]
 fn signals_outside_of_a_runtime_name_the_call_and_say_what_to_do() {

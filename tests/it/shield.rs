@@ -43,11 +43,6 @@ async fn shield_spawns_its_future_when_it_is_called() {
 }
 
 #[apply(both)]
-async fn shield_resumes_the_panic_when_it_is_polled() {
-    assert_eq!(panic_of(shield(async { panic!("shielded") })).await, "shielded")
-}
-
-#[apply(both)]
 async fn shield_that_panicked_and_was_awaited_is_no_cleanup_failure() {
     let cleanup = cleanup_of(async || {
         assert_eq!(panic_of(shield(async { panic!("shielded") })).await, "shielded");
@@ -74,13 +69,6 @@ fn shield_polled_after_its_runtime_has_shut_down_panics() {
     assert!(shielded.is_woken());
     let message = panic_text(|| shielded.poll());
     assert!(message.starts_with("the runtime of shielded work has shut down"), "{message}");
-}
-
-#[apply(both)]
-async fn shield_polled_after_it_was_ready_panics() {
-    let mut shielded = shield(ready(1));
-    assert_eq!((&mut shielded).await, 1);
-    assert!(!panic_of(shielded).await.is_empty());
 }
 
 #[apply(both)]

@@ -742,29 +742,6 @@ async fn what_is_ready_at_once_starves_nobody() {
     neighbour.abort();
 }
 
-#[apply(both)]
-async fn it_is_part_of_the_tree() {
-    Pool::builder()
-        .name("web")
-        .open(async |pool: Pool| {
-            let mut group = group();
-            group.spawn(pending());
-            group.spawn(pending());
-            let tree = pool.tree().to_string();
-            assert!(tree.contains("<TaskGroup> (running, 2 tasks)"), "{tree}");
-            group.abort_all();
-            group.spawn(pending());
-            group.next().await;
-            group.next().await;
-            let tree = pool.tree().to_string();
-            assert!(tree.contains("<TaskGroup> (running, 1 task)"), "{tree}");
-            assert_eq!(tree.matches("TaskGroup").count(), 1, "{tree}");
-            Ok(())
-        })
-        .await
-        .unwrap();
-}
-
 /// Somebody's crawler.
 struct Crawler {
     pages: TaskGroup<u32>,

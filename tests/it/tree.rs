@@ -1,6 +1,7 @@
 //! Who is alive below a pool, as data and as a drawing.
 
 use std::future::{pending, ready};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -416,7 +417,12 @@ async fn a_group_is_shown_with_the_children_that_have_not_ended() {
         assert_eq!(drawn(&pool.tree()), ["pool (running, 0 tasks)", "└── <TaskGroup> (running, 2 tasks)"]);
         go.set();
         group.next().await.unwrap().unwrap();
-        assert_eq!(drawn(&pool.tree()), ["pool (running, 0 tasks)", "└── <TaskGroup> (running, 1 task)"]);
+        let with_one = ["pool (running, 0 tasks)", "└── <TaskGroup> (running, 1 task)"];
+        assert_eq!(drawn(&pool.tree()), with_one);
+        group.abort_all();
+        group.spawn(pending());
+        group.next().await.unwrap().unwrap_err();
+        assert_eq!(drawn(&pool.tree()), with_one, "it goes on after an abort");
     })
     .await;
 }
@@ -537,6 +543,7 @@ async fn a_function_whose_future_is_gone_is_shown_until_its_branches_have_ended(
         };
         let (racing, line) = (race([branch]), line!());
         begun.wait_set().await;
+        assert_eq!(drawn(&pool.tree())[1..], ["└── <race> (running, 1 task)"]);
         drop(racing);
         let tree = pool.tree();
         assert_eq!(drawn(&tree)[1..], ["└── <race> (closing, 1 task, handed over)"]);
@@ -550,21 +557,32 @@ async fn a_function_whose_future_is_gone_is_shown_until_its_branches_have_ended(
 }
 
 /// A node is kept of each pool and function below, and the dead ones are thrown out now and then: not the others.
-#[apply(current_thread)]
+#[apply(both)]
 async fn what_goes_on_is_still_shown_when_many_beside_it_have_ended() {
     in_pool(async |pool| {
         let mut opened = Box::pin(nested("first"));
         assert!(poll_once(opened.as_mut()).await.is_pending());
         let _racing = race([nested("second")]);
         until(|| count(&pool.tree(), "leaf") == 2).await;
-        for _ in 0..100 {
+        let gate = LatchEvent::new();
+        let mut shielded = shield(gate.wait_set());
+        assert!(poll_once(Pin::new(&mut shielded)).await.is_pending());
+        for _ in 0..1_000 {
             Pool::<BoxError>::new().run().await.unwrap();
             race([ready(())]).await;
+            shield(ready(())).await;
         }
-        let shown = drawn(&pool.tree());
-        assert_eq!(shown[1], "├── first (running, 1 task)");
-        assert_eq!(shown[3], "└── <race> (running, 1 task)");
-        assert_eq!(shown.len(), 6, "{}", pool.tree());
+        let expected = [
+            "├── first (running, 1 task)",
+            "│   └── leaf",
+            "├── <race> (running, 1 task)",
+            "│   └── second (running, 1 task)",
+            "│       └── leaf",
+            "└── <shield> (running, 1 task)",
+        ];
+        until(|| drawn(&pool.tree())[1..] == expected).await;
+        gate.set();
+        shielded.await;
     })
     .await;
 }
@@ -785,54 +803,10 @@ fn a_tree_can_be_ten_thousand_pools_deep() {
     });
 }
 
-fn functions(tree: &PoolTree) -> Vec<String> {
-    let functions = tree.nodes().filter(|node| node.kind() == NodeKind::Function);
-    functions.map(|node| node.to_string().split("  ").next().unwrap().to_owned()).collect()
-}
-
 #[test]
 fn states_have_names() {
     let states = [NodeState::Planned, NodeState::Queued, NodeState::Running, NodeState::Closing, NodeState::Closed];
     assert_eq!(states.map(|state| state.to_string()), ["planned", "queued", "running", "closing", "closed"]);
-}
-
-#[apply(multi_thread)]
-async fn a_race_that_was_dropped_is_shown_as_closing_until_its_tasks_have_ended() {
-    let opened = Pool::open(async |pool: Pool| {
-        let ((end, ended), entered) = (std::sync::mpsc::channel::<()>(), Arc::new(AtomicBool::new(false)));
-        let enter = Arc::clone(&entered);
-        // It does not hear of its abort before it returns.
-        let racing = race([async move {
-            enter.store(true, Ordering::SeqCst);
-            let _ = ended.recv();
-        }]);
-        until(|| entered.load(Ordering::SeqCst)).await;
-        assert_eq!(functions(&pool.tree()), ["<race> (running, 1 task)"]);
-        drop(racing);
-        assert_eq!(functions(&pool.tree()), ["<race> (closing, 1 task, handed over)"]);
-        drop(end);
-        until(|| functions(&pool.tree()).is_empty()).await;
-        Ok(())
-    });
-    opened.await.unwrap();
-}
-
-/// Those that have ended are thrown out from time to time, and the one that has not must not be.
-#[apply(both)]
-async fn a_function_that_has_not_ended_is_shown_however_many_others_have() {
-    let opened = Pool::open(async |pool: Pool| {
-        let gate = LatchEvent::new();
-        let mut waiting = std::pin::pin!(shield(gate.wait_set()));
-        assert!(poll_once(waiting.as_mut()).await.is_pending());
-        for _ in 0..1_000 {
-            shield(async {}).await;
-        }
-        until(|| functions(&pool.tree()) == ["<shield> (running, 1 task)"]).await;
-        gate.set();
-        waiting.await;
-        Ok(())
-    });
-    opened.await.unwrap();
 }
 
 #[apply(current_thread)]

@@ -286,20 +286,6 @@ async fn wait_all_that_is_dropped_is_waited_for_by_the_enclosing_pool() {
 
 #[apply(both)]
 async fn wait_all_that_is_dropped_reports_the_failures_of_before_the_drop() {
-    for polled in [false, true] {
-        let cleanup = cleanup_of_dropped(polled, |gate| {
-            let waiting = async move {
-                gate.wait_set().await;
-                Ok::<_, BoxError>(())
-            };
-            wait_all((waiting, async { Err::<(), _>("before the drop") }))
-        });
-        assert_eq!(cleanup.await, ["error: before the drop"], "polled: {polled}");
-    }
-}
-
-#[apply(both)]
-async fn wait_all_of_a_vector_or_an_array_that_is_dropped_reports_the_failures_of_before_the_drop() {
     type Branch = Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>>;
     fn branches(gate: LatchEvent) -> [Branch; 2] {
         let waiting = async move {
@@ -308,10 +294,16 @@ async fn wait_all_of_a_vector_or_an_array_that_is_dropped_reports_the_failures_o
         };
         [Box::pin(waiting), Box::pin(async { Err("before the drop") })]
     }
-    let of_array = cleanup_of_dropped(true, |gate| wait_all(branches(gate)));
-    assert_eq!(of_array.await, ["error: before the drop"]);
-    let of_vector = cleanup_of_dropped(true, |gate| wait_all(Vec::from(branches(gate))));
-    assert_eq!(of_vector.await, ["error: before the drop"]);
+    fn of_tuple(gate: LatchEvent) -> impl Future {
+        let [waiting, failing] = branches(gate);
+        wait_all((waiting, failing))
+    }
+    for polled in [false, true] {
+        let tuple = cleanup_of_dropped(polled, of_tuple).await;
+        let array = cleanup_of_dropped(polled, |gate| wait_all(branches(gate))).await;
+        let vector = cleanup_of_dropped(polled, |gate| wait_all(Vec::from(branches(gate)))).await;
+        assert_eq!([tuple, array, vector], [["error: before the drop"]; 3], "polled: {polled}");
+    }
 }
 
 #[apply(current_thread)]
