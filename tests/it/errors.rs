@@ -17,22 +17,9 @@ use tokio::task::{coop, yield_now};
 use tokio_test::{assert_pending, task};
 
 use crate::support::{
-    Alive, Counted, Log, block_until_closed, bomb, both, current_thread, multi_thread, on_multi_thread, quiet_panic,
-    stays_pending,
+    Alive, Counted, Log, block_until_closed, bomb, both, current_thread, fails, failures, multi_thread,
+    on_multi_thread, quiet_panic, stays_pending,
 };
-
-/// What failed, without which task it was.
-fn reason<E: fmt::Display>(failed: &TaskError<E>) -> String {
-    match failed.failure() {
-        Failure::Error(error) => error.to_string(),
-        Failure::Panic(payload) => format!("panic: {payload}"),
-        _ => String::from("cut off"),
-    }
-}
-
-fn reasons<E: fmt::Display>(error: &PoolError<E>) -> Vec<String> {
-    error.failures().iter().map(reason).collect()
-}
 
 /// The error that a failure is.
 fn error_in(failed: &TaskError) -> &BoxError {
@@ -90,7 +77,7 @@ async fn a_single_failure_is_the_only_one() {
         Ok(())
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(&error), ["broken"]);
+    assert_eq!(failures(error.failures()), ["error: broken"]);
     assert!(error.cleanup_failures().is_empty() && !error.is_cancelled() && !error.is_panic());
     assert_eq!(error.into_first_error().unwrap().to_string(), "broken");
 }
@@ -103,7 +90,7 @@ async fn failures_of_the_same_turn_are_all_reported_and_successes_are_not() {
         }
         Ok(())
     });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["0", "2", "4"]);
+    assert_eq!(failures(error.await.unwrap_err().failures()), ["error: 0", "error: 2", "error: 4"]);
 }
 
 #[apply(both)]
@@ -115,7 +102,7 @@ async fn failures_of_the_same_turn_stop_a_sibling_and_a_body_that_wait() {
             let (all, log) = (Arc::clone(&all), log.clone());
             pool.spawn(async move {
                 all.wait().await;
-                log.push(nth.to_string());
+                log.push(format!("error: {nth}"));
                 Err(nth.to_string().into())
             });
         }
@@ -127,7 +114,7 @@ async fn failures_of_the_same_turn_stop_a_sibling_and_a_body_that_wait() {
         });
         std::future::pending::<Result<(), _>>().await
     });
-    let (mut reported, mut failed) = (reasons(&error.await.unwrap_err()), log.events());
+    let (mut reported, mut failed) = (failures(error.await.unwrap_err().failures()), log.events());
     reported.sort();
     failed.sort();
     assert_eq!((&reported, alive.count()), (&failed, 0));
@@ -154,8 +141,8 @@ fn failures_are_in_order_of_occurrence() {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(3).build().unwrap();
     let error = runtime.block_on(Pool::open(fail_in_a_row)).unwrap_err();
-    assert_eq!(reasons(&error), ["0", "1", "2"]);
-    assert_eq!(error.into_failures().iter().map(reason).collect::<Vec<_>>(), ["0", "1", "2"]);
+    assert_eq!(failures(error.failures()), ["error: 0", "error: 1", "error: 2"]);
+    assert_eq!(failures(&error.into_failures()), ["error: 0", "error: 1", "error: 2"]);
 }
 
 /// Takes a moment to be dropped, in which other threads go on.
@@ -202,9 +189,9 @@ fn a_cause_and_its_consequence_are_both_told_in_either_order() {
                     opened.await.unwrap_err()
                 }
             };
-            let mut failed = reasons(&error);
+            let mut failed = failures(error.failures());
             failed.sort();
-            assert_eq!(failed, ["cause", "consequence"], "round {round}");
+            assert_eq!(failed, ["error: cause", "error: consequence"], "round {round}");
             let text = error.to_string();
             assert!(text.contains("failed: cause") && text.contains("failed: consequence"), "{text}");
         }
@@ -218,8 +205,8 @@ async fn what_fails_while_the_pool_closes_comes_after_the_trigger() {
         Ok(())
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(&error), ["first", "panic: second"]);
-    assert_eq!(reason(error.first().unwrap()), "first");
+    assert_eq!(failures(error.failures()), ["error: first", "panic: second"]);
+    assert_eq!(error_in(error.first().unwrap()).to_string(), "first");
 }
 
 #[apply(current_thread)]
@@ -229,7 +216,7 @@ async fn equal_errors_are_all_kept() {
         pool.spawn(async { Err("same") });
         Ok(())
     });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["same", "same"]);
+    assert_eq!(failures(error.await.unwrap_err().failures()), ["error: same", "error: same"]);
 }
 
 #[apply(both)]
@@ -239,7 +226,7 @@ async fn equal_errors_of_a_task_and_of_the_body_are_both_kept() {
         cancellation_token().cancelled().await;
         Err::<(), _>("same")
     });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["same", "same"]);
+    assert_eq!(failures(error.await.unwrap_err().failures()), ["error: same", "error: same"]);
 }
 
 #[apply(both)]
@@ -250,13 +237,13 @@ async fn of_a_hundred_failures_each_is_reported_once_and_the_first_is_first() {
             let (all, log) = (Arc::clone(&all), log.clone());
             pool.spawn(async move {
                 all.wait().await;
-                log.push(nth.to_string());
+                log.push(format!("error: {nth}"));
                 Err(nth.to_string())
             });
         }
         Ok(())
     });
-    let mut reported: Vec<_> = error.await.unwrap_err().into_failures().iter().map(reason).collect();
+    let mut reported = failures(&error.await.unwrap_err().into_failures());
     let mut failed = log.events();
     assert!(!failed.is_empty());
     // On several threads, two that fail at once may be recorded in another order than they have written.
@@ -357,7 +344,7 @@ async fn a_failing_task_stops_its_siblings_in_either_order_of_spawning() {
             }
             Ok(())
         });
-        assert_eq!(reasons(&error.await.unwrap_err()), ["broken"], "failing first: {failing_first}");
+        assert_eq!(failures(error.await.unwrap_err().failures()), ["error: broken"], "failing first: {failing_first}");
         assert_eq!(alive.count(), 0, "something is left; failing first: {failing_first}");
     }
 }
@@ -384,7 +371,7 @@ async fn a_body_in_a_nested_pool_is_interrupted() {
         Ok(())
     });
     let error = error.await.unwrap_err();
-    assert_eq!((reasons(&error), alive.count()), (vec![String::from("outer")], 0));
+    assert_eq!((failures(error.failures()), alive.count()), (vec![String::from("error: outer")], 0));
 }
 
 #[apply(both)]
@@ -397,7 +384,7 @@ async fn code_after_a_failed_pool_is_not_reached() {
         .await?;
         unreachable!("`?` returned");
     }
-    assert_eq!(reasons(&work().await.unwrap_err()), ["broken"])
+    assert_eq!(failures(work().await.unwrap_err().failures()), ["error: broken"])
 }
 
 // ===== the body sees no failure =====
@@ -420,7 +407,7 @@ async fn a_body_that_waits_for_a_failing_task_does_not_see_the_failure() {
     assert_pending!(opened.poll());
     open.send(()).unwrap();
     closed.await.unwrap();
-    assert_eq!(reasons(&opened.await.map(drop::<()>).unwrap_err()), ["broken"]);
+    assert_eq!(failures(opened.await.map(drop::<()>).unwrap_err().failures()), ["error: broken"]);
     assert!(log.events().is_empty(), "the body is not polled once the pool closes");
 }
 
@@ -435,7 +422,7 @@ async fn a_body_that_goes_on_with_ok_does_not_hide_the_failure() {
         went_on.set(true);
         Ok(42)
     });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["broken"]);
+    assert_eq!(failures(error.await.unwrap_err().failures()), ["error: broken"]);
     assert!(went_on.get());
 }
 
@@ -456,7 +443,7 @@ async fn a_failure_that_a_busy_body_passes_on_is_reported_once() {
         Ok(ended.await?)
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(&error), ["broken"]);
+    assert_eq!(failures(error.failures()), ["error: broken"]);
     assert!(!error.failures()[0].task().is_body());
 }
 
@@ -467,7 +454,7 @@ async fn a_failure_that_the_body_passes_on_in_its_grace_is_reported_once() {
         Ok(handle.await?)
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(&error), ["broken"]);
+    assert_eq!(failures(error.failures()), ["error: broken"]);
     assert!(!error.failures()[0].task().is_body());
 }
 
@@ -493,7 +480,10 @@ async fn a_body_that_returns_early_with_handles_leaves_nothing_behind() {
     }
     let alive = Alive::default();
     let error = work(&alive).await.unwrap_err();
-    assert_eq!((reasons(&error), alive.count()), (vec![String::from("invalid digit found in string")], 0));
+    assert_eq!(
+        (failures(error.failures()), alive.count()),
+        (vec![String::from("error: invalid digit found in string")], 0)
+    );
 }
 
 #[apply(both)]
@@ -519,7 +509,7 @@ async fn after_an_error_of_the_body_open_waits_for_a_blocking_task() {
     assert_pending!(opened.poll());
     assert_eq!(alive.count(), 1);
     open.send(()).unwrap();
-    assert_eq!(reasons(&opened.await.unwrap_err()), ["body"]);
+    assert_eq!(failures(opened.await.unwrap_err().failures()), ["error: body"]);
     assert_eq!(alive.count(), 0);
 }
 
@@ -531,7 +521,7 @@ async fn a_destructor_of_the_body_that_panics_comes_after_the_failure_that_cut_i
         std::future::pending::<Result<(), _>>().await
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(&error), ["task", "panic: body's destructor"]);
+    assert_eq!(failures(error.failures()), ["error: task", "panic: body's destructor"]);
     assert!(error.failures()[1].task().is_body());
 }
 
@@ -548,7 +538,7 @@ async fn errors_of_the_body_and_of_a_task_are_both_reported() {
         wait.await?;
         Err::<(), _>("body".into())
     });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["body", "task"]);
+    assert_eq!(failures(error.await.unwrap_err().failures()), ["error: body", "error: task"]);
 }
 
 #[apply(multi_thread)]
@@ -560,7 +550,7 @@ async fn a_body_that_wraps_a_failure_in_its_own_error_adds_a_second() {
         }
         Err::<(), _>("a task has ended".into())
     });
-    assert_eq!(reasons(&error.await.unwrap_err()), ["broken", "a task has ended"]);
+    assert_eq!(failures(error.await.unwrap_err().failures()), ["error: broken", "error: a task has ended"]);
 }
 
 #[apply(both)]
@@ -574,7 +564,7 @@ async fn a_body_whose_error_is_caused_by_how_a_task_ended_adds_no_failure() {
         Ok(handle.await.map_err(Incomplete)?)
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(&error), ["broken"]);
+    assert_eq!(failures(error.failures()), ["error: broken"]);
 }
 
 // ===== nested pools =====
@@ -594,7 +584,7 @@ async fn the_error_of_a_nested_pool_is_one_failure() {
         Ok(())
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(group_in(only(&error))), ["1", "2"]);
+    assert_eq!(failures(group_in(only(&error)).failures()), ["error: 1", "error: 2"]);
 }
 
 #[apply(both)]
@@ -619,8 +609,8 @@ async fn own_failures_stand_beside_those_of_a_nested_pool() {
     });
     let error = error.await.unwrap_err();
     let [inner, own] = error.failures() else { panic!("{error:?}") };
-    assert_eq!(reasons(group_in(inner)), ["first", "panic: second"]);
-    assert_eq!(reason(own), "3");
+    assert_eq!(failures(group_in(inner).failures()), ["error: first", "panic: second"]);
+    assert_eq!(error_in(own).to_string(), "3");
 }
 
 #[apply(both)]
@@ -649,7 +639,7 @@ async fn a_failure_three_pools_deep_is_reported_once_with_the_sites_of_all_level
     let outer = only(&error);
     let middle = only(group_in(outer));
     let inner = only(group_in(middle));
-    assert_eq!(reason(inner), "deep");
+    assert_eq!(error_in(inner).to_string(), "deep");
     assert_eq!([outer, middle, inner].map(|failed| failed.task().spawned_at().line()), lines[..]);
     assert_eq!(error.to_string().matches("deep").count(), 1);
     assert_eq!(format!("{error:#}").matches("deep").count(), 1);
@@ -667,7 +657,7 @@ async fn a_pool_error_that_a_task_returns_is_not_merged() {
         Ok(())
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(group_in(only(&error))), ["first", "panic: second"]);
+    assert_eq!(failures(group_in(only(&error)).failures()), ["error: first", "panic: second"]);
 }
 
 #[apply(both)]
@@ -683,7 +673,7 @@ async fn a_pool_error_as_the_error_type_is_not_merged() {
     });
     let error = error.await.unwrap_err();
     let Failure::Error(foreign) = only(&error).failure() else { panic!("{error:?}") };
-    assert_eq!(reasons(foreign), ["first", "panic: second"]);
+    assert_eq!(failures(foreign.failures()), ["error: first", "panic: second"]);
 }
 
 #[apply(both)]
@@ -718,7 +708,7 @@ async fn an_error_of_anyhow_keeps_its_context_and_its_cause() {
         Ok(())
     });
     let error = error.await.unwrap_err();
-    assert_eq!(reasons(&error), ["no answer"]);
+    assert_eq!(failures(error.failures()), ["error: no answer"]);
     let error = error.into_first_error().unwrap();
     assert_eq!(error.downcast_ref(), Some(&TaskStopped::Cancelled));
 }
@@ -734,7 +724,7 @@ async fn the_failure_of_a_nested_pool_that_is_dealt_with_does_not_reach_the_oute
             inner.spawn(async { Err("dealt with".into()) });
             Ok(())
         });
-        assert_eq!(reasons(&inner.await.unwrap_err()), ["dealt with"]);
+        assert_eq!(failures(inner.await.unwrap_err().failures()), ["error: dealt with"]);
         assert!(!pool.is_closed() && !cancellation_token().is_cancelled());
         Ok(sibling.await?)
     });
@@ -759,7 +749,8 @@ async fn what_fails_after_its_owner_was_dropped_is_a_cleanup_failure() {
     assert!(error.failures().is_empty() && error.first().is_none());
     assert!(!error.is_cancelled() && !error.is_panic());
     let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
-    assert_eq!((reason(orphan).as_str(), orphan.task().name()), ("panic: orphan", Some("leaf")));
+    assert_eq!(failures(error.cleanup_failures()), ["panic: orphan"]);
+    assert_eq!(orphan.task().name(), Some("leaf"));
     assert_eq!(error.to_string(), orphan.to_string());
     assert!(error.into_first_error().is_none());
 }
@@ -788,7 +779,8 @@ async fn a_panic_of_a_body_whose_pool_is_dropped_before_it_resumes_is_a_cleanup_
         release.set();
         let error = outer.await.unwrap_err();
         let [orphan] = error.cleanup_failures() else { panic!("{error:?}") };
-        assert_eq!((reason(orphan).as_str(), orphan.task().is_body()), ("panic: body", true), "in grace: {in_grace}");
+        assert_eq!(failures(error.cleanup_failures()), ["panic: body"], "in grace: {in_grace}");
+        assert!(orphan.task().is_body(), "in grace: {in_grace}");
     }
 }
 
@@ -806,24 +798,20 @@ async fn assert_site(spawn: impl AsyncFn(&Pool) -> u32) {
     assert_eq!((info.spawned_at().file(), info.spawned_at().line(), info.is_body()), (file!(), line, false));
 }
 
-async fn fails() -> Result<(), BoxError> {
-    Err("broken".into())
-}
-
 #[apply(both)]
 async fn every_way_of_spawning_records_the_line_it_is_called_in() {
     assert_site(async |pool| {
-        pool.spawn(fails());
+        pool.spawn(fails("broken"));
         line!() - 1
     })
     .await;
     assert_site(async |pool| {
-        pool.try_spawn(fails()).unwrap();
+        pool.try_spawn(fails("broken")).unwrap();
         line!() - 1
     })
     .await;
     assert_site(async |pool| {
-        drop(pool.spawn_with_handle(fails()));
+        drop(pool.spawn_with_handle(fails("broken")));
         line!() - 1
     })
     .await;
@@ -838,17 +826,17 @@ async fn every_way_of_spawning_records_the_line_it_is_called_in() {
 async fn every_way_of_spawning_with_a_builder_records_the_line_it_is_called_in() {
     assert_site(async |pool| {
         let builder = pool.build_task();
-        builder.spawn(fails());
+        builder.spawn(fails("broken"));
         line!() - 1
     })
     .await;
     assert_site(async |pool| {
-        pool.build_task().try_spawn(fails()).unwrap();
+        pool.build_task().try_spawn(fails("broken")).unwrap();
         line!() - 1
     })
     .await;
     assert_site(async |pool| {
-        drop(pool.build_task().spawn_with_handle(fails()));
+        drop(pool.build_task().spawn_with_handle(fails("broken")));
         line!() - 1
     })
     .await;
@@ -862,7 +850,7 @@ async fn every_way_of_spawning_with_a_builder_records_the_line_it_is_called_in()
 #[apply(both)]
 async fn a_planned_task_was_spawned_where_it_was_planned() {
     let pool = Pool::new();
-    pool.spawn(fails());
+    pool.spawn(fails("broken"));
     let line = line!() - 1;
     let error = pool.run().await.unwrap_err();
     assert_eq!(only(&error).task().spawned_at().line(), line);
@@ -870,8 +858,8 @@ async fn a_planned_task_was_spawned_where_it_was_planned() {
 
 #[apply(both)]
 async fn a_body_was_spawned_where_its_pool_was_opened() {
-    let plain = Pool::open(async |_: Pool| fails().await);
-    let built = Pool::<BoxError>::builder().open(async |_| fails().await);
+    let plain = Pool::open(async |_: Pool| fails("broken").await);
+    let built = Pool::<BoxError>::builder().open(async |_| fails("broken").await);
     let line = line!() - 2;
     for (error, line) in [(plain.await, line), (built.await, line + 1)] {
         let error = error.unwrap_err();
@@ -886,7 +874,7 @@ async fn a_body_was_spawned_where_its_pool_was_opened() {
 async fn a_caller_can_pass_its_own_caller_on() {
     #[track_caller]
     fn spawn_for_caller(pool: &Pool) -> &'static Location<'static> {
-        pool.spawn(fails());
+        pool.spawn(fails("broken"));
         Location::caller()
     }
     let pool = Pool::new();
@@ -901,9 +889,9 @@ async fn a_name_is_kept_by_every_way_of_spawning() {
         let pool = Pool::<BoxError>::new();
         let task = pool.build_task().name(format!("way {way}"));
         match way {
-            0 => task.spawn(fails()),
-            1 => task.try_spawn(fails()).unwrap(),
-            2 => drop(task.spawn_with_handle(fails())),
+            0 => task.spawn(fails("broken")),
+            1 => task.try_spawn(fails("broken")).unwrap(),
+            2 => drop(task.spawn_with_handle(fails("broken"))),
             _ => task.spawn_blocking(|| Err("broken".into())),
         }
         let error = pool.run().await.unwrap_err();
@@ -1230,7 +1218,7 @@ async fn into_first_error_skips_panics() {
     pool.spawn(async { Err("this") });
     pool.spawn(async { Err("nor this") });
     let error = pool.run().await.unwrap_err();
-    assert_eq!(reasons(&error), ["panic: not this", "this", "nor this"]);
+    assert_eq!(failures(error.failures()), ["panic: not this", "error: this", "error: nor this"]);
     assert!(error.is_panic());
     assert_eq!(error.into_first_error(), Some("this"));
 
@@ -1318,7 +1306,10 @@ async fn a_failure_after_a_cancellation_leaves_its_reason() {
         Ok(())
     });
     let error = error.await.unwrap_err();
-    assert_eq!((reasons(&error), error.cancel_reason()), (vec![String::from("panic: cleanup")], Some("SIGTERM")));
+    assert_eq!(
+        (failures(error.failures()), error.cancel_reason()),
+        (vec![String::from("panic: cleanup")], Some("SIGTERM"))
+    );
     assert!(!error.is_cancelled());
 }
 
@@ -1361,7 +1352,7 @@ async fn that_a_task_has_stopped_is_no_failure_of_a_pool_that_is_cancelled() {
     let unboxed = asked_to_stop(async || TaskStopped::Cancelled);
     assert!(unboxed.await.is_cancelled());
     let news = asked_to_stop(async || TaskStopped::NotReady);
-    assert_eq!(reasons(&news.await), [TaskStopped::NotReady.to_string()]);
+    assert_eq!(failures(news.await.failures()), [format!("error: {}", TaskStopped::NotReady)]);
 }
 
 #[apply(both)]

@@ -8,7 +8,7 @@ use std::future::{Future, pending, ready};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use aiodrive::{
@@ -19,23 +19,9 @@ use macro_rules_attribute::apply;
 use tokio::task::yield_now;
 
 use crate::support::{
-    Alive, Counted, OnDrop, bomb, both, failures, meddle, multi_thread, panic_text, poll_once, poll_until, quiet_panic,
-    turns, until,
+    Alive, Counted, OnDrop, bomb, both, failures, meddle, multi_thread, panic_text, poll_once, poll_until,
+    poll_with_bomb, quiet_panic, turns, until,
 };
-
-/// A waker that panics.
-struct Bomb;
-
-impl Wake for Bomb {
-    fn wake(self: Arc<Self>) {
-        quiet_panic("in a waker");
-    }
-}
-
-/// Polls once, with a waker that panics.
-fn poll_with_bomb<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(&Waker::from(Arc::new(Bomb))))
-}
 
 /// What failed, the failures before the cleanup failures.
 fn all_failures<T>(returned: Result<T, PoolError>) -> Vec<String> {

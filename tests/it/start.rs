@@ -17,8 +17,8 @@ use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, Counted, Log, OnDrop, both, current_thread, failures, keep_forever, multi_thread, panic_text, poll_once,
-    quiet_panic, stays_pending, until, watched,
+    Alive, Counted, Log, OnDrop, both, current_thread, failures, keep_forever, kept_open, multi_thread, panic_text,
+    poll_once, quiet_panic, running, stays_pending, until, watched,
 };
 
 type Outcome = Result<(), BoxError>;
@@ -27,14 +27,6 @@ type Outcome = Result<(), BoxError>;
 async fn never_ready<V>(started: Started<V>) {
     let _started = started;
     pending().await
-}
-
-/// A pool that runs in a task of its own, and stays open.
-fn running<E>(pool: &Pool<E>) -> tokio::task::JoinHandle<Result<(), aiodrive::PoolError<E>>>
-where
-    E: Into<BoxError> + std::fmt::Display + Send + 'static,
-{
-    tokio::spawn(pool.clone().run())
 }
 
 /// Awaits a future that a thread makes ready. A runtime that is idle meanwhile would move a paused clock on.
@@ -46,10 +38,6 @@ async fn busily<F: Future>(future: F) -> F::Output {
         }
         yield_now().await;
     }
-}
-
-fn open_pool() -> Pool {
-    Pool::builder().keep_open(true).build()
 }
 
 // ===== ready =====
@@ -81,7 +69,7 @@ async fn start_gives_the_value_at_ready_and_the_task_goes_on() {
 async fn start_does_not_return_before_ready() {
     let latch = LatchEvent::new();
     let go = latch.wait_set();
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let mut call = pin!(pool.start(|started| async move {
         go.await;
@@ -109,7 +97,7 @@ async fn a_task_may_be_ready_and_end_in_one_poll() {
 
 #[apply(both)]
 async fn a_task_that_never_returns_can_be_started() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let first = pool.start(|started| async move {
         started.ready(1);
@@ -152,7 +140,7 @@ async fn the_closure_may_be_ready_itself() {
 
 #[apply(both)]
 async fn a_failure_after_ready_is_the_pools_and_not_the_calls() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let end = LatchEvent::new();
     let go = end.wait_set();
@@ -227,7 +215,7 @@ async fn a_task_that_drops_its_started_is_not_ready_at_once_and_goes_on() {
 
 #[apply(both)]
 async fn a_started_that_the_closure_drops_is_told_after_the_first_poll() {
-    let pool = open_pool();
+    let pool = kept_open();
     let goes_on = pool.start(|started: Started<()>| {
         drop(started);
         pending::<()>()
@@ -246,7 +234,7 @@ async fn a_started_that_the_closure_drops_is_told_after_the_first_poll() {
 
 #[apply(both)]
 async fn a_started_that_is_dropped_in_another_task_is_told_at_once() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let latch = LatchEvent::new();
     let go = latch.wait_set();
@@ -268,7 +256,7 @@ async fn a_started_that_is_dropped_in_another_task_is_told_at_once() {
 
 #[apply(both)]
 async fn a_started_that_is_dropped_in_another_thread_is_told_at_once() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let mut call = pin!(pool.start(|started: Started<()>| async move {
@@ -288,7 +276,7 @@ async fn a_started_that_is_dropped_in_another_thread_is_told_at_once() {
 
 #[apply(both)]
 async fn a_started_dropped_elsewhere_in_the_poll_that_fails_says_failed() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let call = pool.start(|started: Started<()>| async move {
         std::thread::spawn(move || drop(started)).join().unwrap();
@@ -300,7 +288,7 @@ async fn a_started_dropped_elsewhere_in_the_poll_that_fails_says_failed() {
 
 #[apply(both)]
 async fn a_task_that_fails_after_it_was_not_ready_fails_in_the_pool_only() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let end = LatchEvent::new();
     let go = end.wait_set();
@@ -317,7 +305,7 @@ async fn a_task_that_fails_after_it_was_not_ready_fails_in_the_pool_only() {
 #[apply(both)]
 async fn a_task_that_ends_while_its_started_lives_elsewhere_is_not_ready() {
     let (alive, kept) = (Alive::default(), Arc::new(Mutex::new(None)));
-    let (keep, pool) = (Arc::clone(&kept), open_pool());
+    let (keep, pool) = (Arc::clone(&kept), kept_open());
     let running = running(&pool);
     let call = pool.start(|started: Started<Counted>| async move {
         *keep.lock().unwrap() = Some(started);
@@ -333,7 +321,7 @@ async fn a_task_that_ends_while_its_started_lives_elsewhere_is_not_ready() {
 
 #[apply(both)]
 async fn an_error_before_ready_is_the_pools_and_the_call_says_failed() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let call = pool.start(|started: Started<()>| async move {
         yield_now().await;
@@ -367,7 +355,7 @@ async fn an_error_that_carries_the_started_away_says_failed() {
 
 #[apply(both)]
 async fn a_panic_before_ready_is_the_pools_and_the_call_says_panicked() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let call = pool.start(|started: Started<()>| async move {
         yield_now().await;
@@ -477,7 +465,7 @@ async fn a_task_of_the_pool_that_awaits_a_start_does_not_hang_when_the_pool_clos
 
 #[apply(both)]
 async fn the_failure_of_a_sibling_while_a_task_starts_is_the_only_one() {
-    let (pool, latch) = (open_pool(), LatchEvent::new());
+    let (pool, latch) = (kept_open(), LatchEvent::new());
     let running = running(&pool);
     let call = pool.start(never_ready::<()>);
     let mut call = pin!(call);
@@ -497,7 +485,7 @@ async fn a_task_that_waits_for_a_start_in_a_pool_that_fails_is_no_deadlock() {
     // The inner pool fails while a task is being started in it that waits for the one that fails.
     let told = Log::default();
     let outer = Pool::open(async |outer: Pool| {
-        let (inner, fail) = (open_pool(), LatchEvent::new());
+        let (inner, fail) = (kept_open(), LatchEvent::new());
         let (go, both) = (fail.wait_set(), fail.wait_set());
         inner.spawn(async move {
             go.await;
@@ -522,7 +510,7 @@ async fn a_task_that_waits_for_a_start_in_a_pool_that_fails_is_no_deadlock() {
 
 #[apply(both)]
 async fn a_pool_that_is_cancelled_before_ready_says_cancelled() {
-    let (pool, alive) = (open_pool(), Alive::default());
+    let (pool, alive) = (kept_open(), Alive::default());
     let running = running(&pool);
     let one = alive.one();
     let mut call = pin!(pool.start(|started: Started<()>| async move {
@@ -539,7 +527,7 @@ async fn a_pool_that_is_cancelled_before_ready_says_cancelled() {
 
 #[apply(current_thread)]
 async fn a_task_that_is_aborted_unpolled_says_cancelled() {
-    let (pool, log) = (open_pool(), Log::default());
+    let (pool, log) = (kept_open(), Log::default());
     let mut running = task::spawn(pool.clone().run());
     assert_pending!(running.poll());
     let polled = log.clone();
@@ -555,7 +543,7 @@ async fn a_task_that_is_aborted_unpolled_says_cancelled() {
 
 #[apply(both)]
 async fn a_destructor_that_panics_while_it_is_aborted_before_ready_says_panicked() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let (begun, wait) = oneshot::channel();
     let call = pool.start(|started: Started<()>| async move {
@@ -571,7 +559,7 @@ async fn a_destructor_that_panics_while_it_is_aborted_before_ready_says_panicked
 
 #[apply(current_thread)]
 async fn a_pool_that_closes_says_cancelled_at_once() {
-    let pool = open_pool();
+    let pool = kept_open();
     let mut running = task::spawn(pool.clone().run());
     assert_pending!(running.poll());
     pool.cancel();
@@ -647,7 +635,7 @@ fn a_runtime_that_shuts_down_says_cancelled() {
             _ => tokio::runtime::Builder::new_multi_thread(),
         };
         let runtime = builder.enable_all().build().unwrap();
-        let pool = open_pool();
+        let pool = kept_open();
         let (begun, wait) = oneshot::channel();
         let call = pool.start(|started: Started<()>| async move {
             begun.send(()).unwrap();
@@ -683,7 +671,7 @@ async fn ready_while_the_pool_closes_is_ready() {
 
 #[apply(both)]
 async fn shielded_work_before_ready_is_finished_and_the_call_says_cancelled() {
-    let (pool, latch, log) = (open_pool(), LatchEvent::new(), Log::default());
+    let (pool, latch, log) = (kept_open(), LatchEvent::new(), Log::default());
     let running = running(&pool);
     let (begun, wait) = oneshot::channel();
     let (go, done) = (latch.wait_set(), log.clone());
@@ -715,7 +703,7 @@ async fn with_a_leaked_started_the_answer_comes_when_the_task_ends() {
         ("panic", TaskStopped::Panicked),
         ("cancel", TaskStopped::Cancelled),
     ] {
-        let (pool, latch) = (open_pool(), LatchEvent::new());
+        let (pool, latch) = (kept_open(), LatchEvent::new());
         let running = running(&pool);
         let go = latch.wait_set();
         let mut call = pin!(pool.start(|started: Started<()>| async move {
@@ -837,7 +825,7 @@ async fn a_value_that_panics_in_its_destructor_with_the_call_panics_in_the_calle
 
 #[apply(both)]
 async fn a_caller_that_is_cut_off_leaves_the_task_in_another_pool() {
-    let (target, latch, log) = (open_pool(), LatchEvent::new(), Log::default());
+    let (target, latch, log) = (kept_open(), LatchEvent::new(), Log::default());
     let running = running(&target);
     let (go, done) = (latch.wait_set(), log.clone());
     let (begun, wait) = oneshot::channel();
@@ -1107,7 +1095,7 @@ fn a_closure_may_use_the_pool() {
 
 #[apply(multi_thread)]
 async fn many_starts_from_many_threads_all_get_their_own_answer() {
-    let pool = open_pool();
+    let pool = kept_open();
     let running = running(&pool);
     let callers: Vec<_> = (0..4)
         .map(|caller| {

@@ -41,7 +41,7 @@ fn count(tree: &PoolTree, name: &str) -> usize {
 }
 
 /// Runs a test in a pool, and cancels that.
-async fn in_pool(test: impl AsyncFnOnce(&Pool)) {
+async fn in_endless_pool(test: impl AsyncFnOnce(&Pool)) {
     let opened = Pool::builder().name("pool").open(async |pool: Pool| {
         test(&pool).await;
         pool.cancel();
@@ -97,7 +97,7 @@ async fn a_tree_is_drawn_as_documented() {
 
 #[apply(both)]
 async fn depths_daemons_and_what_has_no_name_are_marked() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         pool.build_task().depth(-1).name("storage").spawn(pending::<()>());
         pool.spawn(pending::<()>());
         pool.build_task().depth(2).daemon().spawn(pending::<()>());
@@ -158,7 +158,7 @@ async fn the_depth_that_is_being_closed_comes_first_and_its_tasks_leave_the_draw
 /// To free one, the last takes its place in the list.
 #[apply(both)]
 async fn tasks_keep_their_order_when_many_others_have_been_freed() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let go = LatchEvent::new();
         for n in 0..10_000 {
             match n % 1_000 {
@@ -183,7 +183,7 @@ async fn tasks_keep_their_order_when_many_others_have_been_freed() {
 
 #[apply(both)]
 async fn the_same_is_there_as_data() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         pool.build_task().name("owner").depth(3).spawn(nested("inner"));
         let line = line!() - 1;
         until(|| count(&pool.tree(), "leaf") == 1).await;
@@ -204,7 +204,7 @@ async fn the_same_is_there_as_data() {
 
 #[apply(both)]
 async fn a_node_has_its_own_children_and_no_others() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         pool.build_task().name("a").spawn(nested("inner a"));
         pool.build_task().name("b").daemon().spawn(nested("inner b"));
         until(|| count(&pool.tree(), "leaf") == 2).await;
@@ -276,7 +276,7 @@ async fn local_tasks_that_wait_for_their_turn_are_queued_as_well() {
 
 #[apply(both)]
 async fn the_children_of_a_pool_are_its_tasks_to_the_last() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         for name in ["one", "two", "three"] {
             pool.build_task().name(name).spawn(pending::<()>());
         }
@@ -289,7 +289,7 @@ async fn the_children_of_a_pool_are_its_tasks_to_the_last() {
 
 #[apply(both)]
 async fn a_task_that_has_ended_is_gone() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let (short, _long) =
             (pool.spawn_with_handle(async { Ok(()) }), pool.spawn_with_handle(pending::<Result<(), _>>()));
         short.await.unwrap();
@@ -331,7 +331,7 @@ async fn what_is_being_aborted_is_shown_until_it_has_ended() {
 
 #[apply(both)]
 async fn two_nested_pools_in_one_task_are_both_shown() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         pool.build_task().name("task").spawn(async {
             let (one, two) = tokio::join!(nested("one"), nested("two"));
             one.and(two)
@@ -352,7 +352,7 @@ async fn two_nested_pools_in_one_task_are_both_shown() {
 
 #[apply(both)]
 async fn a_pool_that_is_nested_in_the_body_is_directly_below_the_pool() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         pool.build_task().name("task").spawn(pending::<()>());
         let mut inner = Box::pin(nested("inner"));
         assert!(poll_once(inner.as_mut()).await.is_pending());
@@ -364,7 +364,7 @@ async fn a_pool_that_is_nested_in_the_body_is_directly_below_the_pool() {
 
 #[apply(both)]
 async fn functions_with_tasks_of_their_own_are_shown_with_what_is_below_them() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         pool.build_task().name("racer").spawn(async { race([nested("one")]).await.1 });
         pool.build_task().name("both").spawn(async {
             try_all((nested("three"), pending::<Result<(), BoxError>>())).await?;
@@ -406,7 +406,7 @@ async fn functions_with_tasks_of_their_own_are_shown_with_what_is_below_them() {
 
 #[apply(both)]
 async fn a_group_is_shown_with_the_children_that_have_not_ended() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let (mut group, go) = (TaskGroup::<()>::new(), LatchEvent::new());
         let waits = go.wait_set();
         group.spawn(async move {
@@ -464,7 +464,7 @@ async fn an_exit_handler_is_shown_also_when_nobody_waits_for_it() {
 
 #[apply(both)]
 async fn a_nested_pool_in_a_timeout_is_below_its_task() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         pool.build_task().name("timed").spawn(async { drop(aiodrive::timeout(LONG, nested("inner")).await) });
         until(|| count(&pool.tree(), "leaf") == 1).await;
         let expected = ["pool (running, 1 task)", "└── timed", "    └── inner (running, 1 task)", "        └── leaf"];
@@ -475,7 +475,7 @@ async fn a_nested_pool_in_a_timeout_is_below_its_task() {
 
 #[apply(both)]
 async fn a_nested_pool_in_a_blocking_closure_is_below_its_task() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let (stop, runtime) = (LatchEvent::new(), tokio::runtime::Handle::current());
         let stops = stop.clone();
         pool.build_task().name("blocking").spawn_blocking(move || {
@@ -533,7 +533,7 @@ async fn what_a_dropped_owner_has_handed_over_is_shown_where_it_lives() {
 async fn a_function_whose_future_is_gone_is_shown_until_its_branches_have_ended() {
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     let blocked = Mutex::new(Some(blocked));
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let blocked = blocked.lock().unwrap().take().unwrap();
         let begun = LatchEvent::new();
         let begins = begun.clone();
@@ -559,7 +559,7 @@ async fn a_function_whose_future_is_gone_is_shown_until_its_branches_have_ended(
 /// A node is kept of each pool and function below, and the dead ones are thrown out now and then: not the others.
 #[apply(both)]
 async fn what_goes_on_is_still_shown_when_many_beside_it_have_ended() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let mut opened = Box::pin(nested("first"));
         assert!(poll_once(opened.as_mut()).await.is_pending());
         let _racing = race([nested("second")]);
@@ -589,7 +589,7 @@ async fn what_goes_on_is_still_shown_when_many_beside_it_have_ended() {
 
 #[apply(both)]
 async fn a_nested_pool_that_stays_open_with_nothing_in_it_is_shown() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let idle = Pool::<BoxError>::builder().name("idle").keep_open(true).build();
         let _kept = idle.clone();
         pool.build_task().name("owner").spawn(async { idle.run().await.map_err(BoxError::from) });
@@ -602,7 +602,7 @@ async fn a_nested_pool_that_stays_open_with_nothing_in_it_is_shown() {
 
 #[apply(both)]
 async fn a_nested_pool_that_has_closed_is_not_shown_though_it_has_a_handle() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let nested = Pool::<BoxError>::new();
         nested.spawn(async {});
         nested.clone().run().await.unwrap();
@@ -616,7 +616,7 @@ async fn a_nested_pool_that_has_closed_is_not_shown_though_it_has_a_handle() {
 async fn what_a_nested_pool_gave_up_on_is_still_shown_above_it() {
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     let blocked = Mutex::new(Some(blocked));
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let blocked = blocked.lock().unwrap().take().unwrap();
         let inner = Pool::<BoxError>::builder().name("inner").abandon_after(Duration::ZERO).build();
         let begun = LatchEvent::new();
@@ -648,7 +648,7 @@ async fn what_a_nested_pool_gave_up_on_is_still_shown_above_it() {
 
 #[apply(both)]
 async fn the_tree_from_the_top_marks_its_origin() {
-    in_pool(async |pool| {
+    in_endless_pool(async |pool| {
         let (asked, tree) = (LatchEvent::new(), Arc::new(Mutex::new(None)));
         let (done, keep) = (asked.clone(), tree.clone());
         pool.build_task().name("owner").spawn(async move {
@@ -682,7 +682,7 @@ async fn the_tree_from_the_top_begins_at_the_outermost_pool_also_through_functio
         })])
     };
     assert_eq!(look().await.1.unwrap(), ("<pool> (running, 0 tasks)".to_owned(), 0));
-    in_pool(async |_| {
+    in_endless_pool(async |_| {
         assert_eq!(look().await.1.unwrap(), ("pool (running, 0 tasks)".to_owned(), 2));
     })
     .await;
@@ -789,7 +789,7 @@ fn a_tree_can_be_ten_thousand_pools_deep() {
     watched(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            in_pool(async |pool| {
+            in_endless_pool(async |pool| {
                 pool.spawn(descend(10_000));
                 DEEPEST.wait_set().await;
                 // A task and a pool at each level, the pool at the top, and the body of the deepest one.
