@@ -12,8 +12,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, FOREVER, Log, OnDrop, Outcome, both, busy, current_thread, failures, keep, panic_of, quiet_panic, secs,
-    until,
+    Alive, Crowd, FOREVER, Log, OnDrop, Outcome, both, busy, current_thread, failures, keep, panic_of, quiet_panic,
+    secs, until,
 };
 
 /// Ends some turns after it has begun, and writes that.
@@ -569,7 +569,7 @@ async fn daemons_do_not_count_towards_the_limit() {
 
 #[apply(both)]
 async fn the_end_of_a_daemon_frees_no_slot() {
-    let [now, most, ever] = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+    let crowd = Crowd::default();
     let pool: Pool = Pool::builder().limit(2).build();
     for n in 0..100 {
         daemon(&pool, async move {
@@ -577,21 +577,10 @@ async fn the_end_of_a_daemon_frees_no_slot() {
                 pending().await
             }
         });
-        let [now, most, ever] = [&now, &most, &ever].map(Arc::clone);
-        pool.spawn(async move {
-            ever.fetch_add(1, Ordering::SeqCst);
-            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            for _ in 0..3 {
-                yield_now().await;
-            }
-            now.fetch_sub(1, Ordering::SeqCst);
-        });
+        pool.spawn(crowd.visit());
     }
     pool.run().await.unwrap();
-    // On two threads they may be too quick to meet at all.
-    let (most, ever) = (most.load(Ordering::SeqCst), ever.load(Ordering::SeqCst));
-    assert_eq!(ever, 100);
-    assert!((1..=2).contains(&most), "{most} at a time");
+    crowd.respected(2, 100);
 }
 
 #[apply(both)]

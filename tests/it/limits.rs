@@ -1,6 +1,6 @@
 //! Limits: how many tasks run at a time, in which order the others come, and what becomes of those that wait.
 
-use std::future::{Future, pending};
+use std::future::pending;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -16,52 +16,12 @@ use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
-    Alive, FOREVER, Log, OnDrop, Outcome, both, current_thread, failures, keep, many, on_both, panic_text, poll_once,
-    poll_until, quiet_panic, secs, stays_pending, until, watched,
+    Alive, Crowd, FOREVER, Log, OnDrop, Outcome, both, current_thread, failures, keep, many, on_both, panic_text,
+    poll_once, poll_until, quiet_panic, secs, stays_pending, until, until_running, watched,
 };
 
 fn limited(tasks: usize) -> Pool {
     Pool::builder().limit(tasks).build()
-}
-
-/// How many are inside, and how many have been at most.
-#[derive(Clone, Default)]
-struct Crowd(Arc<[AtomicUsize; 3]>);
-
-impl Crowd {
-    fn enter(&self) -> OnDrop<impl FnOnce() + Send + use<>> {
-        let Self(counts) = self.clone();
-        counts[1].fetch_max(counts[0].fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        counts[2].fetch_add(1, Ordering::SeqCst);
-        OnDrop::new(move || {
-            counts[0].fetch_sub(1, Ordering::SeqCst);
-        })
-    }
-
-    /// Some turns inside.
-    fn visit(&self) -> impl Future<Output = ()> + Send + use<> {
-        let crowd = self.clone();
-        async move {
-            let _inside = crowd.enter();
-            for _ in 0..5 {
-                yield_now().await;
-            }
-        }
-    }
-
-    /// Sees that all have come and gone, and never more at a time than the limit allows. On two threads they may be too
-    /// quick to meet at all.
-    #[track_caller]
-    fn respected(&self, limit: usize, tasks: usize) {
-        let [inside, most, ever] = self.counts();
-        assert_eq!((inside, ever), (0, tasks), "how many are still inside, and have ever been");
-        assert!((1..=limit).contains(&most), "{most} at a time");
-    }
-
-    /// How many are inside, have been at most, and have ever been.
-    fn counts(&self) -> [usize; 3] {
-        [0, 1, 2].map(|n| self.0[n].load(Ordering::SeqCst))
-    }
 }
 
 // ===== how many run =====
@@ -984,8 +944,7 @@ fn a_runtime_that_shuts_down_drops_very_many_tasks_that_wait() {
                 if owned {
                     // The driver is dropped by the runtime as well.
                     drop(runtime.spawn(run));
-                    let started = || format!("{watcher:?}").contains("running");
-                    runtime.block_on(until(started));
+                    runtime.block_on(until_running(&watcher));
                     drop(runtime);
                 } else {
                     runtime.block_on(async { assert!(poll_once(run.as_mut()).await.is_pending()) });

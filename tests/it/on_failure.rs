@@ -12,35 +12,13 @@ use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{
-    Alive, Counted, LONG, Log, OnDrop, Slot, both, failed, fails, failures, multi_thread, panic_of, quiet_panic,
-    running, until,
+    Alive, Counted, Explosive, LONG, Log, OnDrop, Slot, both, failed, fails, failures, multi_thread, panic_of,
+    quiet_panic, running, until, until_running,
 };
 
 /// A pool that does the same about every failure.
 fn always(what: OnFailure) -> Pool {
     Pool::builder().on_failure(move |_| what).build()
-}
-
-/// An error with a destructor that panics.
-struct Bomb;
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        quiet_panic("bomb");
-    }
-}
-
-impl fmt::Display for Bomb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ticking")
-    }
-}
-
-impl From<Bomb> for BoxError {
-    fn from(bomb: Bomb) -> Self {
-        std::mem::forget(bomb);
-        "ticking".into()
-    }
 }
 
 // ===== on_failure: what it decides =====
@@ -322,7 +300,7 @@ async fn the_policy_is_asked_about_what_a_runtime_cut_off() {
         })
         .build();
     let running = running(&pool);
-    until(|| format!("{pool:?}").contains("running")).await;
+    until_running(&pool).await;
     let local = LocalSet::new();
     {
         let _inside = local.enter();
@@ -532,15 +510,15 @@ async fn a_policy_that_panics_closes_the_pool_and_is_reported_after_the_failure(
 #[apply(both)]
 async fn a_discarded_error_that_panics_in_its_destructor_closes_the_pool() {
     let alive = Alive::default();
-    let pool: Pool<Bomb> = Pool::builder().on_failure(|_| OnFailure::Discard).build();
+    let pool: Pool<Explosive> = Pool::builder().on_failure(|_| OnFailure::Discard).build();
     let one = alive.one();
     pool.spawn(async move {
         let _one = one;
         pending::<()>().await;
     });
-    let handle = pool.build_task().name("culprit").spawn_with_handle(async { Err::<(), _>(Bomb) });
+    let handle = pool.build_task().name("culprit").spawn_with_handle(async { Err::<(), _>(Explosive) });
     let error = pool.run().await.unwrap_err();
-    assert_eq!(failures(error.failures()), ["panic: bomb"]);
+    assert_eq!(failures(error.failures()), ["panic: error"]);
     assert_eq!(error.first().unwrap().task().name(), Some("culprit"));
     assert_eq!(alive.count(), 0);
     assert_eq!(handle.await, Err(TaskStopped::Failed));

@@ -7,7 +7,7 @@ use macro_rules_attribute::apply;
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
-use crate::support::{Clock, both, current_thread, polite, secs, until, with_grace};
+use crate::support::{Clock, both, current_thread, polite, secs, until_running, with_grace};
 
 #[apply(current_thread)]
 async fn what_overran_a_grace_is_known_after_the_run() {
@@ -76,7 +76,7 @@ async fn an_abort_right_after_the_cancel_takes_the_whole_grace() {
     for (name, depth) in [("above", 1), ("middle", 0), ("below", -1)] {
         running.build_task().name(name).depth(depth).spawn(pending::<()>());
     }
-    until(|| format!("{running:?}").contains("running")).await;
+    until_running(&running).await;
     running.cancel();
     running.abort();
     run.await.unwrap().unwrap();

@@ -14,16 +14,15 @@ use aiodrive::{
     BoxError, ExitError, Failure, OnFailure, Pool, PoolError, TaskError, cancellation_token, race, shield, wait_all,
 };
 use macro_rules_attribute::apply;
-use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
-use crate::support::{Alive, Counted, both, current_thread, poll_once, quiet_panic};
+use crate::support::{Alive, Counted, While, both, current_thread, current_thread_runtime, poll_once, quiet_panic};
 
 // ===== tools =====
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    current_thread_runtime().block_on(future)
 }
 
 /// The error of a pool whose tasks have failed so.
@@ -37,11 +36,6 @@ where
     }
     block_on(pool.run()).unwrap_err()
 }
-
-/// What was being done, and why that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct While(&'static str, #[source] BoxError);
 
 fn cannot_load() -> While {
     While("cannot load", io::Error::other("no such file").into())

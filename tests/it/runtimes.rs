@@ -18,16 +18,10 @@ use tokio::task::{LocalSet, yield_now};
 use tokio_test::{assert_ready, task};
 
 use crate::support::{
-    Alive, GRACE, Log, OnDrop, Outcome, asked, bomb, both, current_thread, current_thread_runtime, failures, keep,
-    meddle, nested, panic_of, panic_text, paused_runtime, poll_once, poll_until, quiet_panic, secs, stays_pending,
-    turning, until, watched, with_grace,
+    Alive, GRACE, Log, OnDrop, Outcome, asked, bomb, both, both_runtimes, current_thread, current_thread_runtime,
+    failures, keep, meddle, multi_thread_runtime, nested, panic_of, panic_text, paused_runtime, poll_once, poll_until,
+    quiet_panic, secs, stays_pending, turning, until, watched, with_grace,
 };
-
-fn runtimes() -> [tokio::runtime::Runtime; 2] {
-    let current = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let multi = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    [current, multi]
-}
 
 // ===== runtimes that end =====
 
@@ -35,7 +29,7 @@ fn runtimes() -> [tokio::runtime::Runtime; 2] {
 fn a_runtime_that_is_dropped_in_the_middle_of_the_grace_ends_everything() {
     for grace in [secs(1_000_000), Duration::MAX] {
         watched(move || {
-            for runtime in runtimes() {
+            for runtime in both_runtimes() {
                 let (alive, log) = (Alive::default(), Log::default());
                 let seen = |event: &str| log.events().iter().filter(|seen| *seen == event).count();
                 runtime.block_on(async {
@@ -66,7 +60,7 @@ fn a_runtime_that_is_dropped_in_the_middle_of_the_grace_ends_everything() {
 #[test]
 fn a_runtime_that_is_dropped_in_the_grace_cancels_the_tokens_of_lower_depths() {
     watched(|| {
-        for runtime in runtimes() {
+        for runtime in both_runtimes() {
             let (given, heard) = (Arc::new(OnceLock::new()), Log::default());
             let pool = with_grace(Duration::MAX).build();
             let said = heard.clone();
@@ -100,7 +94,7 @@ fn a_runtime_that_is_dropped_in_the_grace_cancels_the_tokens_of_lower_depths() {
 #[test]
 fn a_pool_whose_runtime_is_dropped_in_its_grace_can_still_be_polled_elsewhere() {
     watched(|| {
-        for runtime in runtimes() {
+        for runtime in both_runtimes() {
             let (alive, heard) = (Alive::default(), Log::default());
             let pool = with_grace(Duration::MAX).build();
             let (one, said) = (alive.one(), heard.clone());
@@ -119,7 +113,7 @@ fn a_pool_whose_runtime_is_dropped_in_its_grace_can_still_be_polled_elsewhere() 
             });
             drop(runtime);
             assert_eq!(alive.count(), 0, "somebody outlives the runtime");
-            let [other, _] = runtimes();
+            let [other, _] = both_runtimes();
             let error = other.block_on(run).unwrap_err();
             assert_eq!(failures(error.failures()), ["cancelled"]);
         }
@@ -131,7 +125,7 @@ fn a_pool_in_a_blocking_closure_ends_when_its_runtime_is_dropped_in_the_grace() 
     // A timer that is polled in a runtime that shuts down panics; it must not abort the process.
     for (grace, ends) in [(secs(1_000_000), "panicked"), (Duration::MAX, "failures: 1")] {
         let events = watched(move || {
-            runtimes().map(|runtime| {
+            both_runtimes().map(|runtime| {
                 let (alive, log) = (Alive::default(), Log::default());
                 let (one, said) = (alive.one(), log.clone());
                 runtime.block_on(async {
@@ -197,10 +191,6 @@ fn a_runtime_without_timers_is_reported_by_a_panic_and_leaves_nothing_behind() {
     });
 }
 
-fn multi_thread_runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
-}
-
 /// A pool that was polled first on a runtime that is gone, with what `body` has done there.
 fn orphan<T>(gone: Runtime, body: impl AsyncFnOnce(Pool) -> T) -> (Pool, Pin<Box<impl Future<Output = Outcome<T>>>>) {
     let handle = Arc::new(OnceLock::new());
@@ -224,7 +214,7 @@ fn without_drivers<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'st
 #[test]
 fn a_runtime_that_is_dropped_takes_the_pools_on_it_along() {
     watched(|| {
-        for runtime in [current_thread_runtime(), multi_thread_runtime()] {
+        for runtime in both_runtimes() {
             let alive = Alive::default();
             let (ready, below) = (Arc::new(AtomicUsize::new(0)), alive.clone());
             let counting = Arc::clone(&ready);
@@ -258,7 +248,7 @@ fn a_runtime_that_is_dropped_takes_the_pools_on_it_along() {
 #[test]
 fn tasks_that_are_cut_off_by_their_runtime_are_failures() {
     watched(|| {
-        for gone in [current_thread_runtime(), multi_thread_runtime()] {
+        for gone in both_runtimes() {
             let alive = Alive::default();
             let (one, seen) = (alive.one(), alive.clone());
             let (pool, open) = orphan(gone, async move |pool| {
@@ -280,7 +270,7 @@ fn tasks_that_are_cut_off_by_their_runtime_are_failures() {
 #[test]
 fn a_task_spawned_on_a_dead_runtime_is_a_failure() {
     watched(|| {
-        for gone in [current_thread_runtime(), multi_thread_runtime()] {
+        for gone in both_runtimes() {
             let (pool, open) = orphan(gone, async |_| pending::<()>().await);
             assert!(!pool.is_closed());
             let alive = Alive::default();
@@ -396,7 +386,7 @@ fn tasks_run_on_the_runtime_of_the_owner_whoever_spawns_them() {
 #[test]
 fn a_forgotten_owner_leaves_its_tasks_to_the_runtime() {
     watched(|| {
-        for runtime in [current_thread_runtime(), multi_thread_runtime()] {
+        for runtime in both_runtimes() {
             let alive = Alive::default();
             runtime.block_on(async {
                 let one = alive.one();

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use aiodrive::{BoxError, LatchEvent, OnFailure, Pool};
 use macro_rules_attribute::apply;
@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{
-    Alive, Log, OnDrop, both, busy, endless, fails, failures, kept_open, multi_thread, panic_text, quiet_panic,
-    running, until,
+    Alive, Crowd, Log, OnDrop, both, busy, endless, fails, failures, kept_open, multi_thread, panic_text, quiet_panic,
+    running, until, until_running,
 };
 
 #[apply(both)]
@@ -54,7 +54,7 @@ async fn a_local_task_stays_on_its_thread_and_is_in_the_pool() {
 async fn a_local_task_in_a_pool_that_runs_elsewhere_is_joined() {
     let (pool, log) = (kept_open(), Log::default());
     let running = running(&pool);
-    until(|| format!("{pool:?}").contains("running")).await;
+    until_running(&pool).await;
     let (far, events) = (pool.clone(), log.clone());
     // A runtime of its own, on a thread of its own.
     let thread = std::thread::spawn(move || {
@@ -79,16 +79,13 @@ async fn a_local_task_in_a_pool_that_runs_elsewhere_is_joined() {
 
 #[apply(both)]
 async fn under_a_limit_local_tasks_and_others_begin_in_the_order_of_their_spawns() {
-    let log = Log::default();
+    let (log, crowd) = (Log::default(), Crowd::default());
     let opened = Pool::builder().limit(1).open(async |pool: Pool| {
-        let inside = Arc::new(AtomicUsize::new(0));
         for n in 0..6 {
-            let (log, inside) = (log.clone(), Arc::clone(&inside));
+            let (log, visit) = (log.clone(), crowd.visit());
             let work = async move {
-                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "one at a time");
                 log.push(n.to_string());
-                yield_now().await;
-                assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
+                visit.await;
             };
             if n % 2 == 0 { pool.spawn_local(work) } else { pool.spawn(work) }
         }
@@ -96,6 +93,7 @@ async fn under_a_limit_local_tasks_and_others_begin_in_the_order_of_their_spawns
     });
     LocalSet::new().run_until(opened).await.unwrap();
     assert_eq!(log.events(), ["0", "1", "2", "3", "4", "5"]);
+    crowd.respected(1, 6);
 }
 
 #[apply(both)]
@@ -235,7 +233,7 @@ async fn a_pool_is_as_it_was_after_spawn_local_has_panicked_outside_of_a_local_s
     for limit in [1, 2, usize::MAX] {
         let (pool, alive): (Pool, _) = (Pool::builder().keep_open(true).limit(limit).build(), Alive::default());
         let running = running(&pool);
-        until(|| format!("{pool:?}").contains("running")).await;
+        until_running(&pool).await;
         for _ in 0..3 {
             let future = endless(&alive);
             let text = panic_text(|| pool.spawn_local(future));
@@ -289,7 +287,7 @@ async fn a_closed_pool_drops_a_local_task_unpolled() {
 async fn a_local_set_that_is_dropped_cuts_its_tasks_off_and_that_is_a_failure() {
     let (pool, alive) = (kept_open(), Alive::default());
     let running = running(&pool);
-    until(|| format!("{pool:?}").contains("running")).await;
+    until_running(&pool).await;
     let local = LocalSet::new();
     let one = alive.one();
     {
@@ -311,7 +309,7 @@ async fn a_local_set_that_is_dropped_cuts_its_tasks_off_and_that_is_a_failure() 
 async fn a_local_set_that_is_dropped_with_a_task_waiting_for_its_turn_does_not_hang_the_pool() {
     let (pool, latch): (Pool, _) = (Pool::builder().limit(1).keep_open(true).build(), LatchEvent::new());
     let running = running(&pool);
-    until(|| format!("{pool:?}").contains("running")).await;
+    until_running(&pool).await;
     let go = latch.wait_set();
     pool.spawn(go);
     let local = LocalSet::new();

@@ -10,12 +10,7 @@ use aiodrive::{
 };
 use macro_rules_attribute::apply;
 
-use crate::support::both;
-
-/// What was being done.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct While(&'static str, #[source] BoxError);
+use crate::support::{While, both};
 
 #[derive(Debug, thiserror::Error)]
 enum AppError {

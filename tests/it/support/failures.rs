@@ -40,6 +40,11 @@ pub async fn fails(text: &'static str) -> Result<(), BoxError> {
     Err(text.into())
 }
 
+/// What was being done, and why that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct While(pub &'static str, #[source] pub BoxError);
+
 /// Has a task of a running pool fail, and waits until it has.
 pub async fn failed(pool: &Pool, text: &'static str) {
     let handle = pool.spawn_with_handle(fails(text));

@@ -10,7 +10,7 @@ use aiodrive::{BoxError, Pool, PoolBuilder, PoolError, cancellation_token};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::{Alive, Clock, Outcome, poll_once};
+use super::{Alive, Clock, Outcome, poll_once, until};
 
 pub const GRACE: Duration = secs(10);
 
@@ -41,6 +41,11 @@ where
     E: Into<BoxError> + std::fmt::Display + Send + 'static,
 {
     tokio::spawn(pool.clone().run())
+}
+
+/// Waits until a pool has begun to run.
+pub async fn until_running<E: Send + 'static>(pool: &Pool<E>) {
+    until(|| format!("{pool:?}").contains("state: running")).await;
 }
 
 /// Planned pools, each of which runs in a task of the one before it: a test spawns what it needs in any of them, and then

@@ -28,13 +28,11 @@ pub fn on_multi_thread<F: Future<Output = ()>>(test: impl Fn() -> F) {
 }
 
 fn run_on_current_thread(test: &Test<'_>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    runtime.block_on(async { no_hang(Duration::from_secs(1_000_000), test()).await });
+    paused_runtime().block_on(async { no_hang(Duration::from_secs(1_000_000), test()).await });
 }
 
 fn run_on_multi_thread(test: &Test<'_>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async { no_hang(Duration::from_secs(200), test()).await });
+    multi_thread_runtime().block_on(async { no_hang(Duration::from_secs(200), test()).await });
 }
 
 async fn no_hang<F: Future>(limit: Duration, test: F) -> F::Output {
@@ -124,4 +122,13 @@ pub fn current_thread_runtime() -> Runtime {
 
 pub fn paused_runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+pub fn multi_thread_runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+/// A runtime of each kind, with clocks that go.
+pub fn both_runtimes() -> [Runtime; 2] {
+    [current_thread_runtime(), multi_thread_runtime()]
 }

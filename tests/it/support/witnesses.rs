@@ -263,3 +263,43 @@ impl Count {
         self.0.load(Ordering::SeqCst)
     }
 }
+
+/// How many are inside, and how many have been at most.
+#[derive(Clone, Default)]
+pub struct Crowd(Arc<[AtomicUsize; 3]>);
+
+impl Crowd {
+    pub fn enter(&self) -> OnDrop<impl FnOnce() + Send + use<>> {
+        let Self(counts) = self.clone();
+        counts[1].fetch_max(counts[0].fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        counts[2].fetch_add(1, Ordering::SeqCst);
+        OnDrop::new(move || {
+            counts[0].fetch_sub(1, Ordering::SeqCst);
+        })
+    }
+
+    /// Some turns inside.
+    pub fn visit(&self) -> impl Future<Output = ()> + Send + use<> {
+        let crowd = self.clone();
+        async move {
+            let _inside = crowd.enter();
+            for _ in 0..5 {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Sees that all have come and gone, and never more at a time than the limit allows. On two threads they may be too
+    /// quick to meet at all.
+    #[track_caller]
+    pub fn respected(&self, limit: usize, tasks: usize) {
+        let [inside, most, ever] = self.counts();
+        assert_eq!((inside, ever), (0, tasks), "how many are still inside, and have ever been");
+        assert!((1..=limit).contains(&most), "{most} at a time");
+    }
+
+    /// How many are inside, have been at most, and have ever been.
+    pub fn counts(&self) -> [usize; 3] {
+        [0, 1, 2].map(|n| self.0[n].load(Ordering::SeqCst))
+    }
+}
