@@ -35,7 +35,7 @@ fn on_both<F: Future<Output = ()>>(test: impl Fn() -> F) {
     let mut current_thread = tokio::runtime::Builder::new_current_thread();
     let mut multi_thread = tokio::runtime::Builder::new_multi_thread();
     for builder in [&mut current_thread, multi_thread.worker_threads(2)] {
-        builder.build().unwrap().block_on(test());
+        builder.enable_time().build().unwrap().block_on(test());
     }
 }
 
@@ -167,23 +167,18 @@ fn tasks_that_their_handles_have_aborted_take_no_room() {
 
 #[test]
 fn timeouts_that_are_over_leave_no_timers() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut current_thread = tokio::runtime::Builder::new_current_thread();
-    let mut multi_thread = tokio::runtime::Builder::new_multi_thread();
-    for builder in [&mut current_thread, multi_thread.worker_threads(2)] {
-        builder.enable_time().build().unwrap().block_on(async {
-            let past = tokio::time::Instant::now() - Duration::from_millis(1);
-            let before = allocated();
-            for _ in 0..100_000 {
-                assert!(timeout_at(past, pending::<()>()).await.is_err());
-                assert!(timeout(Duration::from_secs(1_000), ready(())).await.is_ok());
-                // A timer that has been polled is one that the runtime has noted down.
-                assert!(timeout(Duration::from_secs(1_000), yield_now()).await.is_ok());
-            }
-            let kept = (allocated() - before) / 1024;
-            assert!(kept < 64, "{kept} KiB");
-        });
-    }
+    on_both(|| async {
+        let past = tokio::time::Instant::now() - Duration::from_millis(1);
+        let before = allocated();
+        for _ in 0..100_000 {
+            assert!(timeout_at(past, pending::<()>()).await.is_err());
+            assert!(timeout(Duration::from_secs(1_000), ready(())).await.is_ok());
+            // A timer that has been polled is one that the runtime has noted down.
+            assert!(timeout(Duration::from_secs(1_000), yield_now()).await.is_ok());
+        }
+        let kept = (allocated() - before) / 1024;
+        assert!(kept < 64, "{kept} KiB");
+    });
 }
 
 /// A consumer that takes its time: everything else has run as far as it can before each result is taken. Each result
