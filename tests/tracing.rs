@@ -55,13 +55,18 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Record {
     }
 }
 
-/// What was recorded while a test ran, on the paused clock.
-fn recorded(test: impl AsyncFnOnce()) -> Vec<String> {
-    let record = Record::default();
-    tracing::subscriber::with_default(Registry::default().with(record.clone()), || {
+/// Runs a test on the paused clock, with a subscriber of its own.
+fn subscribed(layer: impl Layer<Registry> + Send + Sync, test: impl AsyncFnOnce()) {
+    tracing::subscriber::with_default(Registry::default().with(layer), || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(test());
     });
+}
+
+/// What was recorded while a test ran.
+fn recorded(test: impl AsyncFnOnce()) -> Vec<String> {
+    let record = Record::default();
+    subscribed(record.clone(), test);
     let mut lines = record.0.lock().unwrap();
     std::mem::take(&mut *lines)
 }
@@ -367,31 +372,6 @@ fn without_timers_a_pool_that_has_to_wait_does_not_warn() {
     assert!(record.0.lock().unwrap().iter().all(|line| line.starts_with(&Level::DEBUG.to_string())));
 }
 
-/// A subscriber is somebody's code. Its panic once took the failure along, and the slot of the task.
-#[test]
-fn a_subscriber_that_panics_loses_nothing() {
-    struct Bomb;
-
-    impl<S: Subscriber> Layer<S> for Bomb {
-        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
-            std::panic::resume_unwind(Box::new("bomb"));
-        }
-    }
-
-    tracing::subscriber::with_default(Registry::default().with(Bomb), || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let pool = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect).build();
-            pool.spawn(async { Err("broken".into()) });
-            pool.spawn(async { Err("broken too".into()) });
-            assert_eq!(pool.run().await.unwrap_err().failures().len(), 2);
-            let dropped = Pool::<BoxError>::builder().keep_open(true).build();
-            tokio::time::timeout(MINUTE, dropped.clone().run()).await.unwrap_err();
-            dropped.cancelled().await;
-        });
-    });
-}
-
 /// Panics at some of the calls of a subscriber.
 #[derive(Clone, Copy)]
 struct PanicsAt(&'static [&'static str]);
@@ -426,33 +406,36 @@ impl<S: Subscriber> Layer<S> for PanicsAt {
     }
 }
 
-/// Also at two calls of which the second comes while the first unwinds.
+/// A subscriber is somebody's code. Its panic once took the failure along, and the slot of the task. Also at two calls of
+/// which the second comes while the first unwinds.
 #[test]
 fn a_subscriber_that_panics_at_any_call_loses_nothing() {
     let calls: [&[&str]; 7] =
         [&["new span"], &["enter"], &["event"], &["exit"], &["close"], &["event", "exit"], &["enter", "event", "exit"]];
     for calls in calls {
-        tracing::subscriber::with_default(Registry::default().with(PanicsAt(calls)), || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-            runtime.block_on(async {
-                let pool = Pool::<BoxError>::builder().name("web").limit(1).grace(MINUTE).build();
-                pool.spawn(async { Err("broken".into()) });
-                pool.spawn(async { Err("discarded".into()) });
-                pool.spawn(pending::<()>());
-                let error = pool.run().await.unwrap_err();
-                assert_eq!(error.failures()[0].to_string().rsplit(": ").next(), Some("broken"), "{calls:?}");
-                let dropped = Pool::<BoxError>::builder().name("web").keep_open(true).build();
+        subscribed(PanicsAt(calls), async || {
+            let unnamed = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect).build();
+            unnamed.spawn(async { Err("broken".into()) });
+            unnamed.spawn(async { Err("broken too".into()) });
+            assert_eq!(unnamed.run().await.unwrap_err().failures().len(), 2, "{calls:?}");
+            let pool = Pool::<BoxError>::builder().name("web").limit(1).grace(MINUTE).build();
+            pool.spawn(async { Err("broken".into()) });
+            pool.spawn(async { Err("discarded".into()) });
+            pool.spawn(pending::<()>());
+            let error = pool.run().await.unwrap_err();
+            assert_eq!(error.failures()[0].to_string().rsplit(": ").next(), Some("broken"), "{calls:?}");
+            for builder in [Pool::<BoxError>::builder(), Pool::builder().name("web")] {
+                let dropped = builder.keep_open(true).build();
                 tokio::time::timeout(MINUTE, dropped.clone().run()).await.unwrap_err();
                 dropped.cancelled().await;
-                let late = Pool::<BoxError>::builder().name("web").build();
-                late.cancel();
-                late.spawn(async {});
-                drop(late);
-                let planned = Pool::<BoxError>::builder().name("web").build();
-                planned.spawn(async {});
-                drop(planned);
-            });
+            }
+            let late = Pool::<BoxError>::builder().name("web").build();
+            late.cancel();
+            late.spawn(async {});
+            drop(late);
+            let planned = Pool::<BoxError>::builder().name("web").build();
+            planned.spawn(async {});
+            drop(planned);
         });
     }
 }
@@ -490,16 +473,13 @@ impl<S: Subscriber> Layer<S> for Meddler {
 #[test]
 fn a_subscriber_may_use_the_pool_that_it_is_told_of() {
     let known = Arc::new(OnceLock::new());
-    tracing::subscriber::with_default(Registry::default().with(Meddler(Arc::clone(&known))), || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let pool = Pool::<BoxError>::builder().name("web").limit(1).grace(MINUTE).build();
-            known.set(pool.clone()).unwrap();
-            pool.spawn(async { Err("broken".into()) });
-            late(&pool, "late", 2 * MINUTE);
-            assert_eq!(pool.clone().run().await.unwrap_err().failures().len(), 1);
-            assert!(pool.overrun().iter().any(|task| task.name() == Some("late")));
-        });
+    subscribed(Meddler(Arc::clone(&known)), async || {
+        let pool = Pool::<BoxError>::builder().name("web").limit(1).grace(MINUTE).build();
+        known.set(pool.clone()).unwrap();
+        pool.spawn(async { Err("broken".into()) });
+        late(&pool, "late", 2 * MINUTE);
+        assert_eq!(pool.clone().run().await.unwrap_err().failures().len(), 1);
+        assert!(pool.overrun().iter().any(|task| task.name() == Some("late")));
     });
 }
 
@@ -818,17 +798,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Closes {
 #[test]
 fn the_spans_of_the_tasks_are_closed_when_the_pool_returns() {
     let closes = Closes::default();
-    tracing::subscriber::with_default(Registry::default().with(closes.clone()), || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let pool = Pool::<BoxError>::builder().span(|_| tracing::info_span!("task")).limit(1).build();
-            let value = pool.spawn_with_handle(async { Ok(42) });
-            pool.spawn(async { Err("broken".into()) });
-            pool.spawn(pending::<()>());
-            pool.run().await.unwrap_err();
-            assert_eq!(*closes.0.lock().unwrap(), ["task"; 3]);
-            assert_eq!(value.await, Ok(42));
-        });
+    subscribed(closes.clone(), async || {
+        let pool = Pool::<BoxError>::builder().span(|_| tracing::info_span!("task")).limit(1).build();
+        let value = pool.spawn_with_handle(async { Ok(42) });
+        pool.spawn(async { Err("broken".into()) });
+        pool.spawn(pending::<()>());
+        pool.run().await.unwrap_err();
+        assert_eq!(*closes.0.lock().unwrap(), ["task"; 3]);
+        assert_eq!(value.await, Ok(42));
     });
 }
 
@@ -872,59 +849,27 @@ fn a_closure_that_panics_instead_of_giving_a_span_fails_its_task_which_runs() {
 /// At each call of it, by itself.
 #[test]
 fn a_subscriber_that_panics_over_the_span_of_a_task_loses_nothing() {
-    struct Bomb(&'static str);
-
-    impl Bomb {
-        fn explode(&self, at: &str) {
-            if self.0 == at {
-                std::panic::resume_unwind(Box::new("bomb"));
-            }
-        }
-    }
-
-    impl<S: Subscriber> Layer<S> for Bomb {
-        fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
-            self.explode("new");
-        }
-
-        fn on_enter(&self, _: &Id, _: Context<'_, S>) {
-            self.explode("enter");
-        }
-
-        fn on_exit(&self, _: &Id, _: Context<'_, S>) {
-            self.explode("exit");
-        }
-
-        fn on_close(&self, _: Id, _: Context<'_, S>) {
-            self.explode("close");
-        }
-    }
-
-    for at in ["new", "enter", "exit", "close"] {
-        tracing::subscriber::with_default(Registry::default().with(Bomb(at)), || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-            runtime.block_on(async {
-                let builder = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect);
-                let pool = builder.span(|_| tracing::info_span!("task")).build();
-                let value = pool.spawn_with_handle(async { Ok(42) });
-                pool.spawn(async { Err("broken".into()) });
-                pool.spawn(async { std::panic::resume_unwind(Box::new("bug")) });
-                pool.build_task().daemon().spawn(pending::<()>());
-                let error = pool.run().await.unwrap_err();
-                assert_eq!(value.await, Ok(42), "{at}");
-                // What the closure had to do with it, it has failed by itself.
-                let without_span = if at == "new" { 4 } else { 0 };
-                assert_eq!(error.failures().len(), 2 + without_span, "{at}: {error:#}");
-                // Nor does a task that never runs.
-                let closed = Pool::<BoxError>::builder().span(|_| tracing::info_span!("task"));
-                let opened = closed.open(async |pool: Pool| {
-                    pool.cancel();
-                    pool.spawn(async {});
-                    Ok(())
-                });
-                opened.await.unwrap();
+    for at in [&["new span"], &["enter"], &["exit"], &["close"]] {
+        subscribed(PanicsAt(at), async || {
+            let builder = Pool::<BoxError>::builder().limit(1).on_failure(|_| OnFailure::Collect);
+            let pool = builder.span(|_| tracing::info_span!("task")).build();
+            let value = pool.spawn_with_handle(async { Ok(42) });
+            pool.spawn(async { Err("broken".into()) });
+            pool.spawn(async { std::panic::resume_unwind(Box::new("bug")) });
+            pool.build_task().daemon().spawn(pending::<()>());
+            let error = pool.run().await.unwrap_err();
+            assert_eq!(value.await, Ok(42), "{at:?}");
+            // What the closure had to do with it, it has failed by itself.
+            let without_span = if at == &["new span"] { 4 } else { 0 };
+            assert_eq!(error.failures().len(), 2 + without_span, "{at:?}: {error:#}");
+            // Nor does a task that never runs.
+            let closed = Pool::<BoxError>::builder().span(|_| tracing::info_span!("task"));
+            let opened = closed.open(async |pool: Pool| {
+                pool.cancel();
+                pool.spawn(async {});
+                Ok(())
             });
+            opened.await.unwrap();
         });
     }
 }
