@@ -9,12 +9,12 @@ use std::task::Poll;
 
 use aiodrive::{BoxError, LatchEvent, Pool, PoolError, TaskError, map, shield};
 use macro_rules_attribute::apply;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Barrier, Semaphore, oneshot};
 use tokio::task::yield_now;
 
 use crate::support::{
-    Alive, OnDrop, both, current_thread, failures, multi_thread, panic_of, panic_text, panics_in_drop, poll_once,
-    quiet_panic, stays_pending, until,
+    Alive, OnDrop, both, cleanup_of, current_thread, failures, multi_thread, panic_of, panic_text, panics_in_drop,
+    poll_once, poll_until, quiet_panic, stays_pending, until,
 };
 
 async fn same(n: usize) -> Result<usize, BoxError> {
@@ -405,39 +405,32 @@ async fn values_that_nobody_gets_may_panic_as_they_are_dropped() {
 
 #[apply(both)]
 async fn a_collect_that_is_dropped_leaves_its_failures_to_the_pool() {
-    let alive = Alive::default();
-    let opened = Pool::open(async |_: Pool| {
-        let (gate, opened) = std::sync::mpsc::channel::<()>();
-        let opened = std::sync::Mutex::new(Some(opened));
-        let collected = map(3, 0..3, |n| {
-            let opened = if n == 2 { opened.lock().unwrap().take() } else { None };
-            let counted = alive.slow();
+    let (alive, gate) = (Alive::default(), LatchEvent::new());
+    let cleanup = cleanup_of(async || {
+        let shielded = Arc::new(Barrier::new(2));
+        let mapped = map(3, 0..3, |n| {
+            let (counted, opened, shielded) = (alive.slow(), gate.wait_set(), shielded.clone());
             async move {
                 let _counted = counted;
-                match opened {
-                    // Cannot be aborted.
-                    Some(opened) => tokio::task::spawn_blocking(move || opened.recv()).await??,
-                    None if n == 1 => return Err::<usize, BoxError>("broken".into()),
-                    None => return pending().await,
+                if n == 1 {
+                    shielded.wait().await;
+                    return Err::<(), BoxError>("broken".into());
                 }
-                Ok(n)
+                if n == 2 {
+                    // No abort reaches it: `collect` waits for it with the failure in hand.
+                    drop(shield(opened));
+                    shielded.wait().await;
+                }
+                pending().await
             }
         });
-        {
-            let mut collected = pin!(collected.collect());
-            for _ in 0..100 {
-                assert!(poll_once(collected.as_mut()).await.is_pending() || alive.count() == 0);
-                yield_now().await;
-                if alive.count() == 0 {
-                    return Ok(());
-                }
-            }
-        }
-        drop(gate);
-        Ok(())
+        let mut collected = Box::pin(mapped.collect());
+        assert!(poll_once(collected.as_mut()).await.is_pending(), "it is ready too early");
+        poll_until(collected.as_mut(), || alive.count() == 0).await;
+        drop(collected);
+        gate.set();
     });
-    drop(opened.await);
-    assert_eq!(alive.count(), 0);
+    assert_eq!(cleanup.await, ["error: broken"]);
 }
 
 // ===== early ends =====
