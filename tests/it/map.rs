@@ -262,37 +262,38 @@ fn a_limit_of_0_panics_with_the_callers_line() {
 #[apply(both)]
 async fn a_panic_of_the_source_or_the_function_ends_it() {
     for (in_source, ordered) in [(true, true), (true, false), (false, true), (false, false)] {
-        let alive = Alive::default();
-        let opened = Pool::open(async |_: Pool| {
+        let (alive, failed) = (Alive::default(), LatchEvent::new());
+        let mut lost = vec!["error: lost?"];
+        let cleanup = cleanup_of(async || {
             let items = (0..10).inspect(|n| {
                 if in_source && *n == 3 {
                     quiet_panic("in the source")
                 }
             });
-            let failed = Alive::default();
             let mapped = map(3, items, |n| {
                 if n == 3 {
                     quiet_panic("in the function")
                 }
-                let (counted, failing) = (alive.slow(), failed.one());
+                let (counted, failed) = (alive.slow(), failed.clone());
                 async move {
                     let _counted = counted;
                     match n {
-                        0 => Ok(n),
+                        // So that the other has failed when something is given, and cannot be aborted instead.
+                        0 => failed.wait_set().await,
                         1 => {
-                            drop(failing);
-                            Err::<_, BoxError>("lost?".into())
+                            failed.set();
+                            return Err::<_, BoxError>("lost?".into());
                         }
                         _ => pending().await,
                     }
+                    Ok(n)
                 }
             });
             let mut mapped = if ordered { mapped } else { mapped.unordered() };
-            if ordered {
-                assert_eq!(mapped.next().await.unwrap().unwrap(), 0, "in the source: {in_source}");
-            } else {
-                // Whichever of the two comes first.
-                drop(mapped.next().await.unwrap());
+            match mapped.next().await.unwrap() {
+                Ok(first) => assert_eq!(first, 0, "in the source: {in_source}, ordered: {ordered}"),
+                Err(error) if ordered => panic!("it is given too early: {error}"),
+                Err(_) => lost.clear(),
             }
             let text = panic_of(async { while mapped.next().await.is_some() {} }).await;
             assert_eq!(text, if in_source { "in the source" } else { "in the function" }, "ordered: {ordered}");
@@ -303,15 +304,8 @@ async fn a_panic_of_the_source_or_the_function_ends_it() {
                 );
             }
             assert_eq!(alive.count(), 0, "`None` comes when nothing is left below");
-            Ok(())
         });
-        let ended = opened.await;
-        if ordered {
-            // Unless it was aborted before it had begun.
-            if let Err(error) = ended {
-                assert_eq!(failures(error.cleanup_failures()), ["error: lost?"], "in the source: {in_source}");
-            }
-        }
+        assert_eq!(cleanup.await, lost, "in the source: {in_source}, ordered: {ordered}");
     }
 }
 
