@@ -112,12 +112,15 @@ async fn without_an_order_the_first_to_complete_comes_first() {
 struct Running(Arc<[AtomicUsize; 2]>);
 
 impl Running {
-    async fn run(self, n: usize) -> Result<usize, BoxError> {
+    async fn run(self, n: usize, all_run: Option<Arc<Barrier>>) -> Result<usize, BoxError> {
         let now = self.0[0].fetch_add(1, Ordering::SeqCst) + 1;
         self.0[1].fetch_max(now, Ordering::SeqCst);
         let counted = OnDrop::new(|| {
             self.0[0].fetch_sub(1, Ordering::SeqCst);
         });
+        if let Some(all_run) = all_run {
+            all_run.wait().await;
+        }
         after_a_while(n).await?;
         drop(counted);
         Ok(n)
@@ -131,11 +134,13 @@ impl Running {
 #[apply(both)]
 async fn no_more_run_at_a_time_than_the_limit() {
     for limit in [1, 2, 7] {
-        let running = Running::default();
-        let results = map(limit, 0..100, |n| running.clone().run(n)).collect().await.unwrap();
-        assert_eq!(results.len(), 100, "limit {limit}");
-        assert!(running.most() <= limit, "{} of {limit} at a time", running.most());
-        assert!(limit == 1 || running.most() > 1, "{} of {limit}", running.most());
+        let (running, all_run) = (Running::default(), Arc::new(Barrier::new(limit)));
+        let results = map(limit, 0..100, |n| {
+            let first = (n < limit).then(|| all_run.clone());
+            running.clone().run(n, first)
+        });
+        assert_eq!(results.collect().await.unwrap().len(), 100, "limit {limit}");
+        assert_eq!(running.most(), limit, "at a time");
     }
 }
 
