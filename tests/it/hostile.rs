@@ -456,17 +456,22 @@ async fn a_hook_for_cancellations_that_panics_makes_its_error_a_failure() {
 
 #[apply(both)]
 async fn a_hook_for_cancellations_may_use_its_pool() {
-    let hook = |_: &Opaque| {
-        meddle(&Pool::<Opaque>::current());
+    let (asked, own) = (Count::default(), Arc::new(OnceLock::<Pool<Opaque>>::new()));
+    let (count, known) = (asked.clone(), Arc::clone(&own));
+    let hook = move |_: &Opaque| {
+        meddle(known.get().unwrap());
+        count.up();
         true
     };
     let opened = Pool::builder().is_cancellation(hook).open(async |pool: Pool<Opaque>| {
+        assert!(own.set(pool.clone()).is_ok());
         pool.spawn(async { Err(Opaque("of the task")) });
         pending::<Result<(), _>>().await
     });
-    // It was open still when it asked, or was closed by the hook.
+    // The hook has closed it, so that the error counts no more.
     let error = opened.await.unwrap_err();
-    assert!(error.is_cancelled() || error.failures().len() == 1, "{error}");
+    assert!(error.is_cancelled(), "{error}");
+    assert_eq!(asked.get(), 1);
 }
 
 /// A pool with three policies, whose destructors panic.
