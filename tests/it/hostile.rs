@@ -19,7 +19,8 @@ use macro_rules_attribute::apply;
 use tokio::task::yield_now;
 
 use crate::support::{
-    Alive, Counted, OnDrop, bomb, both, failures, meddle, multi_thread, panic_text, poll_once, poll_until, poll_with_bomb, quiet_panic, turns, until, Count,
+    Alive, Count, Counted, OnDrop, bomb, both, failures, meddle, multi_thread, panic_of, panic_text, poll_once,
+    poll_until, poll_with_bomb, quiet_panic, turns, until,
 };
 
 /// What failed, the failures before the cleanup failures.
@@ -549,21 +550,12 @@ impl std::error::Error for Unspeakable {
     }
 }
 
-/// It is told on stderr, which takes its text.
+/// It is told on stderr, which takes its text: by `with_exit` itself, where no runtime swallows the panic.
 #[apply(both)]
 async fn an_error_without_a_text_can_be_told_to_nobody() {
-    let dropped = Alive::default();
-    let held = dropped.one();
-    let body = async |_: &mut ()| pending::<Result<(), BoxError>>().await;
-    let handler = async move |(), _: Exit| {
-        let _held = held;
-        Err(Unspeakable.into())
-    };
-    let mut visit = Box::pin(with_exit((), body, handler));
-    assert!(poll_once(visit.as_mut()).await.is_pending());
-    drop(visit);
-    until(|| dropped.count() == 0).await;
-    turns(5).await;
+    let body = async |_: &mut ()| Err::<(), BoxError>(Unspeakable.into());
+    let handler = async |(), _: Exit| -> Result<(), BoxError> { quiet_panic("exit") };
+    assert_eq!(panic_of(with_exit((), body, handler)).await, "exit");
 }
 
 #[apply(both)]
