@@ -1,16 +1,18 @@
 //! The futures of the functions: what they have in common.
 
-use std::future::{Future, ready};
+use std::future::{Future, pending, ready};
 use std::io;
 use std::marker::PhantomPinned;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::time::Duration;
 
-use aiodrive::{BoxError, race, shield, try_all, wait_all};
+use aiodrive::{BoxError, LatchEvent, map, race, shield, timeout, try_all, wait_all};
 use macro_rules_attribute::apply;
+use tokio::runtime::Handle;
 use tokio::task::yield_now;
 
 use crate::support::{
-    both, busy, current_thread, drop_group, failures, on_both, opened, panic_of, panics_in_drop, poll_once,
+    Log, OnDrop, both, busy, current_thread, failures, panic_of, poll_once, quiet_panic, stays_pending, until,
 };
 
 // ===== functions that are dropped, and their Debug forms =====
@@ -39,17 +41,46 @@ async fn the_futures_of_functions_say_how_far_they_are() {
     assert_eq!(format!("{waiting:?}"), "WaitAllFuture { .. }");
 }
 
-// ===== try_all =====
+// ===== functions that are dropped with what they have =====
 
-#[test]
-fn outputs_that_panic_as_a_function_is_dropped_go_no_further_outside_of_a_pool() {
-    let value = || ready(Ok::<_, &str>(panics_in_drop()));
-    for polled in [false, true] {
-        on_both(async || {
-            drop_group(polled, |gate| try_all((value(), value(), opened(gate)))).await;
-            drop_group(polled, |gate| wait_all((value(), value(), opened(gate)))).await;
-        });
-    }
+/// The caller holds these outputs, not a task, whose runtime would swallow the panic.
+#[apply(both)]
+async fn outputs_that_panic_as_a_function_is_dropped_go_no_further_outside_of_a_pool() {
+    let (gate, log) = (LatchEvent::new(), Log::default());
+    let panics = |event| {
+        let gone = log.on_drop(event);
+        OnDrop::new(move || {
+            drop(gone);
+            quiet_panic("in drop")
+        })
+    };
+    let mut output = Some(panics("of timeout"));
+    let mut limited = Box::pin(timeout(Duration::MAX, async {
+        drop(shield(gate.wait_set()));
+        output.take()
+    }));
+    stays_pending(limited.as_mut()).await;
+    drop(limited);
+    assert_eq!(log.events(), ["of timeout"]);
+    gate.set();
+
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    until(|| tasks() == 0).await;
+    let mut mapped = map(2, 0..2, |n| {
+        let output = (n == 1).then(|| panics("of map"));
+        async move {
+            match output {
+                Some(output) => Ok::<_, BoxError>(output),
+                None => pending().await,
+            }
+        }
+    });
+    stays_pending(pin!(mapped.next())).await;
+    until(|| tasks() == 1).await;
+    // It takes the second, which waits for the first.
+    stays_pending(pin!(mapped.next())).await;
+    drop(mapped);
+    assert_eq!(log.events(), ["of timeout", "of map"]);
 }
 
 // ===== wait_all =====
