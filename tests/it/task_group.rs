@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 
 use crate::support::{
-    Alive, Log, OnDrop, both, busy, current_thread, failures, multi_thread, panic_text, poll_once, quiet_panic,
+    Alive, Count, Log, OnDrop, both, busy, current_thread, failures, multi_thread, panic_text, poll_once, quiet_panic,
     stays_pending, until,
 };
 
@@ -270,31 +270,41 @@ async fn the_end_is_waited_for_again_after_next_was_dropped() {
 
 #[apply(both)]
 async fn shutdown_gives_what_was_not_given() {
-    let alive = Alive::default();
+    let (alive, begun) = (Alive::default(), Count::default());
+    let begins = || {
+        let begun = begun.clone();
+        move || begun.up()
+    };
     let mut group = group();
     group.spawn(async { Ok(1) });
-    group.build_task().name("error").spawn(async { Err("broken".into()) });
-    group.build_task().name("panic").spawn(async { quiet_panic("a bug") });
-    let counted = alive.slow();
+    let begin = begins();
+    group.build_task().name("error").spawn(async move {
+        begin();
+        Err("broken".into())
+    });
+    let begin = begins();
+    group.build_task().name("panic").spawn(async move {
+        begin();
+        quiet_panic("a bug")
+    });
+    let (begin, counted) = (begins(), alive.slow());
     group.spawn(async move {
         let _counted = counted;
+        begin();
         pending().await
     });
-    group.spawn(async {
+    let begin = begins();
+    group.spawn(async move {
         let _bomb = OnDrop::new(|| quiet_panic("in a destructor"));
+        begin();
         pending().await
     });
-    // All but the two that wait have ended.
-    for _ in 0..100 {
-        yield_now().await;
-    }
-    until(|| alive.count() == 1).await;
+    // An abort cannot come between that and the end of those that fail.
+    until(|| begun.get() == 4).await;
     let mut texts = failures(&group.shutdown().await);
     texts.sort();
     assert_eq!(alive.count(), 0);
-    // On a multi-thread runtime they may not have begun before the abort.
-    let all = ["error: broken", "panic: a bug", "panic: in a destructor"];
-    assert!(texts.iter().all(|text| all.contains(&text.as_str())), "{texts:?}");
+    assert_eq!(texts, ["error: broken", "panic: a bug", "panic: in a destructor"]);
     assert!(group.is_empty() && group.next().await.is_none());
     // It can be used again.
     group.spawn(async { Ok(2) });
