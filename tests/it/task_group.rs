@@ -314,14 +314,19 @@ async fn shutdown_gives_what_was_not_given() {
 #[apply(current_thread)]
 async fn a_shutdown_that_is_dropped_loses_nothing() {
     let mut group = group();
-    group.spawn(async { Err("broken".into()) });
+    let begun = Count::default();
+    let (fails, blocks) = (begun.clone(), begun.clone());
+    group.spawn(async move {
+        fails.up();
+        Err("broken".into())
+    });
     group.spawn(async { Ok(1) });
     let (gate, opened) = std::sync::mpsc::channel::<()>();
-    group.spawn_blocking(move || Err(opened.recv().map(|()| "late")?.into()));
-    let begun = std::time::Instant::now();
-    while begun.elapsed() < Duration::from_millis(20) {
-        yield_now().await;
-    }
+    group.spawn_blocking(move || {
+        blocks.up();
+        Err(opened.recv().map(|()| "late")?.into())
+    });
+    until(|| begun.get() == 2).await;
     stays_pending(pin!(group.shutdown())).await;
     assert_eq!(group.len(), 2); // the value was dropped
     assert_eq!(text(group.next().await), "error: broken");
