@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::support::{
     Alive, Log, OnDrop, Outcome, block_until_closed, both, busy, current_thread, many, multi_thread, on_both,
-    on_current_thread, on_multi_thread, panic_of, poll_once, poll_until, quiet_panic, stays_pending, until,
+    on_current_thread, on_multi_thread, panic_of, poll_once, poll_until, quiet_panic, stays_pending, until, watched,
 };
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -240,16 +240,31 @@ const IDLE: [Leaf; 2] = [waiting, slow_to_drop];
 
 #[test]
 fn nothing_is_left_after_a_timeout() {
+    // The clock stands still while the tree grows.
     let cut = async |tree: Tree| assert!(timeout(Duration::from_millis(2), tree.job).await.is_err());
     on_current_thread(|| nothing_is_left_of(&IDLE, &cut));
-    on_multi_thread(|| nothing_is_left_of(&LEAVES, &cut));
+    // The limit is over, which leaves it one poll: the tree grows in that, on other threads than this.
+    let cut = async |tree: Tree| {
+        let Tree { mut job, alive, size } = tree;
+        let grows = async {
+            assert!(poll_once(job.as_mut()).await.is_pending());
+            while alive.count() < size {
+                thread::yield_now();
+            }
+            job.await;
+        };
+        assert!(timeout(Duration::ZERO, grows).await.is_err());
+    };
+    watched(move || on_multi_thread(|| nothing_is_left_of(&LEAVES, &cut)));
 }
 
 #[test]
 fn nothing_is_left_after_a_timeout_of_tokio_in_a_pool() {
     let cut = async |tree: Tree| {
         let outcome: Outcome = Pool::open(async |_| {
-            assert!(tokio::time::timeout(Duration::from_millis(2), tree.job).await.is_err());
+            let Tree { mut job, alive, size } = tree;
+            poll_until(job.as_mut(), || alive.count() == size).await;
+            assert!(tokio::time::timeout(Duration::from_millis(2), job).await.is_err());
             Ok(())
         })
         .await;
