@@ -332,22 +332,6 @@ async fn shield_that_leaves_the_pool_gives_its_output_afterwards() {
 }
 
 #[apply(both)]
-async fn shield_that_panics_without_a_pool_harms_nobody() {
-    let alive = Alive::default();
-    let gate = LatchEvent::new();
-    let (open, counted) = (gate.wait_set(), alive.one());
-    drop(shield(async move {
-        let _counted = counted;
-        open.await;
-        quiet_panic("nobody hears of this");
-    }));
-    gate.set();
-    until(|| alive.count() == 0).await;
-    assert_eq!(shield(async { 1 }).await, 1);
-    assert_eq!(tokio::spawn(async { 2 }).await.unwrap(), 2);
-}
-
-#[apply(both)]
 async fn shield_without_a_pool_goes_on_when_it_is_dropped() {
     let (gate, log) = (LatchEvent::new(), Log::default());
     drop(shield(gated(&gate, &log)));
