@@ -327,7 +327,7 @@ async fn spawn_local_outside_of_a_local_set_panics_at_the_callers_line_and_says_
 fn current_outside_of_a_pool_panics() {
     let mut line = 0;
     let message = with_panic_line(&mut line, || panic_text(|| drop(Pool::<BoxError>::current())));
-    assert!(line > 1);
+    assert_eq!(line, line!() - 1);
     assert!(message.contains("`Pool::current`") && message.contains("outside of a pool"), "{message}");
     assert!(Pool::<BoxError>::try_current().is_none());
 }
