@@ -1,7 +1,7 @@
 //! What a pool says to those who use it wrongly, and what it does not do to them.
 
 use std::future::{Future, Ready, pending};
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -341,42 +341,63 @@ async fn current_in_pools_of_other_error_types_panics() {
 
 // ===== polling after the end =====
 
-/// Awaits a future and polls it again: it must not be ready once more.
-async fn poll_again(name: &str, future: impl Future) {
+/// Awaits a future and polls it again: says what that panics with. It must not be ready once more.
+async fn poll_again(name: &str, future: impl Future) -> Option<String> {
     let mut future = Box::pin(future);
     drop(future.as_mut().await);
-    let again = || tokio_test::task::spawn(future.as_mut()).poll().is_pending();
-    let again = std::panic::catch_unwind(std::panic::AssertUnwindSafe(again));
-    assert!(again.unwrap_or(true), "{name} was ready twice");
+    let mut is_pending = false;
+    let again = || is_pending = tokio_test::task::spawn(future.as_mut()).poll().is_pending();
+    let text = catch_unwind(AssertUnwindSafe(again)).err().map(|payload| panic_text(|| resume_unwind(payload)));
+    assert!(is_pending || text.is_some(), "{name} was ready twice");
+    text
 }
 
+/// Of which the docs say so.
 #[apply(both)]
-async fn polling_after_the_end_panics_or_stays_pending() {
+async fn polling_after_the_end_panics() {
+    let pool = Pool::<BoxError>::builder().keep_open(true).build();
+    let mut run = pin!(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    let value = async || Ok::<_, BoxError>(1);
+    let none = Vec::<Ready<Result<(), BoxError>>>::new;
+    for (name, text) in [
+        ("a handle", poll_again("a handle", pool.spawn_with_handle(value())).await),
+        ("race", poll_again("race", race([value()])).await),
+        ("try_all", poll_again("try_all", try_all([value()])).await),
+        ("try_all of a tuple", poll_again("try_all of a tuple", try_all((value(), value()))).await),
+        ("try_all of none", poll_again("try_all of none", try_all(none())).await),
+        ("wait_all", poll_again("wait_all", wait_all([value()])).await),
+        ("wait_all of a tuple", poll_again("wait_all of a tuple", wait_all((value(), value()))).await),
+        ("wait_all of none", poll_again("wait_all of none", wait_all(none())).await),
+        ("prime", poll_again("prime", prime(value())).await),
+    ] {
+        assert!(text.as_ref().is_some_and(|text| text.ends_with("was polled after it was ready")), "{name}: {text:?}");
+    }
+    pool.cancel();
+    for text in [poll_again("run", run).await, poll_again("open", Pool::<BoxError>::open(async |_| Ok(()))).await] {
+        assert_eq!(text.as_deref(), Some("the future of a pool was polled after it had completed"));
+    }
+}
+
+/// Of which they say nothing.
+#[apply(both)]
+async fn polling_after_the_end_makes_nothing_ready_again() {
     let pool = Pool::<BoxError>::builder().limit(1).keep_open(true).build();
     let mut run = pin!(pool.clone().run());
     assert!(poll_once(run.as_mut()).await.is_pending());
-    poll_again("a handle", pool.spawn_with_handle(async { Ok(1) })).await;
     poll_again("start", pool.start(async |started: Started<u8>| started.ready(1))).await;
     poll_again("ready", pool.ready()).await;
+    poll_again("idle", pool.idle()).await;
     pool.cancel();
     poll_again("cancelled", pool.cancelled()).await;
-    poll_again("run", run).await;
-    poll_again("open", Pool::<BoxError>::open(async |_| Ok(()))).await;
+    run.await.unwrap();
 
     let value = async || Ok::<_, BoxError>(1);
-    poll_again("race", race([value()])).await;
-    poll_again("try_all", try_all([value()])).await;
-    poll_again("try_all of a tuple", try_all((value(), value()))).await;
-    poll_again("try_all of none", try_all(Vec::<Ready<Result<(), BoxError>>>::new())).await;
-    poll_again("wait_all", wait_all([value()])).await;
-    poll_again("wait_all of a tuple", wait_all((value(), value()))).await;
-    poll_again("wait_all of none", wait_all(Vec::<Ready<Result<(), BoxError>>>::new())).await;
     poll_again("shield", shield(value())).await;
     poll_again("with_exit", with_exit((), async |_| value().await, async |_, _| Ok(()))).await;
     poll_again("timeout", timeout(Duration::MAX, value())).await;
     poll_again("timeout that elapsed", timeout(Duration::ZERO, pending::<()>())).await;
     poll_again("timeout_at", timeout_at(Instant::now(), value())).await;
-    poll_again("prime", prime(value())).await;
     poll_again("cancel_task", cancel_task(tokio::spawn(value()))).await;
 
     let latch = LatchEvent::new();
