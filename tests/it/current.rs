@@ -21,7 +21,6 @@ async fn there_is_no_current_pool_outside() {
     assert_eq!(current_name(), None);
     in_pool("a", async |_| ()).await;
     assert_eq!(current_name(), None);
-    assert_eq!(current_name(), None);
 }
 
 #[apply(both)]
