@@ -430,7 +430,7 @@ async fn with_exit_resumes_the_panic_of_the_handler_and_reports_the_error_of_the
 }
 
 #[apply(both)]
-async fn with_exit_reports_the_panic_of_a_destructor_of_the_body() {
+async fn with_exit_resumes_the_panic_of_a_destructor_of_what_the_body_holds() {
     let cleanup = cleanup_of(async || {
         let bomb = OnDrop::new(|| panic!("in drop"));
         let body = async move |_: &mut ()| {
