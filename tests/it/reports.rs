@@ -1,13 +1,14 @@
 //! How errors read when there are causes, many failures, or many levels, and that they can be shown, asked and dropped
 //! however deep they are.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fmt::{self, Debug, Display, Write};
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{io, thread};
 
 use aiodrive::{
@@ -462,49 +463,89 @@ fn a_destructor_that_panics_keeps_no_other_from_being_dropped() {
 
 // ===== growth =====
 
-/// What is sixteen times as much takes as long as sixteen times the small, and not sixteen times that. Either is
-/// measured for about as long, so that a busy machine slows both down, and until both had a quiet moment.
-fn assert_linear(what: &str, n: usize, cost: impl Fn(usize) -> Duration) {
-    let (mut small, mut large) = (Duration::MAX, Duration::MAX);
-    for round in 0..100 {
-        small = small.min((0..16).map(|_| cost(n)).sum());
-        large = large.min(cost(16 * n));
-        if round >= 2 && large < 6 * small {
-            return;
-        }
-    }
-    panic!("{what}: sixteen times {n} take {small:?}, once sixteen times as many {large:?}");
+thread_local! {
+    /// How often errors were asked, and pieces of text were written.
+    static STEPS: Cell<usize> = const { Cell::new(0) };
 }
 
-fn took(code: impl FnOnce()) -> Duration {
-    let begin = Instant::now();
+fn step() {
+    STEPS.set(STEPS.get() + 1);
+}
+
+fn steps_of(code: impl FnOnce()) -> usize {
+    let before = STEPS.get();
     code();
-    begin.elapsed()
+    STEPS.get() - before
+}
+
+/// Counts how often it is asked for its text or its cause.
+struct Asked(Option<BoxError>);
+
+impl Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        step();
+        f.write_str("asked")
+    }
+}
+
+impl Error for Asked {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        step();
+        self.0.as_deref().map(|error| error as _)
+    }
+}
+
+/// Counts the pieces that are written, and their bytes.
+struct Written(usize);
+
+impl Write for Written {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        step();
+        self.0 += text.len();
+        Ok(())
+    }
+}
+
+/// What is sixteen times as much takes about sixteen times as many steps: the first lines of a report are shorter.
+#[track_caller]
+fn assert_linear(n: usize, steps: impl Fn(usize) -> usize) {
+    let (small, large) = (steps(n), steps(16 * n));
+    assert!(small > 0 && large <= 18 * small, "{small} steps, and {large} for sixteen times as much");
 }
 
 #[test]
 fn a_failure_passes_each_pool_at_the_same_cost() {
-    let context = |error: PoolError| While("context", error.into()).into();
-    assert_linear("pools", 100, |levels| took(|| drop(wrapped(levels, "root".into(), BoxError::from))));
-    assert_linear("pools with context", 100, |levels| took(|| drop(wrapped(levels, "root".into(), context))));
+    // It is asked where it comes from, and never again.
+    let steps = |levels| steps_of(|| drop(wrapped(levels, Asked(None).into(), BoxError::from)));
+    let few = steps(100);
+    assert!(few > 0 && few == steps(1_600), "{few} steps, and {} for more levels", steps(1_600));
+    let context = |error: PoolError| Asked(Some(error.into())).into();
+    assert_linear(100, |levels| steps_of(|| drop(wrapped(levels, Asked(None).into(), context))));
 }
 
 #[test]
 fn a_report_takes_no_longer_than_it_is_long() {
-    assert_linear("levels", 25, |levels| {
-        let mut error = BoxError::from("the root");
+    let written = |error: &PoolError| {
+        let mut written = Written(0);
+        let steps = steps_of(|| write!(written, "{error:#}").unwrap());
+        (written.0, steps)
+    };
+    assert_linear(100, |levels| {
+        let mut error = failed::<BoxError>([Asked(None).into()]);
         for _ in 0..levels {
-            error = failed::<BoxError>(["beside it".into(), error]).into();
+            error = failed::<BoxError>([Asked(None).into(), Asked(Some(error.into())).into()]);
         }
-        let mut length = 0;
-        let took = took(|| length = format!("{error:#}").len());
+        let (length, steps) = written(&error);
         assert!(length < 200 * levels + 200, "{length} characters for {levels} levels");
-        took
+        steps
     });
-    assert_linear("failures", 100, |count| {
-        let error = failed((0..count).map(|nth| nth.to_string()));
-        took(|| drop(format!("{error:#}")))
-    });
+    assert_linear(100, |count| written(&failed::<BoxError>((0..count).map(|_| Asked(None).into()))).1);
 }
 
 // ===== values =====
