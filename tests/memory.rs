@@ -2,13 +2,14 @@
 //! own, one test at a time: whatever else is allocated would be counted too.
 
 use std::alloc::System;
+use std::fmt::{self, Write};
 use std::future::{pending, ready};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aiodrive::{BoxError, LatchEvent, Pool, TaskGroup, map, timeout, timeout_at, wait_all};
+use aiodrive::{BoxError, LatchEvent, OnFailure, Pool, TaskGroup, map, timeout, timeout_at, wait_all};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::task::{JoinSet, yield_now};
 
@@ -206,6 +207,36 @@ fn a_map_with_a_slow_consumer_takes_no_more_with_every_item() {
                 assert!(kept < 64, "{kept} KiB after {taken} items, in order: {is_ordered}");
             }
         }
+    });
+}
+
+/// Has no room for what is written.
+struct Nowhere;
+
+impl Write for Nowhere {
+    fn write_str(&mut self, _: &str) -> fmt::Result {
+        Ok(())
+    }
+}
+
+/// A report is written as it is found: no text is put together at one level to be copied at the next.
+#[test]
+fn a_report_allocates_no_more_than_it_is_long() {
+    on_both(|| async {
+        let [mut small, mut large] = [0; 2];
+        for (levels, bytes) in [(100, &mut small), (1_600, &mut large)] {
+            let mut error = BoxError::from("the root");
+            for _ in 0..levels {
+                let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Collect).build();
+                pool.spawn(async { Err("beside it".into()) });
+                pool.spawn(async { Err(error) });
+                error = pool.run().await.unwrap_err().into();
+            }
+            let before = ALLOCATOR.stats().bytes_allocated;
+            write!(Nowhere, "{error:#}").unwrap();
+            *bytes = ALLOCATOR.stats().bytes_allocated - before;
+        }
+        assert!(small > 0 && large <= 18 * small, "{small} bytes, and {large} for sixteen times as many levels");
     });
 }
 
