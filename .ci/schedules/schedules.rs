@@ -777,6 +777,22 @@ fn a_tracked_future_is_aborted_as_it_is_polled() {
     });
 }
 
+/// Who finds the pool planned may come to plan the task when the pool has returned.
+#[test]
+fn a_task_that_was_accepted_is_polled_although_its_pool_begins_to_run() {
+    explore(|| {
+        let pool = Pool::<BoxError>::new();
+        let (spawner, polled) = (pool.clone(), Arc::new(AtomicBool::new(false)));
+        let marks = Arc::clone(&polled);
+        let spawning = shuttle::thread::spawn(move || {
+            spawner.try_spawn(async move { marks.store(true, Ordering::SeqCst) }).is_ok()
+        });
+        block_on(pool.run()).unwrap();
+        let accepted = spawning.join().unwrap();
+        assert_eq!(accepted, polled.load(Ordering::SeqCst));
+    });
+}
+
 #[test]
 fn a_tracked_future_is_dropped_as_it_is_listed() {
     explore(|| {

@@ -493,6 +493,37 @@ mod tests {
         assert!(below.children.capacity() < 100, "{}", below.children.capacity());
     }
 
+    /// So that there is a lock for both, an abort makes the list that is not there yet.
+    #[test]
+    fn an_abort_and_what_begins_in_that_moment_take_one_lock() {
+        let top = scope(None);
+        top.abort_nested();
+        assert!(top.children.get().is_some());
+        assert!(top.add_child_of(ChildKind::Tracked(Weak::new()), None), "what comes later is told");
+    }
+
+    /// What is nested in one task of many is found again after others were thrown out.
+    #[test]
+    fn what_is_nested_in_a_task_is_found_by_its_key() {
+        let (top, alive) = (scope(None), Arc::new(CancellationToken::new()));
+        let key = |index| TaskKey { index, generation: std::num::NonZeroU32::MIN };
+        let add = |index, owner: &Arc<_>| top.add_child_of(ChildKind::Tracked(Arc::downgrade(owner)), Some(key(index)));
+        for index in 0..100 {
+            assert!(!add(index, &alive));
+        }
+        assert_eq!(top.mark_task(key(7)).len(), 1);
+        assert!(add(7, &alive), "its task is marked");
+        for index in 100..300 {
+            add(index, &Arc::default());
+            top.child_ended();
+        }
+        assert!(top.children().len() < 200, "those that have ended were thrown out");
+        assert!(!add(8, &alive));
+        let counts =
+            [7, 8, 9, 200].map(|index| top.mark_task(key(index)).iter().filter(|child| child.is_alive()).count());
+        assert_eq!(counts, [2, 2, 1, 0]);
+    }
+
     #[test]
     fn what_has_come_and_gone_takes_no_room() {
         let top = scope(None);

@@ -538,3 +538,20 @@ async fn what_a_pool_has_given_up_on_is_asked_to_stop_whenever_it_looks() {
     go_on.send(()).unwrap();
     assert!(told.await.unwrap());
 }
+
+#[apply(multi_thread)]
+async fn a_signal_that_does_not_yield_is_given_up_on_and_named() {
+    let (release, blocked) = mpsc::channel::<()>();
+    let (begun, wait) = oneshot::channel();
+    let pool = impatient(Duration::from_millis(1));
+    pool.abort_on(async move {
+        begun.send(()).unwrap();
+        let _ = blocked.recv();
+    });
+    let running = running(&pool);
+    wait.await.unwrap();
+    pool.cancel();
+    let error = running.await.unwrap().unwrap_err();
+    assert_eq!((names(error.stuck()), error.failures().len()), (vec!["abort_on"], 0));
+    drop(release);
+}

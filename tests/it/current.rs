@@ -4,7 +4,7 @@ use std::future::pending;
 use std::time::Duration;
 use std::{io, thread};
 
-use aiodrive::{BoxError, Pool, race, shield, timeout, try_all, wait_all, with_exit};
+use aiodrive::{BoxError, OnFailure, Pool, race, shield, timeout, try_all, wait_all, with_exit};
 use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
@@ -178,4 +178,21 @@ async fn the_current_pool_is_the_one_around_a_function() {
         Ok(())
     });
     opened.await.unwrap();
+}
+
+#[apply(both)]
+async fn a_policy_is_asked_where_the_task_has_failed() {
+    let log = Log::default();
+    let seen = log.clone();
+    let pool: Pool = Pool::builder()
+        .name("a")
+        .on_failure(move |_| {
+            seen.push(current_name().unwrap_or_default());
+            Pool::<BoxError>::current().spawn(async {});
+            OnFailure::Discard
+        })
+        .build();
+    pool.spawn(async { Err("broken".into()) });
+    pool.run().await.unwrap();
+    assert_eq!(log.events(), ["a"]);
 }

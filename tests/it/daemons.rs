@@ -598,3 +598,29 @@ async fn ten_thousand_daemons_end_with_their_pool() {
     outcome.unwrap();
     assert_eq!(alive.count(), 0);
 }
+
+/// Both once told the daemon of the closing, without telling it.
+#[apply(current_thread)]
+async fn a_daemon_that_listens_to_nothing_costs_no_grace_after_a_ready_or_a_nested_pool() {
+    for nested in [false, true] {
+        let begin = Instant::now();
+        let opened: Outcome = Pool::builder()
+            .grace(secs(10))
+            .limit(8)
+            .open(async |pool: Pool| {
+                daemon(&pool, pending());
+                let request = pool.spawn_with_handle(async move {
+                    if nested {
+                        Pool::open(async |_: Pool| Ok(())).await?;
+                    } else {
+                        Pool::<BoxError>::current().ready().await;
+                    }
+                    Ok(())
+                });
+                Ok(request.await?)
+            })
+            .await;
+        opened.unwrap();
+        assert_eq!(begin.elapsed(), Duration::ZERO, "nested: {nested}");
+    }
+}

@@ -495,3 +495,32 @@ async fn that_a_pool_with_an_error_type_of_its_own_was_asked_is_no_failure_eithe
     });
     pool.run().await.unwrap();
 }
+
+#[apply(current_thread)]
+async fn a_pool_that_is_dropped_as_it_closes_on_the_time_around_it_has_none_left() {
+    for cancelled_by_hand in [false, true] {
+        let (clock, said) = (Clock::start(), Clock::start());
+        let outer = with_grace(secs(10)).open(async |pool: Pool| {
+            if cancelled_by_hand {
+                cancellation_token().cancel();
+            } else {
+                pool.cancel_on(sleep(secs(1)));
+            }
+            let inner: Pool = Pool::new();
+            inner.spawn(clock.deaf("inner"));
+            inner.cancel_on(sleep(secs(100)));
+            assert!(tokio::time::timeout(secs(2), inner.run()).await.is_err());
+            let inner: Pool = Pool::new();
+            inner.spawn(clock.deaf("inner"));
+            inner.cancel_on(sleep(secs(100)));
+            assert!(timeout(secs(2), inner.run()).await.is_err());
+            said.say("body");
+            Ok(())
+        });
+        outer.await.unwrap();
+        assert_eq!(
+            (clock.events(), said.events()),
+            (vec!["2: inner".into(), "4: inner".into()], vec!["4: body".into()])
+        );
+    }
+}

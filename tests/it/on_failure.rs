@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::task::Poll;
 
-use aiodrive::{BoxError, Failure, LatchEvent, OnFailure, Pool, TaskHandle, TaskStopped, cancellation_token};
+use aiodrive::{
+    BoxError, ClosingReason, Failure, LatchEvent, OnFailure, Pool, TaskHandle, TaskStopped, cancellation_token,
+};
 use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{
-    Alive, Counted, Explosive, LONG, Log, OnDrop, Slot, both, failed, fails, failures, multi_thread, panic_of,
+    Alive, Counted, Explosive, LONG, Log, OnDrop, Slot, both, endless, failed, fails, failures, multi_thread, panic_of,
     quiet_panic, running, until, until_running,
 };
 
@@ -570,4 +572,51 @@ async fn a_policy_is_dropped_before_its_pool_returns() {
     pool.clone().run().await.unwrap();
     assert_eq!(alive.count(), 0, "although there is still a handle");
     drop(pool);
+}
+
+// ===== who passes a failure on =====
+
+#[apply(both)]
+async fn an_essential_task_that_passes_a_failure_on_closes_its_pool() {
+    for decision in [OnFailure::Discard, OnFailure::Collect] {
+        let pool: Pool = Pool::new();
+        let query =
+            pool.build_task().on_failure(decision).spawn_with_handle(async { Err::<(), _>("timed out".into()) });
+        pool.build_task().name("database").essential().spawn(async move { Ok(query.await?) });
+        pool.spawn(pending::<()>());
+        let error = pool.run().await.unwrap_err();
+        let last = error.failures().last().unwrap();
+        assert_eq!((last.task().name(), error.closing_reason()), (Some("database"), &ClosingReason::Failed), "{error}");
+    }
+}
+
+#[apply(both)]
+async fn a_chain_of_tasks_that_pass_a_failure_on_adds_none() {
+    for (decision, expected) in [(OnFailure::Collect, &["error: broken"][..]), (OnFailure::Discard, &[])] {
+        let pool = always(decision);
+        let first = pool.spawn_with_handle(async { Err::<(), _>("broken".into()) });
+        let second = pool.spawn_with_handle(async move { Ok(first.await?) });
+        let third = pool.spawn_with_handle(async move { Ok(second.await?) });
+        let told = pool.clone();
+        pool.spawn(async move {
+            assert_eq!(third.await, Err(TaskStopped::Failed));
+            assert!(!told.is_closed(), "nobody has failed but the first");
+        });
+        let error = pool.run().await.err();
+        let failed = error.map(|error| failures(error.failures())).unwrap_or_default();
+        assert_eq!(failed, expected, "{decision:?}");
+    }
+}
+
+#[apply(both)]
+async fn a_body_that_passes_a_collected_failure_on_closes_its_pool() {
+    let alive = Alive::default();
+    let opened = Pool::builder().on_failure(|_| OnFailure::Collect).open(async |pool: Pool| {
+        pool.spawn(endless(&alive));
+        pool.spawn_with_handle(async { Err::<(), _>("broken".into()) }).await?;
+        Ok(())
+    });
+    let error = opened.await.unwrap_err();
+    assert_eq!((failures(error.failures()), alive.count()), (vec!["error: broken".to_owned()], 0));
+    assert_eq!(*error.closing_reason(), ClosingReason::Failed);
 }

@@ -5,7 +5,7 @@ use std::future::{Future, pending};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Barrier};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use std::{fmt, thread};
 
@@ -18,7 +18,8 @@ use tokio::task::{LocalSet, yield_now};
 
 use crate::support::{
     Alive, Explosive, OnDrop, Outcome, ReadyWith, bomb, both, busy, current_thread, current_thread_runtime, failures,
-    multi_thread, on_both, on_current_thread, panic_of, panic_text, poll_once, poll_until, quiet_panic, turns, until,
+    keep, multi_thread, on_both, on_current_thread, panic_of, panic_text, poll_once, poll_until, quiet_panic, turns,
+    until,
 };
 
 /// An error that says only that a pool was cancelled, and panics as it is dropped.
@@ -637,4 +638,28 @@ async fn a_panic_leaves_other_pools_and_its_own_usable() {
     })
     .await;
     assert!(outcome.unwrap_err().is_panic());
+}
+
+/// In a destructor that an abort runs, a pool closes as it starts.
+#[apply(both)]
+async fn the_destructor_of_a_plan_whose_pool_is_aborted_as_it_starts_is_a_failure() {
+    let opened: Outcome = Pool::open(async |pool: Pool| {
+        let inner: Pool = Pool::new();
+        inner.spawn(keep(bomb("in a plan")));
+        let (begun, wait) = oneshot::channel();
+        let task = pool.spawn_with_handle(async move {
+            let _starts = OnDrop::new(move || {
+                let mut run = pin!(inner.run());
+                let _ = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            });
+            begun.send(()).unwrap();
+            pending::<Result<(), _>>().await
+        });
+        wait.await?;
+        task.cancel();
+        assert_eq!(task.await, Err(TaskStopped::Cancelled));
+        Ok(())
+    })
+    .await;
+    assert_eq!(failures(opened.unwrap_err().cleanup_failures()), ["panic: in a plan"]);
 }

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
+use std::time::Duration;
 
 use aiodrive::{BoxError, ClosingReason, LatchEvent, Pool, cancellation_token};
 use macro_rules_attribute::apply;
@@ -11,7 +12,9 @@ use tokio::sync::{Barrier, oneshot};
 use tokio::task::yield_now;
 use tokio_test::{assert_pending, assert_ready, task};
 
-use crate::support::{LONG, Outcome, both, poll_once, until};
+use crate::support::{
+    LONG, Outcome, both, current_thread, kept_open, nested, poll_once, poll_until, until, with_grace,
+};
 
 #[apply(both)]
 async fn is_closed_from_the_first_cause_on() {
@@ -259,4 +262,29 @@ async fn the_first_reason_stays() {
     assert_eq!(error.closing_reason().to_string(), "cancelled: first");
     assert_eq!((error.failures().len(), error.cancel_reason()), (1, Some("first")));
     assert_eq!(pool.closing_reason().as_ref(), Some(error.closing_reason()));
+}
+
+#[apply(current_thread)]
+async fn a_nested_pool_knows_why_the_pool_around_it_closes_with_and_without_time() {
+    for grace in [Duration::ZERO, LONG] {
+        let [outer, inner] = nested([with_grace(grace), Pool::builder()]);
+        inner.spawn(pending::<()>());
+        let mut run = pin!(outer.clone().run());
+        poll_until(run.as_mut(), || inner.len() == 1 && format!("{inner:?}").contains("running")).await;
+        outer.cancel_with("deployment");
+        run.await.unwrap();
+        let reason = inner.closing_reason().unwrap();
+        assert_eq!(reason.to_string(), "the enclosing pool closes: cancelled: deployment", "grace: {grace:?}");
+    }
+    let (outer, inner) = (kept_open(), Pool::<BoxError>::new());
+    inner.spawn(pending::<()>());
+    let owner = inner.clone();
+    let handle = outer.spawn_with_handle(async move { Ok(owner.run().await?) });
+    let mut run = pin!(outer.clone().run());
+    poll_until(run.as_mut(), || format!("{inner:?}").contains("running")).await;
+    handle.cancel();
+    poll_until(run.as_mut(), || inner.is_closed()).await;
+    assert_eq!(inner.closing_reason().unwrap().to_string(), "the task around it was aborted");
+    outer.cancel();
+    run.await.unwrap();
 }

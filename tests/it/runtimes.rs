@@ -15,7 +15,7 @@ use macro_rules_attribute::apply;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
-use tokio_test::{assert_ready, task};
+use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
     Alive, GRACE, Log, OnDrop, Outcome, asked, bomb, both, both_runtimes, current_thread, current_thread_runtime,
@@ -619,4 +619,40 @@ fn a_destructor_may_cancel_its_own_task_while_a_runtime_that_has_shut_down_refus
         let mut planned = task::spawn(own.lock().unwrap().take().unwrap());
         assert_eq!(assert_ready!(planned.poll()), Err(TaskStopped::Cancelled));
     });
+}
+
+#[test]
+fn who_waits_in_idle_is_woken_by_the_end_of_the_runtime() {
+    let (runtime, pool) = (current_thread_runtime(), with_grace(Duration::MAX).build());
+    let tracked = pool.track_future(pending::<()>());
+    let mut run = Box::pin(pool.clone().run());
+    runtime.block_on(async {
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        drop(run);
+        yield_now().await;
+    });
+    let mut idle = task::spawn(pool.idle());
+    assert_pending!(idle.poll());
+    drop(runtime);
+    assert!(idle.is_woken());
+    assert_ready!(idle.poll());
+    drop(tracked);
+}
+
+#[test]
+fn a_pool_that_is_polled_outside_of_its_runtime_has_its_grace() {
+    let (runtime, pool) = (multi_thread_runtime(), with_grace(secs(1_000_000)).build());
+    pool.spawn(pending::<()>());
+    let mut run = task::spawn(pool.clone().run());
+    {
+        let _entered = runtime.enter();
+        assert_pending!(run.poll());
+    }
+    pool.cancel();
+    assert_pending!(run.poll());
+    assert!(pool.try_spawn(async {}).is_ok(), "what is in its grace still takes tasks");
+    pool.abort();
+    while run.poll().is_pending() {
+        thread::yield_now();
+    }
 }

@@ -3,8 +3,8 @@
 use std::future::pending;
 use std::panic::Location;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -784,4 +784,35 @@ async fn a_group_is_a_field_of_a_struct() {
 async fn the_debug_text_of_a_builder_names_the_child() {
     let mut group: TaskGroup<()> = TaskGroup::new();
     assert_eq!(format!("{:?}", group.build_task().name("fetch")), r#"GroupTaskBuilder { name: Some("fetch"), .. }"#);
+}
+
+#[apply(current_thread)]
+async fn a_destructor_of_an_aborted_task_may_spawn_into_the_group_of_somebody_else() {
+    let opened = Pool::open(async |pool: Pool| {
+        let group = Arc::new(Mutex::new(group()));
+        let (begun, wait) = oneshot::channel();
+        let (used, gate) = (Arc::clone(&group), LatchEvent::new());
+        let cleanup = gate.wait_set();
+        let task = pool.spawn_with_handle(async move {
+            let _cleans_up = OnDrop::new(move || {
+                used.lock().unwrap().spawn(async {
+                    cleanup.await;
+                    Ok(1)
+                });
+            });
+            begun.send(()).unwrap();
+            pending::<Result<(), _>>().await
+        });
+        wait.await?;
+        task.cancel();
+        task.await.unwrap_err();
+        let mut group = Arc::into_inner(group).unwrap().into_inner().unwrap();
+        group.spawn(async { Ok(2) });
+        gate.set();
+        let mut texts = [text(group.next().await), text(group.next().await)];
+        texts.sort();
+        assert_eq!(texts, ["value 1", "value 2"]);
+        Ok(())
+    });
+    opened.await.unwrap();
 }

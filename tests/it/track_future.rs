@@ -6,6 +6,7 @@ use std::time::Duration;
 use aiodrive::{BoxError, LatchEvent, Pool, TaskStopped};
 use macro_rules_attribute::apply;
 use tokio::task::yield_now;
+use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{Outcome, asked, both, poll_once, quiet_panic, secs, until, with_grace};
 
@@ -83,4 +84,18 @@ async fn the_panic_of_a_tracked_future_is_that_of_who_polls_it() {
     })
     .await;
     opened.unwrap();
+}
+
+#[apply(both)]
+async fn a_tracked_future_that_is_dropped_before_its_pool_runs_is_no_member() {
+    let pool: Pool = Pool::new();
+    let tracked = pool.track_future(pending::<()>());
+    let mut idle = task::spawn(pool.idle());
+    assert_pending!(idle.poll());
+    drop(tracked);
+    assert!(idle.is_woken(), "whoever waits for the members looks again");
+    assert_ready!(idle.poll());
+    drop(idle);
+    assert_eq!((pool.len(), pool.tree().nodes().count()), (0, 1));
+    pool.run().await.unwrap();
 }

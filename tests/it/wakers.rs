@@ -195,3 +195,14 @@ async fn a_waker_of_a_local_set_that_panics_at_its_turn_leaves_the_others_theirs
     assert_eq!(failures(run.await.unwrap_err().failures()), ["panic: in a waker"], "of who left the slot");
     assert!(ran.is_set(), "the next one had no turn");
 }
+
+#[apply(both)]
+async fn a_waker_that_panics_as_the_last_task_ends_well_is_a_failure() {
+    let (pool, gate) = (Pool::<BoxError>::new(), LatchEvent::new());
+    pool.spawn(gate.wait_set());
+    let mut run = pin!(pool.clone().run());
+    assert!(poll_with_bomb(run.as_mut()).is_pending());
+    gate.set();
+    until(|| pool.is_closed()).await;
+    assert_eq!(failures(run.await.unwrap_err().failures()), ["panic: in a waker"]);
+}
