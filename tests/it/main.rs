@@ -27,6 +27,7 @@
 //! | `misuse` | no runtime, a closed pool, running twice |
 //! | `nested_grace` | a grace within a grace: what nested pools hear, and how long they have |
 //! | `nesting` | nothing outlives its pool, at any depth, whoever was dropped |
+//! | `on_cleanup_failure` | whether a failure that has lost its owner closes the pool, and what it is asked |
 //! | `on_failure` | what it decides, what it is asked, and when |
 //! | `open` | the body, and what is waited for |
 //! | `overrun` | which tasks did not end in the grace |
@@ -79,6 +80,7 @@ mod map;
 mod misuse;
 mod nested_grace;
 mod nesting;
+mod on_cleanup_failure;
 mod on_failure;
 mod open;
 mod overrun;
