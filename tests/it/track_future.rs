@@ -6,9 +6,13 @@ use std::time::Duration;
 use aiodrive::{BoxError, LatchEvent, Pool, TaskStopped};
 use macro_rules_attribute::apply;
 use tokio::task::yield_now;
-use tokio_test::{assert_pending, assert_ready, task};
+use tokio::time::Instant;
+use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
 
-use crate::support::{Outcome, asked, both, poll_once, quiet_panic, secs, until, with_grace};
+use crate::support::{
+    Alive, Outcome, asked, both, current_thread, endless, poll_once, quiet_panic, secs, stays_pending, until,
+    with_grace,
+};
 
 #[apply(both)]
 async fn a_tracked_future_is_a_member_of_its_pool() {
@@ -98,4 +102,116 @@ async fn a_tracked_future_that_is_dropped_before_its_pool_runs_is_no_member() {
     drop(idle);
     assert_eq!((pool.len(), pool.tree().nodes().count()), (0, 1));
     pool.run().await.unwrap();
+}
+
+// ===== the limit =====
+
+#[apply(both)]
+async fn a_tracked_future_takes_up_no_slot_of_the_limit() {
+    let opened = Pool::builder().limit(1).open(async |pool: Pool| {
+        let alive = Alive::default();
+        let mut tracked = task::spawn(pool.track_future(endless(&alive)));
+        assert_pending!(tracked.poll());
+        assert_ready!(task::spawn(pool.ready()).poll());
+        for n in 0..3 {
+            assert_eq!(pool.spawn_with_handle(async move { Ok(n) }).await, Ok(n));
+        }
+        // A handle is ready a moment before its task has ended.
+        until(|| pool.len() == 1).await;
+        assert_eq!(alive.count(), 1);
+        drop(tracked);
+        Ok(())
+    });
+    opened.await.unwrap();
+}
+
+#[apply(both)]
+async fn a_tracked_future_waits_for_no_slot_of_the_limit() {
+    let opened = Pool::builder().limit(1).open(async |pool: Pool| {
+        let (go, begun) = (LatchEvent::new(), LatchEvent::new());
+        let (goes, begins) = (go.wait_set(), begun.clone());
+        pool.spawn(async move {
+            begins.set();
+            goes.await;
+        });
+        begun.wait_set().await;
+        let mut queued = task::spawn(pool.spawn_with_handle(async { Ok(()) }));
+        assert_ready_eq!(task::spawn(pool.track_future(async { 7 })).poll(), Ok(7));
+        assert_pending!(queued.poll());
+        go.set();
+        queued.await?;
+        Ok(())
+    });
+    opened.await.unwrap();
+}
+
+#[apply(both)]
+async fn a_tracked_future_of_a_planned_pool_takes_up_no_slot_of_the_limit() {
+    let (pool, alive): (Pool, _) = (Pool::builder().limit(1).build(), Alive::default());
+    let mut tracked = task::spawn(pool.track_future(endless(&alive)));
+    let value = pool.spawn_with_handle(async { Ok(7) });
+    let run = tokio::spawn(pool.clone().run());
+    assert_eq!(value.await, Ok(7));
+    assert_pending!(tracked.poll());
+    assert_eq!(pool.spawn_with_handle(async { Ok(8) }).await, Ok(8));
+    assert_eq!(alive.count(), 1);
+    drop(tracked);
+    run.await.unwrap().unwrap();
+}
+
+// ===== the abort =====
+
+#[apply(both)]
+async fn an_aborted_pool_waits_until_a_tracked_future_is_polled() {
+    let (pool, alive): (Pool, _) = (Pool::builder().keep_open(true).build(), Alive::default());
+    let mut run = Box::pin(pool.clone().run());
+    stays_pending(run.as_mut()).await;
+    let mut tracked = task::spawn(pool.track_future(endless(&alive)));
+    assert_pending!(tracked.poll());
+    pool.abort();
+    stays_pending(run.as_mut()).await;
+    assert!(tracked.is_woken(), "nobody is told that there is something to do");
+    assert_eq!((pool.len(), alive.count()), (1, 1), "somebody else has dropped it");
+    assert_ready_eq!(tracked.poll(), Err(TaskStopped::Cancelled));
+    assert_eq!(alive.count(), 0, "it is dropped at that poll");
+    run.await.unwrap();
+}
+
+#[apply(both)]
+async fn an_aborted_pool_waits_until_a_tracked_future_that_nobody_polls_is_dropped() {
+    for polled in [false, true] {
+        let (pool, alive): (Pool, _) = (Pool::builder().keep_open(true).build(), Alive::default());
+        let mut run = Box::pin(pool.clone().run());
+        stays_pending(run.as_mut()).await;
+        let mut tracked = task::spawn(pool.track_future(endless(&alive)));
+        if polled {
+            assert_pending!(tracked.poll());
+        }
+        pool.abort();
+        stays_pending(run.as_mut()).await;
+        assert_eq!(alive.count(), 1, "polled: {polled}");
+        drop(tracked);
+        assert_eq!(alive.count(), 0, "polled: {polled}");
+        run.await.unwrap();
+    }
+}
+
+#[apply(current_thread)]
+async fn an_aborted_pool_waits_for_a_tracked_future_until_it_gives_up() {
+    let builder = Pool::builder().keep_open(true).grace(secs(5)).abandon_after(secs(10));
+    let (pool, alive, begin): (Pool, _, _) = (builder.build(), Alive::default(), Instant::now());
+    let mut run = task::spawn(pool.clone().run());
+    assert_pending!(run.poll());
+    let mut tracked = task::spawn(pool.build_task().name("request").track_future(endless(&alive)));
+    let other = tokio::spawn(pool.track_future(pending::<()>()));
+    assert_pending!(tracked.poll());
+    pool.cancel();
+    let error = run.await.unwrap_err();
+    assert_eq!(begin.elapsed(), secs(15), "after the grace and the wait");
+    assert!(matches!(error.stuck(), [stuck] if stuck.name() == Some("request")), "{error}");
+    assert_eq!(other.await.unwrap(), Err(TaskStopped::Cancelled), "it was polled in time");
+    // It lives until whoever has it polls it.
+    assert_eq!((pool.len(), alive.count()), (0, 1));
+    assert_ready_eq!(tracked.poll(), Err(TaskStopped::Cancelled));
+    assert_eq!(alive.count(), 0);
 }
