@@ -8,13 +8,14 @@ use std::thread;
 use std::time::Duration;
 
 use aiodrive::{
-    BoxError, CancellationToken, LatchEvent, OnFailure, Pool, TaskHandle, TaskStopped, cancel_task, cancellation_token,
-    prime, race, shield, timeout, try_all, wait_all, with_exit,
+    BoxError, CancellationToken, ClosingReason, Failure, LatchEvent, OnFailure, Pool, TaskHandle, TaskStopped,
+    cancel_task, cancellation_token, prime, race, shield, timeout, try_all, wait_all, with_exit,
 };
 use macro_rules_attribute::apply;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, yield_now};
+use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
@@ -188,6 +189,57 @@ fn a_runtime_without_timers_is_reported_by_a_panic_and_leaves_nothing_behind() {
             pool.run().await.unwrap();
             assert_eq!(alive.count(), 0);
         });
+    });
+}
+
+#[test]
+fn a_time_to_give_up_in_a_runtime_without_timers_is_reported_by_a_panic() {
+    without_drivers(|| async {
+        let alive = Alive::default();
+        let (pool, one): (Pool, _) = (Pool::builder().abandon_after(GRACE).build(), alive.one());
+        pool.spawn(keep(one));
+        let (panic, line) = (panic_of(pool.run()).await, line!());
+        let names_call = |panic: &str, call: &str, line: u32| {
+            let call = format!("the `abandon_after` of a pool (`{call}` at {}:{line}:", file!());
+            assert!(panic.starts_with(&call) && panic.contains("enable_time"), "{panic}");
+        };
+        names_call(&panic, "Pool::run", line);
+        assert_eq!(alive.count(), 0, "the planned task is kept");
+
+        let (builder, one, line) = (Pool::builder().abandon_after(GRACE), alive.one(), line!() + 1);
+        let opened = builder.open(async move |_: Pool| {
+            keep(one).await;
+            Ok(())
+        });
+        names_call(&panic_of(opened).await, "Pool::open", line);
+        assert_eq!(alive.count(), 0, "the body is kept");
+
+        // Neither takes a timer.
+        for wait in [Duration::ZERO, Duration::MAX] {
+            Pool::<BoxError>::builder().abandon_after(wait).open(async |_| Ok(())).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_deadline_in_a_runtime_without_timers_is_a_failure_of_the_pool() {
+    without_drivers(|| async {
+        for deadline in [Instant::now(), Instant::now() + GRACE] {
+            for planned in [true, false] {
+                let (alive, pool) = (Alive::default(), Pool::<BoxError>::new());
+                pool.spawn(keep(alive.one()));
+                match planned {
+                    true => pool.cancel_at(Some(deadline)),
+                    false => pool.spawn(async move { Pool::<BoxError>::current().cancel_at(Some(deadline)) }),
+                }
+                let error = pool.clone().run().await.unwrap_err();
+                let [failed] = error.failures() else { panic!("{error:#}") };
+                assert_eq!(failed.task().name(), Some("cancel_at"));
+                let Failure::Panic(payload) = failed.failure() else { panic!("{error:#}") };
+                assert!(payload.message().is_some_and(|text| text.contains("enable_time")), "{error:#}");
+                assert_eq!((pool.closing_reason(), alive.count()), (Some(ClosingReason::Failed), 0));
+            }
+        }
     });
 }
 
