@@ -3,18 +3,19 @@
 use std::cell::Cell;
 use std::future::pending;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use aiodrive::{BoxError, Failure, Pool, TaskHandle, TaskStopped};
+use aiodrive::{BoxError, Failure, OnFailure, Pool, TaskHandle, TaskStopped};
 use macro_rules_attribute::apply;
 use tokio::sync::{Barrier, oneshot};
-use tokio::task::{coop, yield_now};
+use tokio::task::{LocalSet, coop, yield_now};
 use tokio_test::{assert_pending, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, OnDrop, both, busy, current_thread, multi_thread, poll_once, poll_until, stays_pending, until,
+    Alive, OnDrop, both, busy, current_thread, multi_thread, poll_once, poll_until, quiet_panic, stays_pending, until,
 };
 
 type Outcome<T = ()> = Result<T, BoxError>;
@@ -608,6 +609,129 @@ fn a_destructor_that_panics_in_a_blocking_task_that_never_ran_is_a_failure() {
         assert_eq!((payload.message(), error.failures().len()), (Some("destructor"), 1));
         occupant.await.unwrap().unwrap();
     });
+}
+
+#[apply(both)]
+async fn the_handle_of_a_blocking_closure_gives_its_value() {
+    let pool: Pool = Pool::builder().on_failure(|_| OnFailure::Discard).build();
+    let here = std::thread::current().id();
+    let value = pool.spawn_blocking_with_handle(move || Ok(std::thread::current().id() != here));
+    let fails = pool.spawn_blocking_with_handle(|| Err::<(), _>("broken".into()));
+    let panics = pool.spawn_blocking_with_handle(|| quiet_panic("broken") as Outcome);
+    pool.run().await.unwrap();
+    assert_eq!(value.await, Ok(true), "it ran on a thread of the runtime");
+    assert_eq!((fails.await, panics.await), (Err(TaskStopped::Failed), Err(TaskStopped::Panicked)));
+}
+
+/// One that has begun at once, and one that has waited for its turn.
+#[apply(both)]
+async fn a_blocking_closure_that_has_begun_runs_to_its_end_although_it_is_cancelled() {
+    let alive = Alive::default();
+    for waits in [false, true] {
+        let opened = Pool::builder().limit(1).open(async |pool: Pool| {
+            let ((started, wait), (open, gate)) = (oneshot::channel(), oneshot::channel::<()>());
+            let (leave, occupied) = oneshot::channel::<()>();
+            if waits {
+                pool.spawn(async { drop(occupied.await) });
+            }
+            let one = alive.one();
+            let mut handle = pool.spawn_blocking_with_handle(move || {
+                let _one = one;
+                started.send(()).unwrap();
+                gate.blocking_recv()?;
+                Ok(7)
+            });
+            drop(leave);
+            wait.await?;
+            handle.cancel();
+            stays_pending(Pin::new(&mut handle)).await;
+            assert_eq!((handle.is_finished(), alive.count()), (false, 1), "waits: {waits}");
+            open.send(()).unwrap();
+            assert_eq!((handle.await, alive.count()), (Ok(7), 0), "waits: {waits}");
+            Ok(())
+        });
+        opened.await.unwrap();
+    }
+}
+
+#[apply(both)]
+async fn a_blocking_closure_that_waits_for_its_turn_is_dropped_when_it_is_cancelled() {
+    let opened = Pool::builder().limit(1).open(async |pool: Pool| {
+        let (alive, (leave, occupied)) = (Alive::default(), oneshot::channel::<()>());
+        let one = alive.one();
+        pool.spawn(async { drop(occupied.await) });
+        let handle = pool.spawn_blocking_with_handle(move || {
+            let _one = one;
+            unreachable!("the only slot is taken until it is cancelled") as Outcome
+        });
+        handle.cancel();
+        assert_eq!((handle.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
+        drop(leave);
+        Ok(())
+    });
+    opened.await.unwrap();
+}
+
+#[apply(both)]
+async fn a_closure_that_waits_for_its_turn_keeps_the_id_of_the_task_that_waited() {
+    let opened = Pool::builder().limit(1).open(async |pool: Pool| {
+        let mut at_once = pool.spawn_blocking_with_handle(|| Ok(tokio::task::id()));
+        let id = at_once.id();
+        assert_eq!(Some((&mut at_once).await?), id, "it had no need to wait");
+
+        let (leave, occupied) = oneshot::channel::<()>();
+        pool.ready().await;
+        pool.spawn(async { drop(occupied.await) });
+        let mut waits = pool.spawn_blocking_with_handle(|| Ok(tokio::task::id()));
+        let id = waits.id();
+        assert!(id.is_some());
+        drop(leave);
+        assert_ne!(Some((&mut waits).await?), id, "another task runs the closure");
+        assert_eq!(waits.id(), id);
+        Ok(())
+    });
+    opened.await.unwrap();
+}
+
+// ===== tasks of this thread =====
+
+#[apply(both)]
+async fn the_handle_of_a_local_task_gives_its_value() {
+    let opened = Pool::builder().on_failure(|_| OnFailure::Discard).open(async |pool: Pool| {
+        let (here, kept) = (std::thread::current().id(), Rc::new(7));
+        let mut value = pool.spawn_local_with_handle(async move {
+            yield_now().await;
+            assert_eq!(std::thread::current().id(), here);
+            Ok((*kept, tokio::task::id()))
+        });
+        let id = value.id();
+        let (seven, seen) = (&mut value).await?;
+        assert_eq!((seven, Some(seen)), (7, id));
+        let fails = pool.spawn_local_with_handle(async { Err::<(), _>("broken".into()) });
+        let panics = pool.spawn_local_with_handle(async { quiet_panic("broken") as Outcome });
+        assert_eq!((fails.await, panics.await), (Err(TaskStopped::Failed), Err(TaskStopped::Panicked)));
+        Ok(())
+    });
+    LocalSet::new().run_until(opened).await.unwrap();
+}
+
+#[apply(both)]
+async fn a_local_task_is_cancelled_by_its_handle() {
+    let opened = Pool::open(async |pool: Pool| {
+        let (alive, (started, wait)) = (Alive::default(), oneshot::channel());
+        let one = Rc::new(alive.one());
+        let handle = pool.spawn_local_with_handle(async move {
+            let _one = one;
+            started.send(()).unwrap();
+            pending::<Outcome>().await
+        });
+        wait.await?;
+        handle.cancel();
+        assert_eq!((handle.await, alive.count()), (Err(TaskStopped::Cancelled), 0));
+        assert!(!pool.is_closed());
+        Ok(())
+    });
+    LocalSet::new().run_until(opened).await.unwrap();
 }
 
 // ===== whoever is woken by a handle =====
