@@ -9,7 +9,7 @@ use std::thread;
 
 use aiodrive::{LatchEvent, Pool};
 use macro_rules_attribute::apply;
-use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
+use tokio_test::{assert_pending, assert_ready, assert_ready_eq, assert_ready_err, task};
 
 use crate::support::{Alive, Log, OnDrop, both, current_thread, poll_once, watched};
 
@@ -433,6 +433,21 @@ fn a_pulse_from_another_thread_completes_every_waiter_there_is() {
             waiting.join().unwrap();
         }
     });
+}
+
+#[test]
+fn a_receiver_does_not_keep_the_flag_alive() {
+    let latch = LatchEvent::new();
+    let (other, mut states) = (latch.clone(), latch.subscribe());
+    let mut next = task::spawn(states.changed());
+    assert_pending!(next.poll());
+    drop(latch);
+    assert!(!next.is_woken(), "there is still a handle");
+    drop(other);
+    assert!(next.is_woken(), "nobody can change it any more");
+    assert_ready_err!(next.poll());
+    drop(next);
+    assert!(!*states.borrow());
 }
 
 // In a runtime.
