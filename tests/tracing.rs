@@ -270,6 +270,19 @@ fn how_often_it_warns_can_be_set() {
 }
 
 #[test]
+fn to_warn_without_an_interval_is_to_warn_each_millisecond() {
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::builder().grace(MINUTE).warn_every(Duration::ZERO).build();
+        late(&pool, "slow", Duration::from_millis(100));
+        pool.cancel_on(std::future::ready(()));
+        pool.run().await.unwrap();
+    });
+    let warnings = lines.iter().filter(|line| line.starts_with("WARN")).count();
+    // The last may come as the task ends.
+    assert!((99..=100).contains(&warnings), "{warnings}: {lines:?}");
+}
+
+#[test]
 fn a_warning_names_the_body_if_only_that_is_waited_for() {
     let lines = recorded(async || {
         let opened = Pool::<BoxError>::builder().grace(MINUTE).open(async |pool| {
