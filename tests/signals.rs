@@ -11,22 +11,28 @@ use std::future::{Future, pending};
 use std::pin::pin;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use aiodrive::{ClosingReason, Pool, ShutdownSignals, cancellation_token, shutdown_signal};
+use aiodrive::{ClosingReason, Failure, Pool, ShutdownSignals, cancellation_token, shutdown_signal};
 use tokio::runtime::Builder;
 use tokio::time::timeout;
 
-use self::support::{Log, poll_once, until};
+use self::support::{Log, panic_of, panic_text, poll_once, poll_until, stays_pending, until};
 
 /// Runs a test alone, on each kind of runtime. The clock is not paused: it would run ahead while a signal is awaited.
 fn alone<F: Future<Output = ()>>(test: impl Fn() -> F) {
+    for builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
+        alone_on(builder, &test);
+    }
+}
+
+/// Runs a test alone, on this kind of runtime.
+fn alone_on<F: Future<Output = ()>>(mut builder: Builder, test: impl Fn() -> F) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    for mut builder in [Builder::new_current_thread(), Builder::new_multi_thread()] {
-        let runtime = builder.worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async { timeout(Duration::from_secs(60), test()).await.expect("the test hangs") });
-    }
+    let runtime = builder.worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async { timeout(Duration::from_secs(60), test()).await.expect("the test hangs") });
 }
 
 /// Sends a signal to this process, and waits until everybody who listens has been told.
@@ -98,6 +104,67 @@ fn a_signal_that_comes_before_the_pool_runs_cancels_it() {
         send("-TERM").await;
         run.await.unwrap().unwrap();
         assert_eq!(log.events().last().unwrap(), "aborted");
+    });
+}
+
+/// On one thread, where whatever has been spawned is polled while another yields: so the watcher listens then.
+#[test]
+fn a_pool_that_is_planned_outside_of_a_runtime_hears_of_signals_once_it_runs() {
+    alone_on(Builder::new_current_thread(), || async {
+        let outside = thread::spawn(|| {
+            let (pool, log) = stubborn();
+            pool.cancel_on_signals();
+            (pool, log)
+        });
+        let (pool, log) = outside.join().unwrap();
+        let mut run = pin!(pool.clone().run());
+        stays_pending(run.as_mut()).await;
+        assert_eq!(log.events(), ["begun"]);
+        send("-INT").await;
+        poll_until(run.as_mut(), || log.events() == ["begun", "asked"]).await;
+        assert!(matches!(pool.closing_reason(), Some(ClosingReason::Cancelled(_))));
+        stays_pending(run.as_mut()).await;
+        send("-TERM").await;
+        run.await.unwrap();
+        assert_eq!(log.events(), ["begun", "asked", "aborted"]);
+    });
+}
+
+#[test]
+fn signals_in_a_runtime_without_the_io_driver_are_a_failure_of_the_pool() {
+    for inside in [false, true] {
+        let (pool, log) = stubborn();
+        let mut runtime = Builder::new_current_thread();
+        let error = runtime.enable_time().build().unwrap().block_on(async {
+            match inside {
+                true => pool.cancel_on_signals(),
+                false => thread::scope(|scope| scope.spawn(|| pool.cancel_on_signals()).join().unwrap()),
+            }
+            let aborted = pool.clone();
+            pool.spawn(async move {
+                cancellation_token().cancelled().await;
+                aborted.abort();
+            });
+            pool.clone().run().await.unwrap_err()
+        });
+        let [failed] = error.failures() else { panic!("{error:#}") };
+        assert_eq!(failed.task().name(), Some("cancel_on_signals"), "inside: {inside}");
+        let Failure::Panic(payload) = failed.failure() else { panic!("{error:#}") };
+        assert!(payload.message().is_some_and(|text| text.contains("enable_io")), "{error:#}");
+        assert_eq!(pool.closing_reason(), Some(ClosingReason::Failed), "inside: {inside}");
+        assert_eq!(log.events().last().unwrap(), "aborted", "inside: {inside}");
+    }
+}
+
+#[test]
+fn who_listens_in_a_runtime_without_the_io_driver_panics() {
+    let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let called = panic_text(|| drop(ShutdownSignals::new()));
+        let polled = panic_of(shutdown_signal()).await;
+        for panic in [called, polled] {
+            assert!(panic.contains("enable_io"), "{panic}");
+        }
     });
 }
 
