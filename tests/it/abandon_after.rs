@@ -101,6 +101,44 @@ async fn what_is_stuck_is_named_in_the_order_of_the_spawns() {
 }
 
 #[apply(current_thread)]
+async fn tasks_without_a_grace_are_named_in_the_order_of_the_spawns_too_and_daemons_after_the_others() {
+    let (pool, swamp) = (impatient(secs(10)), Swamp::new());
+    let mut running = task::spawn(pool.clone().run());
+    assert_pending!(running.poll());
+    for (name, no_grace, daemon) in [
+        ("A", false, false),
+        ("daemon D", true, true),
+        ("B", false, false),
+        ("C", true, false),
+        ("daemon E", false, true),
+        ("F", false, false),
+        ("G", true, false),
+    ] {
+        let _inside = swamp.0.enter();
+        let task = pool.build_task().name(name);
+        let task = if no_grace { task.no_grace() } else { task };
+        if daemon { task.daemon() } else { task }.spawn_local(pending::<()>());
+    }
+    pool.cancel();
+    assert_eq!(names(running.await.unwrap_err().stuck()), ["A", "B", "C", "F", "G", "daemon D", "daemon E"]);
+}
+
+#[apply(current_thread)]
+async fn tasks_that_wait_for_their_turn_are_named_in_the_order_of_the_spawns_too() {
+    let (builder, swamp) = (Pool::builder().limit(1).keep_open(true).abandon_after(secs(10)), Swamp::new());
+    let pool: Pool = builder.build();
+    let mut running = task::spawn(pool.clone().run());
+    assert_pending!(running.poll());
+    for (name, unlimited) in [("A", false), ("B", false), ("C", true), ("D", false), ("E", true)] {
+        let _inside = swamp.0.enter();
+        let task = pool.build_task().name(name);
+        if unlimited { task.unlimited() } else { task }.spawn_local(pending::<()>());
+    }
+    pool.cancel();
+    assert_eq!(names(running.await.unwrap_err().stuck()), ["A", "B", "C", "D", "E"]);
+}
+
+#[apply(current_thread)]
 async fn the_time_begins_with_the_abort_after_the_grace() {
     let pool: Pool = Pool::builder().keep_open(true).grace(secs(5)).abandon_after(secs(10)).build();
     let (swamp, begin) = (Swamp::new(), Instant::now());

@@ -37,6 +37,60 @@ async fn who_passes_on_that_a_task_has_failed_adds_no_failure_whatever_becomes_o
     }
 }
 
+/// Nobody else reports that it has not done what it was to do. The policy of the pool decides, or that of the task.
+#[apply(both)]
+async fn a_body_that_passes_on_a_discarded_failure_has_failed_itself() {
+    for panics in [false, true] {
+        for of_task in [false, true] {
+            let builder = if of_task { Pool::builder() } else { Pool::builder().on_failure(|_| OnFailure::Discard) };
+            let opened = builder.open(async |pool: Pool| {
+                let task = pool.build_task();
+                let task = if of_task { task.on_failure(OnFailure::Discard) } else { task };
+                let breaks = task.spawn_with_handle(async move {
+                    if panics { quiet_panic("broken") } else { Err::<(), _>("broken".into()) }
+                });
+                breaks.await?;
+                Ok(())
+            });
+            let error = opened.await.unwrap_err();
+            let [failed] = error.failures() else { panic!("{error:?}; panics: {panics}, of the task: {of_task}") };
+            assert!(failed.task().is_body() && !error.is_cancelled(), "{error}");
+            let says = if panics { "error: task panicked" } else { "error: task failed" };
+            assert_eq!(failures(error.failures()), [says]);
+            assert!(error.to_string().starts_with("body failed: task "), "{error}");
+        }
+    }
+}
+
+#[apply(both)]
+async fn a_body_that_passes_on_a_failure_that_is_kept_adds_none() {
+    for decision in [OnFailure::Collect, OnFailure::Cancel] {
+        let opened = Pool::builder().on_failure(move |_| decision).open(async |pool: Pool| {
+            pool.spawn_with_handle(fails("broken")).await?;
+            Ok(())
+        });
+        let error = opened.await.unwrap_err();
+        assert_eq!(failures(error.failures()), ["error: broken"], "{decision:?}");
+        assert!(!error.failures()[0].task().is_body() && !error.is_cancelled(), "{decision:?}: {error}");
+    }
+}
+
+/// It fails as little as one in a pool without a body, as above.
+#[apply(both)]
+async fn a_task_that_passes_on_a_discarded_failure_beside_a_body_adds_none() {
+    for (decision, expected) in [(OnFailure::Collect, &["error: broken"][..]), (OnFailure::Discard, &[])] {
+        let opened = Pool::builder().on_failure(move |_| decision).open(async |pool: Pool| {
+            let breaks = pool.spawn_with_handle(async { Err::<(), _>("broken".into()) });
+            let passes_on = pool.spawn_with_handle(async move { Ok(breaks.await?) });
+            assert!(passes_on.await.is_err(), "{decision:?}");
+            assert!(!pool.is_closed(), "{decision:?}");
+            Ok(())
+        });
+        let failed = opened.await.err().map(|error| failures(error.failures())).unwrap_or_default();
+        assert_eq!(failed, expected, "{decision:?}");
+    }
+}
+
 #[apply(both)]
 async fn cancel_is_the_default() {
     assert_eq!(OnFailure::default(), OnFailure::Cancel);

@@ -10,6 +10,7 @@ use aiodrive::{BoxError, ClosingReason, LatchEvent, Pool, cancellation_token};
 use macro_rules_attribute::apply;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::yield_now;
+use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
@@ -97,6 +98,31 @@ async fn len_counts_the_tasks_that_have_not_ended() {
     seen.cancel();
     run.await.unwrap();
     assert_eq!((seen.len(), seen.is_empty(), seen.is_closed()), (0, true, true));
+}
+
+/// They are no tasks in a pool that runs, either.
+#[apply(both)]
+async fn len_does_not_count_the_watchers_of_a_planned_pool() {
+    let watchers: [fn(&Pool); 3] = [
+        |pool| pool.cancel_on(pending::<()>()),
+        |pool| pool.cancel_at(Some(Instant::now() + LONG)),
+        |pool| pool.abort_on(pending::<()>()),
+    ];
+    for (nth, watch) in watchers.into_iter().enumerate() {
+        let pool = Pool::<BoxError>::new();
+        watch(&pool);
+        assert_eq!((pool.len(), pool.is_empty()), (0, true), "watcher {nth}");
+        assert_eq!(format!("{pool:?}"), "Pool { name: None, state: planned, len: 0 }", "watcher {nth}");
+        let (leave, left) = oneshot::channel::<()>();
+        pool.spawn(async { drop(left.await) });
+        assert_eq!((pool.len(), pool.is_empty()), (1, false), "watcher {nth}");
+        let mut run = pin!(pool.clone().run());
+        assert!(poll_once(run.as_mut()).await.is_pending());
+        assert_eq!(pool.len(), 1, "watcher {nth}");
+        drop(leave);
+        run.await.unwrap();
+        assert!(pool.is_empty(), "watcher {nth}");
+    }
 }
 
 #[apply(both)]

@@ -40,6 +40,11 @@ fn count(tree: &PoolTree, name: &str) -> usize {
     tree.nodes().filter(|node| node.name() == Some(name)).count()
 }
 
+/// The names of the tasks below a pool, in their order.
+fn task_names(tree: &PoolTree) -> Vec<&str> {
+    tree.nodes().skip(1).filter_map(|node| node.name()).collect()
+}
+
 /// Runs a test in a pool, and cancels that.
 async fn in_endless_pool(test: impl AsyncFnOnce(&Pool)) {
     let opened = Pool::builder().name("pool").open(async |pool: Pool| {
@@ -126,6 +131,61 @@ async fn tasks_are_drawn_in_the_order_in_which_they_will_close() {
         pending::<Result<(), _>>().await
     });
     assert!(opened.await.unwrap_err().is_cancelled());
+}
+
+/// Before the pool runs, and after.
+#[apply(both)]
+async fn the_tasks_of_one_depth_are_drawn_in_the_order_of_their_spawns_whatever_they_are() {
+    let pool = Pool::<BoxError>::new();
+    for (name, no_grace, daemon) in [
+        ("A", false, false),
+        ("daemon D", true, true),
+        ("B", false, false),
+        ("C", true, false),
+        ("daemon E", false, true),
+        ("F", false, false),
+        ("G", true, false),
+        ("daemon H", true, true),
+        ("I", false, false),
+    ] {
+        let task = pool.build_task().name(name);
+        let task = if no_grace { task.no_grace() } else { task };
+        if daemon { task.daemon() } else { task }.spawn(pending::<()>());
+    }
+    let expected = ["A", "B", "C", "F", "G", "I", "daemon D", "daemon E", "daemon H"];
+    assert_eq!(task_names(&pool.tree()), expected, "planned");
+    let mut run = std::pin::pin!(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    assert_eq!(task_names(&pool.tree()), expected, "running");
+    pool.cancel();
+    run.await.unwrap();
+}
+
+#[apply(both)]
+async fn a_task_that_waits_for_its_turn_is_drawn_where_it_was_spawned() {
+    let pool: Pool = Pool::builder().limit(1).build();
+    for (name, unlimited, no_grace) in [
+        ("A", false, false),
+        ("B", false, true),
+        ("C", true, false),
+        ("D", false, false),
+        ("E", true, true),
+        ("F", false, false),
+    ] {
+        let task = pool.build_task().name(name);
+        let task = if unlimited { task.unlimited() } else { task };
+        if no_grace { task.no_grace() } else { task }.spawn(pending::<()>());
+    }
+    let expected = ["A", "B", "C", "D", "E", "F"];
+    assert_eq!(task_names(&pool.tree()), expected, "planned");
+    let mut run = std::pin::pin!(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    let tree = pool.tree();
+    assert_eq!(task_names(&tree), expected, "running");
+    let queued = tree.nodes().filter(|node| node.state() == NodeState::Queued).filter_map(|node| node.name());
+    assert_eq!(queued.collect::<Vec<_>>(), ["B", "D", "F"]);
+    pool.cancel();
+    run.await.unwrap();
 }
 
 #[apply(both)]
