@@ -1,5 +1,8 @@
 //! Failures: how they are made, and how they read.
 
+use std::error::Error;
+use std::fmt;
+
 use aiodrive::{BoxError, Pool, PoolError, TaskStopped};
 
 use super::OnDrop;
@@ -14,7 +17,7 @@ pub fn panic_text<R>(code: impl FnOnce() -> R) -> String {
 }
 
 /// How each of some tasks failed: `error: …`, `panic: …` or `cancelled`.
-pub fn failures<E: std::fmt::Display>(of: &[aiodrive::TaskError<E>]) -> Vec<String> {
+pub fn failures<E: fmt::Display>(of: &[aiodrive::TaskError<E>]) -> Vec<String> {
     let text = |failed: &aiodrive::TaskError<E>| match failed.failure() {
         aiodrive::Failure::Error(error) => format!("error: {error}"),
         aiodrive::Failure::Panic(payload) => format!("panic: {payload}"),
@@ -41,9 +44,20 @@ pub async fn fails(text: &'static str) -> Result<(), BoxError> {
 }
 
 /// What was being done, and why that failed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct While(pub &'static str, #[source] pub BoxError);
+#[derive(Debug)]
+pub struct While(pub &'static str, pub BoxError);
+
+impl fmt::Display for While {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Error for While {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.1)
+    }
+}
 
 /// Has a task of a running pool fail, and waits until it has.
 pub async fn failed(pool: &Pool, text: &'static str) {
