@@ -420,14 +420,15 @@ impl<E: Send + 'static> Shared<E> {
 
     /// Whether a task that is dropped was aborted by nobody here, but by its runtime, which shuts down.
     pub(super) fn is_cut_off_by_runtime(&self, current: &Current) -> bool {
-        let class = current.scope.class();
+        // Without a key it is a plan that was refused.
+        let (class, Some(key)) = (current.scope.class(), current.key) else { return false };
         if !class.kind.is_watcher() && !self.accepts(class.depth) {
             return false;
         }
         let mut inner = self.lock();
         let Some(tasks) = inner.depths.tasks_mut(class) else { return false };
         // A spawn that panics drops what was to be a task.
-        let is_refused = thread::panicking() && current.key.is_some_and(|key| tasks.is_unspawned(key));
+        let is_refused = thread::panicking() && tasks.is_unspawned(key);
         !tasks.is_aborted() && !is_refused
     }
 

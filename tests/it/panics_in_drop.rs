@@ -646,6 +646,7 @@ async fn the_destructor_of_a_plan_whose_pool_is_aborted_as_it_starts_is_a_failur
     let opened: Outcome = Pool::open(async |pool: Pool| {
         let inner: Pool = Pool::new();
         inner.spawn(keep(bomb("in a plan")));
+        inner.cancel_on(pending::<()>());
         let (begun, wait) = oneshot::channel();
         let task = pool.spawn_with_handle(async move {
             let _starts = OnDrop::new(move || {
