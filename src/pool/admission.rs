@@ -10,7 +10,7 @@ use std::panic::Location;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker};
-use std::{mem, thread};
+use std::thread;
 
 use tokio::runtime::Handle;
 use tokio::task::coop::consume_budget;
@@ -274,7 +274,7 @@ impl<E: Send + 'static> Shared<E> {
             inner.phase = Phase::Closing;
             self.refuse_from(i64::MIN);
         }
-        let plans = mem::take(&mut inner.plans);
+        let plans = inner.take_plans();
         inner.admits_plans = true;
         drop(inner);
         // Not before the plans are out: an abort drops those that it finds, for which nobody waits.
@@ -302,8 +302,17 @@ impl<E: Send + 'static> Shared<E> {
         if let Some(turn) = plan.turn() {
             *turn = self.turn(class);
         }
+        inner.planned += usize::from(!class.kind.is_watcher());
         inner.plans.push(Box::new(plan));
         Ok(())
+    }
+
+    /// Counts a plan that is gone, and stays on the list until the pool runs.
+    pub(super) fn plan_gone(&self) {
+        let mut inner = self.lock();
+        inner.planned -= usize::from(inner.phase == Phase::Planned);
+        drop(inner);
+        self.has_changed();
     }
 
     /// Makes room for a task, and has it take its turn if it has not.

@@ -81,6 +81,8 @@ pub(super) struct Inner<E> {
     pub(super) enclosing: Option<Arc<Scope>>,
     /// The tasks that wait for the pool to run.
     pub(super) plans: Vec<Box<dyn Planned<E>>>,
+    /// How many of them count: no watcher does, nor what is gone.
+    pub(super) planned: usize,
     /// They are on their way from there to the list.
     pub(super) admits_plans: bool,
     pub(super) depths: Depths,
@@ -185,6 +187,7 @@ impl<E> Shared<E> {
                 handed_over: false,
                 enclosing: None,
                 plans: Vec::new(),
+                planned: 0,
                 admits_plans: false,
                 depths: Depths::new(),
                 driver: None,
@@ -244,8 +247,7 @@ impl<E> Shared<E> {
     /// How many tasks have not ended. Watchers are none.
     pub(super) fn len(&self) -> usize {
         let inner = self.lock();
-        let planned = inner.plans.iter().filter(|plan| plan.is_alive() && !plan.class().kind.is_watcher());
-        planned.count() + inner.depths.len()
+        inner.planned + inner.depths.len()
     }
 
     pub(super) fn phase(&self) -> NodeState {
@@ -370,7 +372,7 @@ impl<E: 'static> Shared<E> {
             Phase::Closing | Phase::Closed => return,
         };
         self.refuse_early(&inner);
-        let plans = mem::take(&mut inner.plans);
+        let plans = inner.take_plans();
         // A waker that panics keeps no plan from being dropped.
         let woken = catch(|| self.announce_closing(inner, reason)).err();
         if !plans.is_empty() {
@@ -497,6 +499,12 @@ impl<E> Inner<E> {
             None if self.has_outer_time && !self.has_own_cause => Time::Outer,
             None => Time::None,
         }
+    }
+
+    /// Takes the plans out, to be admitted or dropped without the lock.
+    pub(super) fn take_plans(&mut self) -> Vec<Box<dyn Planned<E>>> {
+        self.planned = 0;
+        mem::take(&mut self.plans)
     }
 
     /// Whether an abort has ended the grace, for the depths that were to have it later, too.

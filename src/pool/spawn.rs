@@ -622,7 +622,7 @@ impl<E: Send + 'static> Drop for Member<E> {
                 current.scope.child_ended();
             }
             // It was planned.
-            None => self.pool.has_changed(),
+            None => self.pool.plan_gone(),
         }
     }
 }
