@@ -15,8 +15,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aiodrive::{
-    BoxError, LatchEvent, OnFailure, Pool, PoolError, TaskGroup, TaskStopped, cancellation_token, map, race, shield,
-    timeout, try_all, wait_all, with_exit,
+    BoxError, LatchEvent, OnFailure, Pool, PoolError, TaskGroup, TaskHandle, TaskStopped, cancellation_token, map,
+    race, shield, timeout, try_all, wait_all, with_exit,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::runtime::{Builder, Handle, Runtime, RuntimeFlavor};
@@ -275,6 +275,7 @@ fn rows() -> Vec<Row> {
         row("tasks one after the other in a pool that lives on: memory kept", 250, finished_tasks),
         row("daemons", 250, daemons),
         row("handles", 250, handles),
+        row("handles that cancel a task with a pool in it", 250, cancelled_handles),
         row("starts", 250, starts),
         row("tracked futures", 250, tracked),
         row("`cancel_on`s", 250, cancel_ons),
@@ -455,6 +456,26 @@ async fn handles(n: usize) -> Cost {
         Ok(())
     }))
     .await
+}
+
+async fn cancelled_handles(n: usize) -> Cost {
+    let (mut meter, begun) = (None, Counter::default());
+    let pool = Pool::open(async |pool: Pool| {
+        let nest = |_| {
+            let begun = begun.clone();
+            pool.spawn_with_handle(async { Ok(Pool::open(async |_: Pool| Ok(begun.park::<()>().await)).await?) })
+        };
+        let handles: Vec<_> = (0..n).map(nest).collect();
+        begun.reaches(n).await;
+        meter = Some(Meter::start());
+        handles.iter().for_each(TaskHandle::cancel);
+        for handle in handles {
+            handle.await.expect_err("it was cancelled");
+        }
+        Ok(())
+    });
+    pool.await.expect("nothing fails");
+    meter.expect("the body has run").stop()
 }
 
 async fn starts(n: usize) -> Cost {
