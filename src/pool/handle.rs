@@ -408,9 +408,11 @@ impl HandleInner {
         // What is nested in the task hears of it after tokio has. If tokio does not have the task yet, `spawned` will abort
         // it.
         let Some(task) = self.task.get() else { return };
+        let had_ended = self.has_ended();
         task.abort();
         self.closure.get().into_iter().for_each(AbortHandle::abort);
-        if let Some((scope, key)) = self.place.get() {
+        // What a task has left behind that ended by itself is the pool's.
+        if let (false, Some((scope, key))) = (had_ended, self.place.get()) {
             scope.upgrade().iter().for_each(|scope| scope.abort_nested_in(*key));
             self.forget_ended();
         }
