@@ -32,6 +32,8 @@ pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
     while let Some((depth, time)) = pool.cancel_next_depth() {
         wait_grace(&pool, depth, time, &mut warning).await;
         pool.abort_depth(depth);
+        // The driver drops the body, if that is aborted, and goes on.
+        poll_fn(|_| if pool.has_aborted_body() { Poll::Pending } else { Poll::Ready(()) }).await;
         let joined = wait_empty(&pool, depth, &mut warning);
         if !has_ended(&pool, joined).await {
             pool.add_stuck(tasks_of(pool.abandon(depth)));
@@ -272,6 +274,11 @@ impl<E: 'static> Shared<E> {
         let tasks = inner.depths.get_mut(depth).map(|depth| depth.abort(|_| true));
         drop(inner);
         self.abort_tasks(depth, tasks.unwrap_or_default());
+    }
+
+    /// Whether the body is still to be dropped.
+    fn has_aborted_body(&self) -> bool {
+        self.is_body_aborted() && self.has_body.load(Ordering::Acquire)
     }
 
     /// Aborts the watchers of a kind.
