@@ -137,15 +137,17 @@ where
         ErasedPool::abort(&*pool);
     }
     let report = ReportRest { pool, enclosing };
-    let entered = runtime.enter();
+    // A thread that is ending cannot enter it any more.
+    let entered = catch(|| runtime.enter()).ok();
     let closed = closing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     drop(entered);
     if closed.is_pending() {
         // It holds the enclosing scope, and is not in a set of that, whose abort would end it.
-        drop(runtime.spawn(async move {
+        let closing = async move {
             let _report = report;
             closing.await;
-        }));
+        };
+        drop(catch(|| runtime.spawn(closing)));
     }
 }
 
