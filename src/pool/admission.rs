@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::pin::pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::task::{Poll, Waker};
 use std::thread;
 
@@ -287,7 +287,7 @@ impl<E: Send + 'static> Shared<E> {
         // Each of them, although one cannot be spawned.
         let panic = plans.into_iter().map(|plan| catch(|| plan.admit(self)).err()).fold(None, Option::or);
         self.lock().admits_plans = false;
-        self.has_changed();
+        self.has_turned();
         resume(panic);
         scope
     }
@@ -409,9 +409,7 @@ impl<E: Send + 'static> Shared<E> {
         if let (Some(tasks), Some(key)) = (inner.depths.tasks_mut(current.scope.class()), current.key) {
             tasks.task_began(key);
         }
-        if inner.phase == Phase::Closing {
-            wake_driver(inner);
-        }
+        self.look_again(inner);
     }
 
     /// A task that was queued is about to run. Pending if it is about to be aborted instead.
@@ -424,7 +422,16 @@ impl<E: Send + 'static> Shared<E> {
         if let Some(key) = current.key {
             inner.depths.turn_came(class, key);
         }
+        // The slot is taken, for which those of a higher depth may have waited.
+        self.look_again(inner);
         Poll::Ready(())
+    }
+
+    /// Has the driver of a closing pool look again whether what is left can use its time.
+    pub(super) fn look_again(&self, inner: MutexGuard<'_, Inner<E>>) {
+        if inner.phase == Phase::Closing {
+            self.report_waker(catch(|| wake_driver(inner)).err());
+        }
     }
 
     /// Whether a task that is dropped was aborted by nobody here, but by its runtime, which shuts down.
@@ -446,9 +453,9 @@ impl<E: Send + 'static> Shared<E> {
         let (class, Some(key)) = (current.scope.class(), current.key) else { return };
         let mut inner = self.lock();
         let (entry, full) = inner.depths.task_ended(class, key);
-        // Those that are left in a closing pool may all wait for a turn that cannot come.
-        let news =
-            inner.phase == Phase::Closing && inner.depths.tasks_mut(class).is_some_and(|tasks| tasks.are_queued());
+        // Those that are left in a closing pool may all wait for a turn that cannot come, or be daemons that hear nothing.
+        let news = inner.phase == Phase::Closing
+            && (class.kind.is_daemon() || inner.depths.tasks_mut(class).is_some_and(|tasks| tasks.are_queued()));
         let driver = if news { inner.driver.take() } else { None };
         let is_idle = inner.depths.is_idle();
         drop(inner);
@@ -469,8 +476,7 @@ impl<E: Send + 'static> Shared<E> {
         consume_budget().await;
         let Some(limit) = &self.options.limit else { return };
         let mut ready = pin!(limit.ready());
-        // Not as one who waits for the closing: that could tell a daemon of it.
-        let mut closing = pin!(self.wait_until(|inner| matches!(inner.phase, Phase::Closing | Phase::Closed)));
+        let mut closing = pin!(self.wait_refusing());
         poll_fn(|cx| if closing.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { ready.as_mut().poll(cx) })
             .await;
     }

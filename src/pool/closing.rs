@@ -294,7 +294,7 @@ impl<E: 'static> Shared<E> {
     /// Ends a pool of which nothing is left.
     fn end(&self) {
         let held = self.lock().end();
-        drop(held);
+        self.let_go(held);
         self.has_changed();
     }
 
@@ -342,7 +342,7 @@ impl<E: 'static> Shared<E> {
         tokens.iter().for_each(|token| drop(catch(|| token.cancel())));
         depths.into_iter().for_each(|depth| self.abort_depth(depth));
         [TaskKind::Canceller, TaskKind::Aborter].into_iter().for_each(|kind| self.abort_watchers(kind));
-        drop(held);
+        self.let_go(held);
         self.has_changed();
     }
 }

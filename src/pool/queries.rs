@@ -9,7 +9,7 @@ use std::task::Waker;
 use tokio_util::sync::CancellationToken;
 
 use super::options::{OnFailure, Policies};
-use super::shared::Shared;
+use super::shared::{Phase, Shared};
 use super::{Pool, PoolTree};
 use crate::error::{ClosingReason, TaskError, TaskInfo, catch};
 use crate::scope::{ErasedPool, NodeState, Snapshot, TaskClass, TaskSnapshot};
@@ -279,6 +279,17 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
 
     fn closing_reason(&self) -> Option<ClosingReason> {
         self.reason.get().cloned()
+    }
+
+    fn is_over(&self) -> bool {
+        let inner = self.lock();
+        inner.phase == Phase::Closed && !inner.depths.has_abandoned()
+    }
+
+    fn child_ended(&self) {
+        if self.is_closed() {
+            self.look_again(self.lock());
+        }
     }
 
     fn token(&self, depth: i32, for_task: bool) -> CancellationToken {

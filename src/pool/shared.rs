@@ -64,8 +64,10 @@ pub(crate) struct Shared<E> {
     pub(super) has_body: AtomicBool,
     /// How many handles the users have.
     handles: AtomicUsize,
-    /// Notified when the pool starts, when no task is left but daemons, when it begins to close, and when it has closed.
+    /// Notified when no task is left but daemons, when the pool starts, when it begins to close, and when it has closed.
     changed: Notify,
+    /// Notified when the pool has started, and when it begins to close: for those who may be many, and wait for no more.
+    turned: Notify,
     pub(super) trace: Trace<E>,
     inner: Mutex<Inner<E>>,
 }
@@ -180,6 +182,7 @@ impl<E> Shared<E> {
             has_body: AtomicBool::new(false),
             handles: AtomicUsize::new(0),
             changed: Notify::new(),
+            turned: Notify::new(),
             trace: Trace::default(),
             inner: Mutex::new(Inner {
                 phase: Phase::Planned,
@@ -299,7 +302,7 @@ impl<E> Shared<E> {
 
     /// Waits until no task is left but daemons, or the pool has closed.
     pub(super) async fn wait_idle(&self) {
-        self.wait_until(|inner| {
+        self.wait_until(&self.changed, |inner| {
             let mut plans = inner.plans.iter();
             inner.phase == Phase::Closed
                 || inner.depths.is_idle()
@@ -311,18 +314,23 @@ impl<E> Shared<E> {
 
     /// Waits until the pool runs and has admitted what was planned, or never will.
     pub(super) async fn wait_started(&self) {
-        self.wait_until(|inner| inner.phase != Phase::Planned && !inner.admits_plans).await;
+        self.wait_until(&self.turned, |inner| inner.phase != Phase::Planned && !inner.admits_plans).await;
     }
 
-    pub(super) async fn wait_until(&self, holds: impl Fn(&Inner<E>) -> bool) {
+    /// Waits until the pool begins to close, as one who does nothing about that, and has told no daemon of it.
+    pub(super) async fn wait_refusing(&self) {
+        self.wait_until(&self.turned, |inner| matches!(inner.phase, Phase::Closing | Phase::Closed)).await;
+    }
+
+    async fn wait_until(&self, notify: &Notify, holds: impl Fn(&Inner<E>) -> bool) {
         consume_budget().await;
         loop {
-            let mut changed = pin!(self.changed.notified());
-            changed.as_mut().enable();
+            let mut notified = pin!(notify.notified());
+            notified.as_mut().enable();
             if holds(&self.lock()) {
                 return;
             }
-            changed.await;
+            notified.await;
         }
     }
 
@@ -402,7 +410,7 @@ impl<E: 'static> Shared<E> {
             catch(|| driver.into_iter().for_each(Waker::wake)),
             catch(|| closing.iter().for_each(CancellationToken::cancel)),
         ];
-        self.has_changed();
+        self.has_turned();
         if let (true, Some(reason)) = (is_news, self.reason.get()) {
             self.trace.closing(reason);
         }
@@ -440,8 +448,19 @@ impl<E: 'static> Shared<E> {
     fn end_well(&self, mut inner: MutexGuard<'_, Inner<E>>) -> Vec<JoinSet<()>> {
         let (sets, held) = (inner.depths.take_sets(), inner.end());
         self.announce_closing(inner, ClosingReason::Completed);
-        drop(held);
+        self.let_go(held);
         sets
+    }
+
+    /// Lets go of the enclosing scope, whose pool may have waited in its grace for this one.
+    pub(super) fn let_go(&self, held: (Option<Arc<Scope>>, Option<Waker>)) {
+        held.0.iter().for_each(|enclosing| enclosing.tell_pool());
+    }
+
+    /// The pool has started, or begins to close.
+    pub(super) fn has_turned(&self) {
+        drop(catch(|| self.turned.notify_waiters()));
+        self.has_changed();
     }
 
     /// Has whoever waits look again.

@@ -529,7 +529,7 @@ impl<E: Send + 'static> Pool<E> {
 impl<E: Send + 'static> TaskBuilder<'_, E> {
     /// Makes a future that somebody else polls a member of the pool; see [`Pool::track_future`]. Of the settings, the name,
     /// the depth, `daemon` and `no_grace` hold for it: its end is nobody's failure, so [`essential`](Self::essential) and
-    /// [`on_failure`](Self::on_failure) do nothing.
+    /// [`on_failure`](Self::on_failure) do nothing. A tracked daemon has its grace also if it cannot hear the signal.
     ///
     /// # Errors
     ///

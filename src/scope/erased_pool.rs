@@ -27,6 +27,12 @@ pub(crate) trait ErasedPool: Any + Send + Sync {
     /// Why the pool closes, if it does.
     fn closing_reason(&self) -> Option<ClosingReason>;
 
+    /// Whether nothing is left of it.
+    fn is_over(&self) -> bool;
+
+    /// Something that is nested in it has ended.
+    fn child_ended(&self);
+
     /// The token that asks the tasks of a depth to stop; for one of them, or for a pool nested in one.
     fn token(&self, depth: i32, for_task: bool) -> CancellationToken;
 

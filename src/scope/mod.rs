@@ -341,6 +341,10 @@ struct Children {
     by_task: Option<HashMap<TaskKey, Vec<usize>>>,
     /// How many have ended, since those were last thrown out.
     ended: usize,
+    /// How often that was.
+    thrown_out: usize,
+    /// So many at the front have ended for certain.
+    gone: usize,
     /// The tasks that their handles have aborted, until they have ended.
     aborted: HashSet<TaskKey>,
 }
@@ -368,7 +372,8 @@ impl Children {
 
     /// Throws out those that have ended.
     fn throw_out(&mut self) {
-        self.ended = 0;
+        (self.ended, self.gone) = (0, 0);
+        self.thrown_out += 1;
         self.by_task = None;
         self.children.retain(Child::is_alive);
         let alive = self.children.len();
@@ -440,17 +445,42 @@ impl Scope {
 
     /// Something in here has ended, or some of it. Throws out what has, when that is half of what is there.
     pub(crate) fn child_ended(&self) {
-        let Some(below) = self.visible().and_then(|scope| scope.children.get()) else { return };
+        let Some(scope) = self.visible() else { return };
+        let Some(below) = scope.children.get() else { return };
         let mut below = lock(below);
         below.ended += 1;
         if 2 * below.ended > below.children.len() + 32 {
             below.throw_out();
         }
+        drop(below);
+        scope.tell_pool();
     }
 
-    /// Whether anything is nested in here, or tracked.
+    /// Has the pool look again, if this is one, which may be waiting in vain for what is nested in here.
+    pub(crate) fn tell_pool(&self) {
+        if let Some((pool, _)) = self.visible().and_then(Self::as_pool) {
+            pool.child_ended();
+        }
+    }
+
+    /// Whether anything is nested in here, or tracked, that can use the time it has. A pool that is over is not, although
+    /// somebody has a handle of it.
+    ///
+    /// A pool is let go of without the lock. Who asks again and again, as one after the other ends, begins where it was.
     pub(crate) fn has_children(&self) -> bool {
-        self.children.get().is_some_and(|children| lock(children).children.iter().any(Child::is_alive))
+        let Some(below) = self.children.get() else { return false };
+        let first = || {
+            let below = lock(below);
+            Some((below.children.get(below.gone)?.clone(), below.thrown_out))
+        };
+        while let Some((child, thrown_out)) = first() {
+            if !child.is_over() {
+                return true;
+            }
+            let mut below = lock(below);
+            below.gone += usize::from(below.thrown_out == thrown_out);
+        }
+        false
     }
 
     /// What is directly below, in the order in which it began.
@@ -460,6 +490,14 @@ impl Scope {
 }
 
 impl Child {
+    /// Whether nothing of it can use any time, although somebody may have a handle of it.
+    fn is_over(&self) -> bool {
+        match &self.owner {
+            ChildKind::Pool(pool) => pool.upgrade().is_none_or(|pool| pool.is_over()),
+            _ => !self.is_alive(),
+        }
+    }
+
     /// Whether anything of it is left.
     fn is_alive(&self) -> bool {
         match &self.owner {
