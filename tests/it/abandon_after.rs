@@ -593,3 +593,16 @@ async fn a_signal_that_does_not_yield_is_given_up_on_and_named() {
     assert_eq!((names(error.stuck()), error.failures().len()), (vec!["abort_on"], 0));
     drop(release);
 }
+
+#[apply(both)]
+async fn a_pool_with_no_patience_does_not_give_up_on_its_own_body() {
+    let alive = Alive::default();
+    let mut opened = Box::pin(Pool::<BoxError>::builder().abandon_after(Duration::ZERO).open(async |pool: Pool| {
+        let _one = alive.one();
+        pool.cancel();
+        pending::<Result<(), _>>().await
+    }));
+    let error = opened.as_mut().await.unwrap_err();
+    assert!(error.is_cancelled(), "{error}");
+    assert_eq!(alive.count(), 0, "the body is dropped before the pool returns");
+}

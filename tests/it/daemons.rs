@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aiodrive::{BoxError, Pool, TaskStopped, cancellation_token, race};
+use aiodrive::{BoxError, Pool, TaskStopped, cancellation_token, race, shield};
 use macro_rules_attribute::apply;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Alive, Crowd, FOREVER, Log, OnDrop, Outcome, both, busy, current_thread, failures, keep, panic_of, quiet_panic,
-    secs, until,
+    Alive, Crowd, FOREVER, Log, OnDrop, Outcome, both, busy, current_thread, elapsed, failures, keep, panic_of, polite,
+    quiet_panic, secs, until, with_grace,
 };
 
 /// Ends some turns after it has begun, and writes that.
@@ -623,4 +623,70 @@ async fn a_daemon_that_listens_to_nothing_costs_no_grace_after_a_ready_or_a_nest
         opened.unwrap();
         assert_eq!(begin.elapsed(), Duration::ZERO, "nested: {nested}");
     }
+}
+
+// ===== a daemon that listens to nothing, and what ends beside it in the grace =====
+
+/// When a pool returns that is cancelled after a second, in which a daemon listens to nothing.
+async fn seconds_with_a_deaf_daemon(fill: impl FnOnce(&Pool)) -> u64 {
+    let pool: Pool = with_grace(secs(10)).limit(1).keep_open(true).build();
+    daemon(&pool, pending());
+    fill(&pool);
+    pool.cancel_on(sleep(secs(1)));
+    let (seconds, outcome) = elapsed(pool.run()).await;
+    outcome.unwrap();
+    seconds
+}
+
+/// Hears the signal, and works for a second more.
+async fn request(_: Pool) -> Result<(), BoxError> {
+    polite(1).await.map(drop)
+}
+
+#[apply(current_thread)]
+async fn what_ends_last_beside_a_deaf_daemon_ends_the_grace() {
+    let sibling = seconds_with_a_deaf_daemon(|pool| {
+        daemon(pool, async { Pool::open(request).await.unwrap() });
+    });
+    assert_eq!(sibling.await, 2, "a sibling with a nested pool");
+    let left_behind = seconds_with_a_deaf_daemon(|pool| {
+        daemon(pool, async { drop(shield(sleep(secs(3)))) });
+    });
+    assert_eq!(left_behind.await, 3, "shielded work that a sibling has left behind");
+    let closing = seconds_with_a_deaf_daemon(|pool| {
+        daemon(pool, async {
+            let inner: Pool = with_grace(secs(10)).build();
+            inner.spawn(sleep(secs(4)));
+            assert!(tokio::time::timeout(Duration::from_millis(500), inner.run()).await.is_err());
+        });
+    });
+    assert_eq!(closing.await, 4, "a nested pool that was dropped");
+    let kept = seconds_with_a_deaf_daemon(|pool| {
+        daemon(pool, async {
+            let inner: Pool = Pool::new();
+            inner.clone().run().await.unwrap();
+            keep(inner).await
+        });
+    });
+    assert_eq!(kept.await, 1, "a nested pool that has closed, of which somebody has a handle");
+    let queued = seconds_with_a_deaf_daemon(|pool| {
+        pool.build_task().depth(-1).spawn(pending::<()>());
+        pool.spawn(async {});
+    });
+    assert_eq!(queued.await, 11, "a task of a lower depth, which has the slot, and a grace of its own");
+}
+
+#[apply(current_thread)]
+async fn a_deaf_daemon_costs_no_grace_when_its_pool_is_dropped_with_the_body() {
+    let opened = with_grace(secs(10)).open(async |outer: Pool| {
+        let run = with_grace(secs(10)).open(async |pool: Pool| {
+            daemon(&pool, pending());
+            pending::<Result<(), _>>().await
+        });
+        assert!(tokio::time::timeout(secs(1), run).await.is_err());
+        yield_now().await;
+        assert!(!outer.tree().to_string().contains("<pool> (closing"), "{}", outer.tree());
+        Ok(())
+    });
+    assert_eq!(elapsed(opened).await.0, 1);
 }

@@ -742,3 +742,19 @@ async fn the_first_task_without_a_grace_that_comes_in_the_grace_has_none() {
     pool.cancel_on(sleep(secs(1)));
     assert_eq!(elapsed(pool.run()).await.0, 3);
 }
+
+#[apply(current_thread)]
+async fn queued_tasks_cost_no_grace_although_the_slot_is_just_being_passed_on() {
+    let pool: Pool = with_grace(secs(10)).limit(1).build();
+    let own = pool.clone();
+    pool.spawn(async move {
+        sleep(secs(1)).await;
+        own.cancel();
+    });
+    // It gets the slot, and hears the signal when the depth above is closed.
+    pool.spawn(async {
+        asked().await;
+    });
+    pool.build_task().depth(1).spawn(async {});
+    assert_eq!(elapsed(tokio::spawn(pool.run())).await.0, 1);
+}

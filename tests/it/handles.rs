@@ -12,10 +12,12 @@ use aiodrive::{BoxError, Failure, OnFailure, Pool, TaskHandle, TaskStopped};
 use macro_rules_attribute::apply;
 use tokio::sync::{Barrier, oneshot};
 use tokio::task::{LocalSet, coop, yield_now};
+use tokio::time::sleep;
 use tokio_test::{assert_pending, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, OnDrop, both, busy, current_thread, multi_thread, poll_once, poll_until, quiet_panic, stays_pending, until,
+    Alive, Log, OnDrop, asked, both, busy, current_thread, multi_thread, poll_once, poll_until, quiet_panic, secs,
+    stays_pending, until, with_grace,
 };
 
 type Outcome<T = ()> = Result<T, BoxError>;
@@ -792,4 +794,28 @@ async fn a_handle_that_wakes_somebody_is_finished() {
     // It has the waker, which is what has it.
     let handle = looks.at.lock().unwrap().take();
     drop(handle);
+}
+
+#[apply(current_thread)]
+async fn a_handle_leaves_alone_what_its_task_has_left_behind() {
+    let log = Log::default();
+    let opened = Pool::open(async |pool: Pool| {
+        let said = log.clone();
+        let task = pool.spawn_with_handle(async move {
+            let inner: Pool = with_grace(secs(10)).build();
+            inner.spawn(async move {
+                asked().await;
+                sleep(secs(3)).await;
+                said.push("flushed");
+            });
+            assert!(tokio::time::timeout(secs(1), inner.run()).await.is_err());
+            Ok(())
+        });
+        sleep(secs(2)).await;
+        assert!(task.is_finished());
+        task.cancel();
+        Ok(task.await?)
+    });
+    opened.await.unwrap();
+    assert_eq!(log.events(), ["flushed"]);
 }

@@ -1,5 +1,6 @@
 //! Runtimes that have no drivers, are dropped, or shut down in the middle.
 
+use std::cell::RefCell;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,8 +21,8 @@ use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
     Alive, GRACE, Log, OnDrop, Outcome, asked, bomb, both, both_runtimes, current_thread, current_thread_runtime,
-    failures, keep, meddle, multi_thread_runtime, nested, panic_of, panic_text, paused_runtime, poll_once, poll_until,
-    quiet_panic, secs, stays_pending, turning, until, watched, with_grace,
+    endless, failures, keep, meddle, multi_thread_runtime, nested, panic_of, panic_text, paused_runtime, poll_once,
+    poll_until, quiet_panic, secs, stays_pending, turning, until, watched, with_grace,
 };
 
 // ===== runtimes that end =====
@@ -707,4 +708,26 @@ fn a_pool_that_is_polled_outside_of_its_runtime_has_its_grace() {
     while run.poll().is_pending() {
         thread::yield_now();
     }
+}
+
+/// The thread has no thread-locals any more, in which tokio has the runtime.
+#[test]
+fn a_pool_may_be_dropped_by_a_thread_that_ends() {
+    thread_local! {
+        static RUN: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>> = const { RefCell::new(None) };
+    }
+    let (runtime, alive) = (multi_thread_runtime(), Alive::default());
+    let (handle, kept) = (runtime.handle().clone(), alive.clone());
+    let ended = thread::spawn(move || {
+        let run = async move {
+            let pool: Pool = Pool::new();
+            pool.spawn(endless(&kept));
+            pool.run().await.unwrap();
+        };
+        RUN.set(Some(Box::pin(run)));
+        let _entered = handle.enter();
+        RUN.with_borrow_mut(|run| assert_pending!(task::spawn(run.as_mut().unwrap()).poll()));
+    });
+    ended.join().unwrap();
+    runtime.block_on(until(|| alive.count() == 0));
 }
