@@ -95,11 +95,11 @@ async fn all<H: Handles, T, E: Send + 'static>(
     collect: fn(H::Ended, &mut Outcomes<E>) -> Option<T>,
 ) -> Result<T, PoolError<E>> {
     let call = Arc::clone(branches.call());
-    let (first, ended) = branches.join().await;
+    let (_, ended) = branches.join().await;
     let below = left_behind.cleanup.close();
     let mut failures = Outcomes {
         reporter: Arc::clone(&left_behind.reporter),
-        any: first.is_some() || !below.is_empty(),
+        any: call.first().is_some() || !below.is_empty(),
         of_branches: Vec::new(),
         cut_off: None,
         is_aborted: call.is_aborted(),
@@ -161,7 +161,9 @@ impl<T: Send + 'static, E: Into<BoxError> + Send + 'static> Collector<Result<T, 
                 return None;
             }
             // A pool in it heard of the abort before the branch was aborted.
-            Ok(Err(error)) if order > 0 && cancellation(&error, None) == Some(CancelledError::Cancelled) => {
+            Ok(Err(error))
+                if (order > 0 || self.is_aborted) && cancellation(&error, None) == Some(CancelledError::Cancelled) =>
+            {
                 let Err(payload) = catch(|| drop(error)) else { return None };
                 Failure::Panic(payload)
             }
