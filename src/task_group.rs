@@ -16,11 +16,12 @@ use std::collections::VecDeque;
 use std::fmt::{self, Display};
 use std::future::poll_fn;
 use std::panic::Location;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinSet;
+use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use crate::error::{BoxError, TaskError, TaskInfo};
 use crate::scope::{
@@ -519,6 +520,10 @@ where
     }
 
     fn poll_joined(&mut self, cx: &mut Context<'_>) -> Poll<Option<GroupEnd<T, E>>> {
+        // Without budget, a set takes a child out, and puts it back behind the others.
+        if !has_budget_remaining() {
+            ready!(pin!(consume_budget()).poll(cx));
+        }
         match self.tasks.poll_join_next(cx) {
             Poll::Ready(Some(joined)) => Poll::Ready(Some(GroupEnd::new(joined, &self.shared))),
             Poll::Ready(None) if self.poll_emptied(cx).is_ready() => Poll::Ready(None),
