@@ -118,8 +118,8 @@ pub struct Shield<T> {
     /// `None` once its output was taken.
     work: Option<JoinHandle<Unreported<T>>>,
     reporter: Arc<Reporter>,
-    /// Not held: the work waits for nobody, and nobody but the work is to be waited for.
-    enclosing: Weak<Scope>,
+    /// Not held: the work waits for nobody, and nobody but the work is to be waited for. `None` outside of everything.
+    enclosing: Option<Weak<Scope>>,
 }
 
 impl<T: Send + 'static> Shield<T> {
@@ -135,7 +135,7 @@ impl<T: Send + 'static> Shield<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let weak = enclosing.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let weak = enclosing.as_ref().map(Arc::downgrade);
         let spawner = Spawner::new(reporter, enclosing, ScopeKind::Shield);
         let work = spawner.spawn(runtime, 0, Rules { decides: |_| false, failure_of }, future);
         Self { work: Some(work), reporter: spawner.reporter, enclosing: weak }
@@ -150,9 +150,11 @@ impl<T: Send + 'static> Shield<T> {
 }
 
 impl<T> Shield<T> {
-    /// Lets the enclosing scope wait until the output has been reported: nobody will take it any more.
+    /// Lets the enclosing scope wait until the output has been reported: nobody will take it any more. If that scope has
+    /// ended, so has the work, and the one that this is called from takes it.
     fn hand_over(&self) {
-        self.reporter.hand_over(self.enclosing.upgrade());
+        let enclosing = self.enclosing.as_ref().and_then(|enclosing| enclosing.upgrade().or_else(Scope::current));
+        self.reporter.hand_over(enclosing);
     }
 }
 

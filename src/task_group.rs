@@ -563,7 +563,7 @@ impl<T, E> TaskGroup<T, E> {
 
     /// The scope in which the group was made.
     fn enclosing(&self) -> Option<Arc<Scope>> {
-        self.enclosing.as_ref().and_then(Weak::upgrade)
+        self.enclosing.as_ref().and_then(|enclosing| enclosing.upgrade().or_else(Scope::current))
     }
 
     fn was_made_in(&self, here: &Current) -> bool {
