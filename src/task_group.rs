@@ -490,23 +490,24 @@ where
         if let Some(scope) = self.scope.upgrade() {
             return scope;
         }
-        let gone = |enclosing: &Weak<Scope>| enclosing.strong_count() == 0;
         let here = Current::get();
+        let gone = |enclosing: &Weak<Scope>| enclosing.strong_count() == 0;
         if self.enclosing.as_ref().is_some_and(gone) {
             self.enclosing = here.as_ref().map(|here| Arc::downgrade(&here.scope));
             self.task = here.as_ref().and_then(|here| here.key);
         }
-        let (enclosing, kind) = (self.enclosing(), ScopeKind::Group(Arc::clone(&self.call), self.cleanup.clone()));
+        if self.call.is_aborted() {
+            // That was for children which have ended.
+            self.call = Call::new(self.call.function, self.call.called_at);
+            self.abort_signal = None;
+        }
+        // The task that has made the group is aborted, and not one that only uses it in a destructor.
+        if Current::is_aborted() && here.is_some_and(|here| self.was_made_in(&here)) {
+            self.call.abort();
+        }
+        let kind = ScopeKind::Group(Arc::clone(&self.call), self.cleanup.clone());
         // If the enclosing one is aborted, that aborts the call.
-        let scope = match here.filter(|_| Current::is_aborted()) {
-            // A destructor of a task that is aborted, which has not made this group, but only uses it.
-            Some(here) if !self.was_made_in(&here) => Scope::within_task(enclosing, kind, |_| self.task),
-            Some(_) => {
-                self.call.abort();
-                Scope::within(enclosing, kind)
-            }
-            None => Scope::within(enclosing, kind),
-        };
+        let scope = Scope::within_task(self.enclosing(), kind, |_| self.task);
         self.scope = Arc::downgrade(&scope);
         scope
     }
