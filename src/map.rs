@@ -175,8 +175,8 @@ impl<I: Iterator> Source for I {
 pub struct Map<I, F, T, E = BoxError> {
     /// Dropped before the slots, whose failures it has reported.
     group: TaskGroup<T, E>,
-    /// From the first item that was not given to the last that was pulled; unused without an order.
-    slots: VecDeque<Option<GroupEnd<T, E>>>,
+    /// From the first item that was not given to the last that was pulled. Without an order, only `collect` uses it.
+    slots: VecDeque<Option<Slot<T, E>>>,
     source: I,
     /// Whether it has ended, or one of the user's functions has panicked.
     is_exhausted: bool,
@@ -188,6 +188,24 @@ pub struct Map<I, F, T, E = BoxError> {
     pulled: usize,
     /// How many results were given.
     given: usize,
+    /// How many were put into a slot.
+    arrived: usize,
+}
+
+/// A result that waits for those of earlier items, or for the others of a `collect`.
+struct Slot<T, E> {
+    ended: GroupEnd<T, E>,
+    /// How many had come before.
+    arrival: usize,
+}
+
+/// How a `collect` came to its end.
+enum Collected<E> {
+    All,
+    /// There is a failure, or the map was aborted.
+    Part,
+    /// A task was cut off, which is no failure if there is another one.
+    CutOff(TaskError<E>),
 }
 
 /// Nothing of the user's is pinned in it.
@@ -214,6 +232,7 @@ where
             is_ordered: true,
             pulled: 0,
             given: 0,
+            arrived: 0,
         }
     }
 
@@ -298,9 +317,9 @@ where
     /// What was put into a slot before is given first.
     fn forget_order(&mut self) {
         self.is_ordered = false;
-        for ended in std::mem::take(&mut self.slots).into_iter().flatten() {
-            self.group.keep(ended);
-        }
+        let mut slots: Vec<_> = std::mem::take(&mut self.slots).into_iter().flatten().collect();
+        slots.sort_by_key(|slot| slot.arrival);
+        slots.into_iter().for_each(|slot| self.group.keep(slot.ended));
     }
 
     /// The task of the item that was pulled last.
@@ -375,7 +394,8 @@ where
     /// # Errors
     ///
     /// With all failures in the order in which they came. In a blocking call, if the task around it was aborted, with an
-    /// error that [is cancelled](PoolError::is_cancelled).
+    /// error that [is cancelled](PoolError::is_cancelled). It hears of that only while an item is in flight, and not while
+    /// it waits for a source.
     ///
     /// # Panics
     ///
@@ -402,45 +422,43 @@ where
     pub async fn collect(mut self) -> Result<Vec<T>, PoolError<E>> {
         let cleanup = self.group.collect_cleanup();
         let is_ordered = self.is_ordered;
-        let (mut values, cut_off) = self.collect_values().await;
+        let end = self.collect_values().await;
         let failures = self.group.shutdown().await;
-        let below = cleanup.close();
-        if !failures.is_empty() || cut_off.is_some() || !below.is_empty() {
-            let below = self.discard(values, below);
+        let mut below = cleanup.close();
+        let mut values: Vec<_> = std::mem::take(&mut self.slots).into_iter().flatten().collect();
+        if !matches!(end, Collected::All) || !below.is_empty() {
+            // They are nobody's.
+            below.extend(values.into_iter().filter_map(|slot| slot.ended.discard()));
+            let cut_off = if let Collected::CutOff(cut_off) = end { Some(cut_off) } else { None };
             return Err(error_of_call(failures, cut_off, below, self.group.is_aborted()));
         }
         if is_ordered {
-            values.sort_by_key(|(index, _)| *index);
+            values.sort_by_key(|slot| slot.ended.index());
         }
-        Ok(values.into_iter().map(|(_, value)| value).collect())
+        Ok(values.into_iter().filter_map(|slot| slot.ended.take().ok()).collect())
     }
 
-    /// The values until the first failure, which is kept in the group. A task that was cut off is given instead: it is
-    /// no failure if there is another one.
-    async fn collect_values(&mut self) -> (Vec<(usize, T)>, Option<TaskError<E>>) {
-        let mut values = Vec::new();
+    /// Puts the values into the slots, which have no other use without order, until the first failure. That is kept in the
+    /// group.
+    async fn collect_values(&mut self) -> Collected<E> {
         self.forget_order();
         while let Some(ended) = poll_fn(|cx| self.poll_any(cx)).await {
-            let index = ended.index();
             if ended.is_failure() {
-                self.group.keep(ended);
-                break;
+                self.group.put_back(ended);
+                return Collected::Part;
             }
-            match ended.take() {
-                Ok(value) => values.push((index, value)),
-                Err(cut_off) => return (values, Some(cut_off)),
+            if let GroupEnd::CutOff(_, info) = ended {
+                return Collected::CutOff(TaskError::new(info, Failure::Cancelled));
             }
+            let slot = self.slot(ended);
+            self.slots.push_back(Some(slot));
         }
-        (values, None)
+        if self.is_exhausted { Collected::All } else { Collected::Part }
     }
 
-    /// Drops values that are nobody's, and adds what panics then to the cleanup failures.
-    fn discard(&self, values: Vec<(usize, T)>, mut cleanup_failures: Vec<TaskError>) -> Vec<TaskError> {
-        for (index, value) in values {
-            let panic = catch(|| drop(value)).err().map(Failure::Panic);
-            cleanup_failures.extend(panic.map(|failure| TaskError::new(self.branch(index), failure)));
-        }
-        cleanup_failures
+    fn slot(&mut self, ended: GroupEnd<T, E>) -> Slot<T, E> {
+        self.arrived += 1;
+        Slot { ended, arrival: self.arrived }
     }
 
     /// The next result, in order or not.
@@ -453,7 +471,7 @@ where
             let Some(ended) = ready!(self.poll_ended(cx)) else { return Poll::Ready(None) };
             match ended.index() - self.given {
                 0 => return Poll::Ready(self.give(Some(ended))),
-                slot => self.slots[slot] = Some(ended),
+                slot => self.slots[slot] = Some(self.slot(ended)),
             }
         }
         ready!(poll_budget(cx));
@@ -464,7 +482,7 @@ where
     fn give(&mut self, ended: Option<GroupEnd<T, E>>) -> Option<GroupEnd<T, E>> {
         self.given += 1;
         let first = self.slots.pop_front().flatten();
-        ended.or(first)
+        ended.or(first.map(|slot| slot.ended))
     }
 
     /// The next result that there is.
@@ -479,7 +497,7 @@ where
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<GroupEnd<T, E>>> {
         match ready!(self.group.poll_ended(cx)) {
             // The source will wake this task.
-            None if !self.is_exhausted => Poll::Pending,
+            None if !self.is_exhausted && !self.group.is_aborted() => Poll::Pending,
             ended => Poll::Ready(ended),
         }
     }
@@ -495,11 +513,12 @@ where
             is_first = false;
             let pulled = catch(|| {
                 let item = ready!(self.source.poll_item(cx));
-                Poll::Ready(item.map(|item| ((self.f)(item), self.info())))
+                // First the name, whose closure may panic: the future, too, may do so when it is dropped.
+                Poll::Ready(item.map(|item| (self.info(), (self.f)(item))))
             });
             match pulled {
                 Ok(Poll::Pending) => return,
-                Ok(Poll::Ready(Some((future, info)))) => {
+                Ok(Poll::Ready(Some((info, future)))) => {
                     self.group.add(self.pulled, info, future);
                     self.pulled += 1;
                     if self.is_ordered {

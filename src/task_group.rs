@@ -405,28 +405,34 @@ where
     /// # }
     /// ```
     pub async fn shutdown(&mut self) -> Vec<TaskError<E>> {
+        self.is_aborted |= self.call.is_aborted();
         self.abort_all();
         for kept in std::mem::take(&mut self.kept) {
-            self.keep_failure(kept);
+            self.keep_failure(kept, self.is_aborted);
         }
         while let Some(ended) = poll_fn(|cx| self.poll_joined(cx)).await {
-            self.keep_failure(ended);
+            self.keep_failure(ended, true);
         }
         self.kept.drain(..).filter_map(|failed| failed.take().err()).collect()
     }
 
-    /// Keeps a failure, and drops anything else.
-    fn keep_failure(&mut self, ended: GroupEnd<T, E>) {
-        if ended.is_failure() {
+    /// Keeps a failure, and drops anything else. A child that was aborted may say that something in it has heard of that.
+    fn keep_failure(&mut self, ended: GroupEnd<T, E>, was_aborted: bool) {
+        if ended.is_failure() && !(was_aborted && ended.is_stop()) {
             self.kept.push_back(ended);
         } else if let Some(panicked) = ended.discard() {
             self.report_cleanup(panicked);
         }
     }
 
-    /// Keeps what is to be given before anything else.
+    /// Keeps what is to be given before anything else, but for what was kept before.
     pub(crate) fn keep(&mut self, ended: GroupEnd<T, E>) {
         self.kept.push_back(ended);
+    }
+
+    /// Puts back what was given last.
+    pub(crate) fn put_back(&mut self, ended: GroupEnd<T, E>) {
+        self.kept.push_front(ended);
     }
 
     /// Collects what fails below the children that are spawned from now on and has no owner: it goes no further out.
@@ -562,7 +568,7 @@ impl<T, E> TaskGroup<T, E> {
         self.tasks.len() + self.kept.len()
     }
 
-    /// The scope in which the group was made.
+    /// The scope in which the group was made; if that has ended, the one that this is called from.
     fn enclosing(&self) -> Option<Arc<Scope>> {
         self.enclosing.as_ref().and_then(|enclosing| enclosing.upgrade().or_else(Scope::current))
     }

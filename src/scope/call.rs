@@ -32,7 +32,7 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle, JoinSet};
 
 use super::unreported::Owner;
 use super::{Completion, Reporter, Scope, ScopeKind, Scoped, Unreported, boxed_in_debug, lock};
-use crate::error::{BoxError, Failure, PanicPayload, TaskError, TaskInfo, catch};
+use crate::error::{BoxError, CancelledError, Failure, PanicPayload, TaskError, TaskInfo, cancellation, catch};
 
 /// No branch has decided.
 const NONE: usize = usize::MAX;
@@ -413,6 +413,12 @@ impl<T: 'static, E: 'static> GroupEnd<T, E> {
     /// Whether it has returned an error or panicked.
     pub(crate) fn is_failure(&self) -> bool {
         matches!(self, Self::Output(output) if !matches!(output.output, Some(Ok(Ok(_)))))
+    }
+
+    /// Whether it has returned an error that only says that something was stopped.
+    pub(crate) fn is_stop(&self) -> bool {
+        let Self::Output(Unreported { output: Some(Ok(Err(error))), .. }) = self else { return false };
+        cancellation(error, None) == Some(CancelledError::Cancelled)
     }
 
     /// Takes it, so that it is reported no more.
