@@ -36,8 +36,9 @@ use crate::scope::{Rules, Unreported};
 /// - Outside of a tokio runtime.
 /// - When polled, with the panic of the winner, after the others have ended. The panic of another future is a
 ///   [cleanup failure](crate::PoolError::cleanup_failures) of the enclosing pool.
-/// - When polled, if the runtime of the futures has shut down before one could finish, or, in a blocking call, if the
-///   task around it was aborted. Elsewhere an abort drops a race.
+/// - When polled, if the runtime of the futures has shut down before one could finish; or if the task in which it was
+///   called was aborted and could not be dropped: in a blocking call, or if it is awaited in a [`shield`](crate::shield())
+///   that it was called outside of.
 ///
 /// # Cancel safety
 ///
