@@ -1,16 +1,18 @@
 //! `map`: at most so many at a time, in order or not, and no item or failure lost.
 
-use std::future::pending;
+use std::future::{pending, ready};
 use std::panic::Location;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use aiodrive::{BoxError, LatchEvent, Pool, PoolError, TaskError, map, shield};
 use macro_rules_attribute::apply;
 use tokio::sync::{Barrier, Semaphore, oneshot};
 use tokio::task::yield_now;
+use tokio::time::sleep;
 
 use crate::support::{
     Alive, OnDrop, both, cleanup_of, current_thread, failures, multi_thread, panic_of, panic_text, panics_in_drop,
@@ -761,4 +763,56 @@ mod streams {
     fn a_limit_of_0_panics() {
         assert!(panic_text(|| map_stream(0, tokio_stream::empty(), same)).starts_with("`map_stream` at "));
     }
+}
+
+/// Values that panic as they are dropped, one while another panic unwinds: that would end the process.
+#[apply(both)]
+async fn values_that_panic_as_they_are_dropped_end_no_process() {
+    let opened = Pool::<BoxError>::open(async |_| {
+        let values = map(1, 0..3, |item| {
+            if item == 2 {
+                quiet_panic("in the function");
+            }
+            ready(Ok::<_, BoxError>(panics_in_drop()))
+        });
+        drop(values.collect().await);
+        Ok(())
+    });
+    assert_eq!(panic_of(opened).await, "in the function");
+    let opened = Pool::<BoxError>::open(async |_| {
+        let mut values = pin!(
+            map(3, 0..3, async |item| match item {
+                2 => pending().await,
+                _ => Ok::<_, BoxError>(panics_in_drop()),
+            })
+            .collect()
+        );
+        stays_pending(values.as_mut()).await;
+        Ok(())
+    });
+    assert_eq!(failures(opened.await.unwrap_err().cleanup_failures()), ["panic: in drop"; 2]);
+}
+
+#[apply(current_thread)]
+async fn failures_that_came_before_a_collect_stay_in_their_order() {
+    let mut items = map(4, [50, 10, 20, 1_000], async |time| {
+        sleep(Duration::from_millis(time)).await;
+        Err::<(), _>(BoxError::from(time.to_string()))
+    });
+    assert!(tokio::time::timeout(Duration::from_millis(30), items.next()).await.is_err());
+    assert_eq!(failures(items.collect().await.unwrap_err().failures()), ["error: 10", "error: 20"]);
+}
+
+#[apply(current_thread)]
+async fn a_value_that_panics_as_it_is_dropped_does_so_by_the_name_of_its_task() {
+    let pages = map(2, 0..2, async |page| match page {
+        0 => Ok(panics_in_drop()),
+        _ => {
+            yield_now().await;
+            Err(BoxError::from("broken"))
+        }
+    });
+    let error = pages.name(|page| format!("page {page}")).collect().await.err().unwrap();
+    let names: Vec<_> = error.cleanup_failures().iter().map(|failed| failed.task().name()).collect();
+    assert_eq!(names, [Some("page 0")]);
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use aiodrive::{BoxError, Failure, LatchEvent, Pool, TaskError, TaskGroup, cancellation_token, race, shield, timeout};
 use macro_rules_attribute::apply;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::yield_now;
+use tokio::task::{block_in_place, yield_now};
 
 use crate::support::{
     Alive, Count, Log, OnDrop, both, busy, current_thread, failures, multi_thread, panic_text, poll_once, quiet_panic,
@@ -815,4 +816,115 @@ async fn a_destructor_of_an_aborted_task_may_spawn_into_the_group_of_somebody_el
         Ok(())
     });
     opened.await.unwrap();
+}
+
+#[apply(current_thread)]
+async fn children_come_in_their_order_although_the_budget_is_spent() {
+    let mut group = group();
+    (0..400).for_each(|number| group.spawn(async move { Ok(number) }));
+    // They end in this order, before the first is taken.
+    yield_now().await;
+    for number in 0..400 {
+        assert_eq!(group.next().await.unwrap().unwrap(), number);
+    }
+}
+
+/// The task that spawned the first child has no other part in the group.
+#[apply(both)]
+async fn a_task_that_only_spawned_into_a_group_takes_no_child_along() {
+    let opened = Pool::open(async |_: Pool| {
+        let (pool, gate, shared) = (Pool::<BoxError>::current(), LatchEvent::new(), Arc::new(Mutex::new(group())));
+        let (spawner, open) = (Arc::clone(&shared), gate.wait_set());
+        let (begun, wait) = oneshot::channel();
+        let request = pool.spawn_with_handle(async move {
+            spawner.lock().unwrap().spawn(async {
+                open.await;
+                Ok(1)
+            });
+            drop(spawner);
+            begun.send(()).unwrap();
+            pending::<Result<(), _>>().await
+        });
+        wait.await?;
+        let mut group = Arc::into_inner(shared).unwrap().into_inner().unwrap();
+        stays_pending(pin!(group.next())).await;
+        request.cancel();
+        request.await.unwrap_err();
+        stays_pending(pin!(group.next())).await;
+        gate.set();
+        assert_eq!(text(group.next().await), "value 1");
+        Ok(())
+    });
+    opened.await.unwrap();
+}
+
+#[apply(both)]
+async fn a_group_that_has_survived_its_pool_spawns_once_more() {
+    let mut kept = None;
+    let (gate, begun) = (LatchEvent::new(), LatchEvent::new());
+    let opened = Pool::<BoxError>::open(async |pool: Pool| {
+        let group = kept.insert(group());
+        let (open, begins) = (gate.wait_set(), begun.clone());
+        group.spawn(async move {
+            shield(async move {
+                begins.set();
+                open.await;
+            })
+            .await;
+            Ok(1)
+        });
+        begun.wait_set().await;
+        pool.abort();
+        gate.set();
+        Ok(())
+    });
+    drop(opened.await);
+    let mut group = kept.unwrap();
+    while group.next().await.is_some() {}
+    group.spawn(async {
+        yield_now().await;
+        Ok(2)
+    });
+    assert_eq!(text(group.next().await), "value 2");
+}
+
+#[apply(both)]
+async fn what_is_dropped_when_its_scope_has_ended_reports_to_the_pool_around() {
+    let opened = Pool::open(async |_: Pool| {
+        let (mut group, work) = timeout(Duration::MAX, async {
+            let mut group = group();
+            group.spawn(async { Err("broken".into()) });
+            (group, shield(async { quiet_panic("in a shield") }))
+        })
+        .await
+        .unwrap();
+        until(|| !format!("{work:?}").contains("false")).await;
+        stays_pending(pin!(pending::<()>())).await;
+        drop(work);
+        assert_eq!(group.len(), 1);
+        group.abort_all();
+        drop(group);
+        Ok(())
+    });
+    let mut failed = failures(opened.await.unwrap_err().cleanup_failures());
+    failed.sort();
+    assert_eq!(failed, ["error: broken", "panic: in a shield"]);
+}
+
+/// A pool in a blocking call hears of the abort before its task is aborted, and returns that.
+#[apply(multi_thread)]
+async fn what_only_says_that_it_was_aborted_is_no_failure_of_a_shutdown() {
+    let (begun, wait) = oneshot::channel();
+    let mut group = group();
+    group.spawn(async {
+        block_in_place(|| {
+            Handle::current().block_on(Pool::open(async |_: Pool| {
+                begun.send(()).unwrap();
+                Ok(pending::<u32>().await)
+            }))
+        })
+        .map_err(BoxError::from)
+    });
+    wait.await.unwrap();
+    assert!(group.shutdown().await.is_empty());
 }

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use aiodrive::{BoxError, LatchEvent, Pool, shield, try_all};
 use macro_rules_attribute::apply;
-use tokio::sync::Barrier;
+use tokio::runtime::Handle;
+use tokio::sync::{Barrier, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tokio_test::{assert_pending, assert_ready, task};
 
 use crate::support::{
-    Alive, Log, a_group_that_is_dropped_is_waited_for, blocked_until_abort, both, cleanup_of_dropped, current_thread,
-    endless_branch, failures, leaves_behind, multi_thread, opened, panic_text, panicking_in_drop, panics_in_drop,
-    paused_runtime, quiet_panic, stays_pending, until,
+    Alive, Log, a_group_that_is_dropped_is_waited_for, blocked_until_abort, bomb, both, cleanup_of_dropped,
+    current_thread, endless_branch, failures, leaves_behind, multi_thread, opened, panic_text, panicking_in_drop,
+    panics_in_drop, paused_runtime, quiet_panic, running, stays_pending, turns, until,
 };
 
 #[apply(both)]
@@ -375,4 +376,29 @@ async fn try_all_error_passes_through_a_pool() {
     .await
     .unwrap_err();
     assert!(error.to_string().ends_with("failed: inner"), "{error}");
+}
+
+/// The destructor of a branch is the first failure, and comes after the call has heard of the abort.
+#[apply(multi_thread)]
+async fn values_of_an_aborted_call_are_dropped_as_those_of_a_failed_one() {
+    let (begun, wait) = oneshot::channel();
+    let (pool, log) = (Pool::<BoxError>::builder().keep_open(true).build(), Log::default());
+    let said = log.clone();
+    pool.spawn_blocking(move || {
+        let value = || ready(Ok::<_, BoxError>(Some(panics_in_drop())));
+        let last = async {
+            let _bomb = bomb("of a branch");
+            begun.send(()).unwrap();
+            pending::<Result<(), BoxError>>().await
+        };
+        let error = Handle::current().block_on(async { try_all((value(), value(), last)).await }).err().unwrap();
+        failures(error.failures()).into_iter().for_each(|text| said.push(text));
+        failures(error.cleanup_failures()).into_iter().for_each(|text| said.push(text));
+    });
+    let run = running(&pool);
+    wait.await.unwrap();
+    turns(10).await;
+    pool.abort();
+    run.await.unwrap().unwrap();
+    assert_eq!(log.events(), ["panic: of a branch", "panic: in drop", "panic: in drop"]);
 }
