@@ -463,7 +463,7 @@ async fn cancelled_handles(n: usize) -> Cost {
     let pool = Pool::open(async |pool: Pool| {
         let nest = |_| {
             let begun = begun.clone();
-            pool.spawn_with_handle(async { Ok(Pool::open(async |_: Pool| Ok(begun.park::<()>().await)).await?) })
+            pool.spawn_with_handle(async { Ok(Pool::open(async |_: Pool| Ok(begun.park::<u32>().await)).await?) })
         };
         let handles: Vec<_> = (0..n).map(nest).collect();
         begun.reaches(n).await;
