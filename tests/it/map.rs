@@ -15,8 +15,8 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use crate::support::{
-    Alive, OnDrop, both, cleanup_of, current_thread, failures, multi_thread, panic_of, panic_text, panics_in_drop,
-    poll_once, poll_until, quiet_panic, stays_pending, until,
+    Alive, Count, OnDrop, both, cleanup_of, current_thread, failures, multi_thread, panic_of, panic_text,
+    panics_in_drop, poll_once, poll_until, quiet_panic, stays_pending, until,
 };
 
 async fn same(n: usize) -> Result<usize, BoxError> {
@@ -780,13 +780,22 @@ async fn values_that_panic_as_they_are_dropped_end_no_process() {
     });
     assert_eq!(panic_of(opened).await, "in the function");
     let opened = Pool::<BoxError>::open(async |_| {
+        let made = Count::default();
+        let counts = made.clone();
         let mut values = pin!(
-            map(3, 0..3, async |item| match item {
-                2 => pending().await,
-                _ => Ok::<_, BoxError>(panics_in_drop()),
+            map(3, 0..3, move |item| {
+                let made = counts.clone();
+                async move {
+                    if item == 2 {
+                        return pending().await;
+                    }
+                    made.up();
+                    Ok::<_, BoxError>(panics_in_drop())
+                }
             })
             .collect()
         );
+        poll_until(values.as_mut(), || made.get() == 2).await;
         stays_pending(values.as_mut()).await;
         Ok(())
     });

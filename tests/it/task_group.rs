@@ -821,9 +821,16 @@ async fn a_destructor_of_an_aborted_task_may_spawn_into_the_group_of_somebody_el
 #[apply(current_thread)]
 async fn children_come_in_their_order_although_the_budget_is_spent() {
     let mut group = group();
-    (0..400).for_each(|number| group.spawn(async move { Ok(number) }));
+    let ended = Count::default();
+    for number in 0..400 {
+        let ended = ended.clone();
+        group.spawn(async move {
+            ended.up();
+            Ok(number)
+        });
+    }
     // They end in this order, before the first is taken.
-    yield_now().await;
+    until(|| ended.get() == 400).await;
     for number in 0..400 {
         assert_eq!(group.next().await.unwrap().unwrap(), number);
     }
