@@ -6,8 +6,8 @@
 //! output.
 //!
 //! The future of a call waits for the [`Call`] to say that a branch has decided, that all have ended, or that the task
-//! around is aborted: it is woken for these, and not for each branch. Then it waits for what the branches have left behind, which are pools that
-//! were moved out of them, shielded work and exit handlers. Then it takes the outputs.
+//! around is aborted: it is woken for these, and not for each branch. Then it waits for what the branches have left
+//! behind, which are pools that were moved out of them, shielded work and exit handlers. Then it takes the outputs.
 //!
 //! # Invariants
 //!

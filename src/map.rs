@@ -178,8 +178,10 @@ pub struct Map<I, F, T, E = BoxError> {
     /// From the first item that was not given to the last that was pulled. Without an order, only `collect` uses it.
     slots: VecDeque<Option<Slot<T, E>>>,
     source: I,
-    /// Whether it has ended, or one of the user's functions has panicked.
+    /// Whether it has ended, one of the user's functions has panicked, or the map was aborted.
     is_exhausted: bool,
+    /// Whether it was that.
+    is_cut_short: bool,
     f: F,
     name: Option<Box<dyn Fn(usize) -> Arc<str> + Send + Sync>>,
     limit: usize,
@@ -195,7 +197,7 @@ pub struct Map<I, F, T, E = BoxError> {
 /// A result that waits for those of earlier items, or for the others of a `collect`.
 struct Slot<T, E> {
     ended: GroupEnd<T, E>,
-    /// How many had come before.
+    /// Its place in the order in which results were put into slots.
     arrival: usize,
 }
 
@@ -226,6 +228,7 @@ where
             slots: VecDeque::new(),
             source,
             is_exhausted: false,
+            is_cut_short: false,
             f,
             name: None,
             limit,
@@ -345,7 +348,8 @@ where
     T: Send + 'static,
     E: Into<BoxError> + Display + Send + 'static,
 {
-    /// The result of the next item; `None` after the last one, when everything below the tasks has ended, too.
+    /// The result of the next item; `None` after the last one, when everything below the tasks has ended, too. An abort
+    /// that is heard in a blocking call makes the item in flight the last one.
     ///
     /// In order, it waits for the earliest item in flight, also if results of later items are there; meanwhile these keep
     /// their places of the limit. [`unordered`](Self::unordered) gives whichever result is there.
@@ -453,7 +457,7 @@ where
             let slot = self.slot(ended);
             self.slots.push_back(Some(slot));
         }
-        if self.is_exhausted { Collected::All } else { Collected::Part }
+        if self.is_cut_short { Collected::Part } else { Collected::All }
     }
 
     fn slot(&mut self, ended: GroupEnd<T, E>) -> Slot<T, E> {
@@ -496,8 +500,14 @@ where
     /// The next task that has ended; `None` at the end of the source.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Option<GroupEnd<T, E>>> {
         match ready!(self.group.poll_ended(cx)) {
-            // The source will wake this task.
-            None if !self.is_exhausted && !self.group.is_aborted() => Poll::Pending,
+            None if !self.is_exhausted => {
+                if !self.group.is_aborted() {
+                    // The source will wake this task.
+                    return Poll::Pending;
+                }
+                (self.is_exhausted, self.is_cut_short) = (true, true);
+                Poll::Ready(None)
+            }
             ended => Poll::Ready(ended),
         }
     }
@@ -506,7 +516,7 @@ where
     /// for it has.
     fn pull(&mut self, cx: &mut Context<'_>) {
         let mut is_first = true;
-        while !self.is_exhausted && self.pulled - self.given < self.limit {
+        while !self.is_exhausted && !self.group.is_aborted() && self.pulled - self.given < self.limit {
             if !is_first && poll_budget(cx).is_pending() {
                 return;
             }

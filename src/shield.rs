@@ -152,7 +152,7 @@ impl<T: Send + 'static> Shield<T> {
 
 impl<T> Shield<T> {
     /// Lets the enclosing scope wait until the output has been reported: nobody will take it any more. If that scope has
-    /// ended, so has the work, and the one that this is called from takes it.
+    /// ended, so has the work, and the scope that this is called from takes the report.
     fn hand_over(&self) {
         let enclosing = self.enclosing.as_ref().and_then(|enclosing| enclosing.upgrade().or_else(Scope::current));
         self.reporter.hand_over(enclosing);

@@ -44,7 +44,7 @@ use crate::scope::{
 ///
 /// The children belong to the [scope](crate::docs#a-scope) in which [`new`](Self::new) is called: that of a pool, or of
 /// a function of this crate. If that scope has ended, they belong to the one in which they are spawned. A group that is
-/// moved out of its pool keeps the pool waiting until its children have ended, or it is dropped.
+/// moved out of its pool keeps the pool waiting until its children have ended, or the group is dropped.
 ///
 /// A group can be a field of a struct. It runs on any tokio runtime; a pool around it is not needed.
 ///
@@ -379,7 +379,8 @@ where
     /// Aborts all children, waits until they have ended, with everything below them, and gives the errors and panics
     /// that [`next`](Self::next) has not given.
     ///
-    /// An aborted child is no error here. Values are dropped.
+    /// An aborted child is no error here, nor is an error of it that only says that something was stopped. Values are
+    /// dropped.
     ///
     /// # Cancel safety
     ///
@@ -406,10 +407,15 @@ where
     /// ```
     pub async fn shutdown(&mut self) -> Vec<TaskError<E>> {
         self.is_aborted |= self.call.is_aborted();
-        self.abort_all();
+        let was_aborted = self.is_aborted;
         for kept in std::mem::take(&mut self.kept) {
-            self.keep_failure(kept, self.is_aborted);
+            self.keep_failure(kept, was_aborted);
         }
+        // Those that have ended before.
+        while let Some(joined) = self.tasks.try_join_next() {
+            self.keep_failure(GroupEnd::new(joined, &self.shared), was_aborted);
+        }
+        self.abort_all();
         while let Some(ended) = poll_fn(|cx| self.poll_joined(cx)).await {
             self.keep_failure(ended, true);
         }
@@ -425,7 +431,7 @@ where
         }
     }
 
-    /// Keeps what is to be given before anything else, but for what was kept before.
+    /// Keeps a result: it is given after those kept before it, and before all others.
     pub(crate) fn keep(&mut self, ended: GroupEnd<T, E>) {
         self.kept.push_back(ended);
     }

@@ -190,6 +190,12 @@ fn a_planned_pool_that_is_dropped_is_told() {
         drop(pool);
     });
     assert_eq!(lines, ["WARN planned tasks were dropped before they ran pool=\"web\" tasks=2"]);
+    let lines = recorded(async || {
+        let pool = Pool::<BoxError>::builder().name("web").build();
+        pool.cancel_on(std::future::pending::<()>());
+        drop(pool.track_future(async {}));
+    });
+    assert!(lines.is_empty(), "watchers and futures that are gone are no tasks: {lines:?}");
 }
 
 #[test]

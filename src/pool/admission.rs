@@ -274,7 +274,7 @@ impl<E: Send + 'static> Shared<E> {
             inner.phase = Phase::Closing;
             self.refuse_from(i64::MIN);
         }
-        let plans = inner.take_plans();
+        let (plans, _) = inner.take_plans();
         inner.admits_plans = true;
         drop(inner);
         // Not before the plans are out: an abort drops those that it finds, for which nobody waits.
@@ -302,15 +302,15 @@ impl<E: Send + 'static> Shared<E> {
         if let Some(turn) = plan.turn() {
             *turn = self.turn(class);
         }
-        inner.planned += usize::from(!class.kind.is_watcher());
+        inner.planned[class.kind.nth()] += usize::from(!class.kind.is_watcher());
         inner.plans.push(Box::new(plan));
         Ok(())
     }
 
-    /// Counts a plan that is gone, and stays on the list until the pool runs.
-    pub(super) fn plan_gone(&self) {
+    /// Takes a planned future that was dropped off the count. Its entry stays on the list until the pool runs.
+    pub(super) fn plan_gone(&self, class: TaskClass) {
         let mut inner = self.lock();
-        inner.planned -= usize::from(inner.phase == Phase::Planned);
+        inner.planned[class.kind.nth()] -= usize::from(inner.phase == Phase::Planned);
         drop(inner);
         self.has_changed();
     }
@@ -422,7 +422,7 @@ impl<E: Send + 'static> Shared<E> {
         if let Some(key) = current.key {
             inner.depths.turn_came(class, key);
         }
-        // The slot is taken, for which those of a higher depth may have waited.
+        // The slot is taken now. Queued tasks of a higher depth may have waited for it, in vain.
         self.look_again(inner);
         Poll::Ready(())
     }
@@ -460,15 +460,16 @@ impl<E: Send + 'static> Shared<E> {
         let is_idle = inner.depths.is_idle();
         drop(inner);
         drop(entry);
-        if is_idle {
-            self.has_changed();
-        }
-        driver.into_iter().for_each(Waker::wake);
         if let Some((mut set, was_aborted)) = full {
             // More than one batch: the set may have been out when others came to this.
             free_ended(&mut set, 4 * BATCH);
             self.return_set(LentSet { class, key: None, set, was_aborted });
         }
+        if is_idle {
+            self.has_changed();
+        }
+        // Last, since it may panic.
+        driver.into_iter().for_each(Waker::wake);
     }
 
     /// Waits until a task that is spawned would run at once, or the pool closes.

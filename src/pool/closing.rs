@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::EnterGuard;
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
@@ -88,6 +88,7 @@ async fn wait<T, E: Send + 'static>(
     poll_fn(|cx| {
         let polled = poll(cx);
         if polled.is_pending() {
+            let _entered = pool.enter();
             warning.poll(cx, pool.options.warn_every, &pool.trace, || tasks_of(pool.snapshot()));
         }
         polled
@@ -101,14 +102,13 @@ async fn wait_unwatched<E: Send + 'static>(pool: &Shared<E>, warning: &mut WaitW
     poll_fn(|cx| poll_join(&mut sets, cx)).await;
 }
 
-/// What a future returns, if it does so before a time is over. No time is none: the future is then polled once. A
+/// What a future returns, if it does so before a time is over. If `limit` is zero, the future is polled once. A
 /// runtime that has shut down, or has no timers, has no time left: it panics when it is asked for a timer.
 async fn within<E, F: Future>(pool: &Shared<E>, limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let Some(deadline) = Instant::now().checked_add(limit) else { return Some(future.await) };
-    // Whoever polls the pool may be outside of its runtime.
     let new_timer = || {
-        let _entered = pool.runtime.get().map(Handle::enter);
+        let _entered = pool.enter();
         time::sleep_until(deadline)
     };
     let timer = (!limit.is_zero()).then(|| catch(new_timer).ok()).flatten();
@@ -137,8 +137,7 @@ where
         ErasedPool::abort(&*pool);
     }
     let report = ReportRest { pool, enclosing };
-    // A thread that is ending cannot enter it any more.
-    let entered = catch(|| runtime.enter()).ok();
+    let entered = report.pool.enter();
     let closed = closing.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     drop(entered);
     if closed.is_pending() {
@@ -176,6 +175,13 @@ pub(super) fn report_rest<E: Into<BoxError> + 'static>(pool: &Shared<E>, enclosi
 }
 
 // ===== what a step does =====
+
+impl<E> Shared<E> {
+    /// Enters the runtime: whoever polls the pool may be outside of it. A thread that is ending cannot.
+    fn enter(&self) -> Option<EnterGuard<'_>> {
+        catch(|| Some(self.runtime.get()?.enter())).ok().flatten()
+    }
+}
 
 impl<E: 'static> Shared<E> {
     /// Cancels the token of the highest depth that is left, and says which depth that is. Without one, the pool ends.
@@ -313,7 +319,8 @@ impl<E: 'static> Shared<E> {
         left
     }
 
-    /// Stops waiting for the watchers, which are named; or the pool, if they have left something behind.
+    /// Stops waiting for the watchers, and names those that are left; or the pool itself, if only something nested in them
+    /// is left.
     fn abandon_watchers(&self) -> Vec<TaskInfo> {
         let mut left = Snapshot::new(NodeState::Closing);
         let mut inner = self.lock();

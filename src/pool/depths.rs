@@ -38,7 +38,7 @@ pub(super) struct Depth {
     /// Made for the first who asks.
     token: Option<CancellationToken>,
     /// Whether a task has asked for that, and not only a nested pool.
-    told: bool,
+    has_listener: bool,
     cancelled: bool,
 }
 
@@ -245,7 +245,7 @@ impl Depths {
 
 impl Depth {
     const fn new() -> Self {
-        Self { tasks: Tasks::new(false), others: None, token: None, told: false, cancelled: false }
+        Self { tasks: Tasks::new(false), others: None, token: None, has_listener: false, cancelled: false }
     }
 
     /// The tasks of a kind, which are made if they are not there: those without a grace as aborted from the signal on,
@@ -292,7 +292,7 @@ impl Depth {
     /// closing. Those that only look at `is_closed` now and then are taken for deaf. Something that is nested in the
     /// scopes, which are returned, can use the time all the same; its task may have ended.
     pub(super) fn deaf(&self, all_slots_taken: bool, was_awaited: bool) -> Option<Vec<Arc<Scope>>> {
-        let has_told = was_awaited || self.told;
+        let has_told = was_awaited || self.has_listener;
         let is_deaf = |(kind, tasks): (TaskKind, &Tasks)| {
             let waits = tasks.are_queued() && (all_slots_taken || tasks.len() == 0);
             waits || !has_told && kind.is_daemon() && tasks.have_begun()
@@ -303,7 +303,7 @@ impl Depth {
 
     /// What its tasks are cancelled by, and the pools nested in them.
     pub(super) fn token(&mut self, for_task: bool) -> CancellationToken {
-        self.told |= for_task;
+        self.has_listener |= for_task;
         self.token.get_or_insert_with(CancellationToken::new).clone()
     }
 

@@ -252,7 +252,7 @@ impl<E: Into<BoxError> + Send + 'static> Drop for DriverState<E> {
     /// The future was dropped halfway, the body with it. The tasks get the same closing as ever, carried on by the
     /// runtime; the enclosing scope waits for it, since it holds this pool's scope.
     fn drop(&mut self) {
-        // It was dropped before this.
+        // The body was dropped first: see the order of the fields in `Drive`.
         self.pool.has_body.store(false, Ordering::Release);
         let closing = match std::mem::replace(&mut self.step, Step::Done) {
             Step::Unpolled => return self.pool.close(ClosingReason::Dropped),

@@ -124,7 +124,10 @@ impl<T> TaskHandle<T> {
     /// # }
     /// ```
     pub fn cancel(&self) {
-        self.inner.cancel();
+        // What a task has left behind that ended by itself is the pool's.
+        if !self.is_finished() {
+            self.inner.cancel();
+        }
     }
 
     /// Whether the task has ended, in whatever way; the handle is ready then. A task that has been cancelled has not
@@ -408,11 +411,9 @@ impl HandleInner {
         // What is nested in the task hears of it after tokio has. If tokio does not have the task yet, `spawned` will abort
         // it.
         let Some(task) = self.task.get() else { return };
-        let had_ended = self.has_ended();
         task.abort();
         self.closure.get().into_iter().for_each(AbortHandle::abort);
-        // What a task has left behind that ended by itself is the pool's.
-        if let (false, Some((scope, key))) = (had_ended, self.place.get()) {
+        if let Some((scope, key)) = self.place.get() {
             scope.upgrade().iter().for_each(|scope| scope.abort_nested_in(*key));
             self.forget_ended();
         }

@@ -86,7 +86,7 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///   [policy](PoolBuilder::on_failure) discards it. A panic of the body is resumed.
 ///
 /// `Pool` itself is a handle, cheap to clone and to send. Tasks spawn further tasks with it, from any thread. A handle
-/// does not hold the pool open, unless that is [kept open](PoolBuilder::keep_open). Inside a task, [`Pool::current`] gets
+/// does not hold the pool open, unless the pool is [kept open](PoolBuilder::keep_open). Inside a task, [`Pool::current`] gets
 /// one.
 ///
 /// # How a pool closes

@@ -64,9 +64,11 @@ pub(crate) struct Shared<E> {
     pub(super) has_body: AtomicBool,
     /// How many handles the users have.
     handles: AtomicUsize,
-    /// Notified when no task is left but daemons, when the pool starts, when it begins to close, and when it has closed.
+    /// Notified when no task is left but daemons, when a planned future is dropped, when the pool starts, when it begins
+    /// to close, and when it has closed.
     changed: Notify,
-    /// Notified when the pool has started, and when it begins to close: for those who may be many, and wait for no more.
+    /// Notified only when the pool has started, and when it begins to close. Thousands may wait here, and are not woken at
+    /// each end of a task.
     turned: Notify,
     pub(super) trace: Trace<E>,
     inner: Mutex<Inner<E>>,
@@ -83,8 +85,9 @@ pub(super) struct Inner<E> {
     pub(super) enclosing: Option<Arc<Scope>>,
     /// The tasks that wait for the pool to run.
     pub(super) plans: Vec<Box<dyn Planned<E>>>,
-    /// How many of them count: no watcher does, nor what is gone.
-    pub(super) planned: usize,
+    /// How many of them count, but for watchers and for futures that were dropped: first those that hold the pool open,
+    /// then daemons.
+    pub(super) planned: [usize; 2],
     /// They are on their way from there to the list.
     pub(super) admits_plans: bool,
     pub(super) depths: Depths,
@@ -152,9 +155,9 @@ pub(super) trait Planned<E>: Send {
 impl<E> Drop for Shared<E> {
     /// A pool that never ran still has its plans.
     fn drop(&mut self) {
-        let plans = mem::take(&mut self.lock().plans);
+        let (plans, planned) = self.lock().take_plans();
         if !plans.is_empty() {
-            self.trace.never_ran(self.options.name.as_deref(), plans.len());
+            self.trace.never_ran(self.options.name.as_deref(), planned);
             resume(drop_plans(plans));
         }
     }
@@ -190,7 +193,7 @@ impl<E> Shared<E> {
                 handed_over: false,
                 enclosing: None,
                 plans: Vec::new(),
-                planned: 0,
+                planned: [0; 2],
                 admits_plans: false,
                 depths: Depths::new(),
                 driver: None,
@@ -250,7 +253,7 @@ impl<E> Shared<E> {
     /// How many tasks have not ended. Watchers are none.
     pub(super) fn len(&self) -> usize {
         let inner = self.lock();
-        inner.planned + inner.depths.len()
+        inner.planned.iter().sum::<usize>() + inner.depths.len()
     }
 
     pub(super) fn phase(&self) -> NodeState {
@@ -303,11 +306,7 @@ impl<E> Shared<E> {
     /// Waits until no task is left but daemons, or the pool has closed.
     pub(super) async fn wait_idle(&self) {
         self.wait_until(&self.changed, |inner| {
-            let mut plans = inner.plans.iter();
-            inner.phase == Phase::Closed
-                || inner.depths.is_idle()
-                    && !inner.admits_plans
-                    && plans.all(|plan| plan.class().kind.is_daemon() || !plan.is_alive())
+            inner.phase == Phase::Closed || inner.depths.is_idle() && !inner.admits_plans && inner.planned[0] == 0
         })
         .await;
     }
@@ -317,7 +316,8 @@ impl<E> Shared<E> {
         self.wait_until(&self.turned, |inner| inner.phase != Phase::Planned && !inner.admits_plans).await;
     }
 
-    /// Waits until the pool begins to close, as one who does nothing about that, and has told no daemon of it.
+    /// Waits until the pool begins to close. Unlike [`wait_closing`](Self::wait_closing) it makes no token, so it does not
+    /// count as somebody who could have told a daemon.
     pub(super) async fn wait_refusing(&self) {
         self.wait_until(&self.turned, |inner| matches!(inner.phase, Phase::Closing | Phase::Closed)).await;
     }
@@ -380,12 +380,10 @@ impl<E: 'static> Shared<E> {
             Phase::Closing | Phase::Closed => return,
         };
         self.refuse_early(&inner);
-        let plans = inner.take_plans();
+        let (plans, planned) = inner.take_plans();
         // A waker that panics keeps no plan from being dropped.
         let woken = catch(|| self.announce_closing(inner, reason)).err();
-        if !plans.is_empty() {
-            self.trace.never_ran(self.options.name.as_deref(), plans.len());
-        }
+        self.trace.never_ran(self.options.name.as_deref(), planned);
         resume(woken.or(drop_plans(plans)));
     }
 
@@ -520,10 +518,10 @@ impl<E> Inner<E> {
         }
     }
 
-    /// Takes the plans out, to be admitted or dropped without the lock.
-    pub(super) fn take_plans(&mut self) -> Vec<Box<dyn Planned<E>>> {
-        self.planned = 0;
-        mem::take(&mut self.plans)
+    /// Takes the plans out, to be admitted or dropped without the lock. Says how many of them count.
+    pub(super) fn take_plans(&mut self) -> (Vec<Box<dyn Planned<E>>>, usize) {
+        let planned = mem::take(&mut self.planned);
+        (mem::take(&mut self.plans), planned.iter().sum())
     }
 
     /// Whether an abort has ended the grace, for the depths that were to have it later, too.

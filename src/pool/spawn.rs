@@ -5,6 +5,7 @@
 //! [`Member`] keeps it on the list, and a token ends it.
 
 use std::future::poll_fn;
+use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
@@ -440,8 +441,8 @@ impl<E: Send + 'static> Pool<E> {
     /// # Cancel safety
     ///
     /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
-    /// slot has been taken. A call that was polled once keeps its place in the queue until it is dropped: one that is
-    /// kept and not polled any more holds up those behind it, and the slot that comes free for it.
+    /// slot has been taken. After its first poll, a call keeps its place in the queue until it is dropped. If it is kept
+    /// but no longer polled, those behind it wait, and a slot that was given to it stays unused.
     ///
     /// # Examples
     ///
@@ -619,10 +620,12 @@ impl<E: Send + 'static> Drop for Member<E> {
         match self.current.get() {
             Some(current) => {
                 self.pool.task_ended(current);
+                // The scope knows by this that it is gone, and the driver looks when it is told.
+                drop(mem::take(&mut self.aborted));
                 current.scope.child_ended();
             }
-            // It was planned.
-            None => self.pool.plan_gone(),
+            // It is still planned, or was refused.
+            None => self.pool.plan_gone(self.class),
         }
     }
 }

@@ -112,7 +112,11 @@ mod on {
 
         /// A planned pool was cancelled or dropped.
         pub(in crate::pool) fn never_ran(&self, name: Option<&str>, tasks: usize) {
-            self.record(|| warn!(target: "aiodrive", pool = name, tasks, "planned tasks were dropped before they ran"));
+            if tasks > 0 {
+                self.record(|| {
+                    warn!(target: "aiodrive", pool = name, tasks, "planned tasks were dropped before they ran");
+                });
+            }
         }
 
         /// The future of the pool was dropped, and the runtime closes it.

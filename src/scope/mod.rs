@@ -1,8 +1,8 @@
 //! Who encloses whom: the chain of scopes that makes an owner wait for everything below it.
 //!
 //! A scope is made by each [`Pool`](crate::Pool) that runs, for its tasks of one [class](TaskClass), and by each call of a
-//! function that runs user code. The
-//! thread-local `scoped::CURRENT` names the innermost one, in the tasks of a scope as in its body, and the task.
+//! function that runs user code. The thread-local `scoped::CURRENT` names the innermost one, in the tasks of a scope as in
+//! its body, and the task.
 //!
 //! # Invariants
 //!
@@ -341,9 +341,9 @@ struct Children {
     by_task: Option<HashMap<TaskKey, Vec<usize>>>,
     /// How many have ended, since those were last thrown out.
     ended: usize,
-    /// How often that was.
+    /// How often they were thrown out. If that has changed, `gone` counts other entries.
     thrown_out: usize,
-    /// So many at the front have ended for certain.
+    /// How many at the front are known to be over.
     gone: usize,
     /// The tasks that their handles have aborted, until they have ended.
     aborted: HashSet<TaskKey>,
@@ -463,10 +463,11 @@ impl Scope {
         }
     }
 
-    /// Whether anything is nested in here, or tracked, that can use the time it has. A pool that is over is not, although
+    /// Whether anything nested or tracked in here can still use its time. A pool that is over does not count, even if
     /// somebody has a handle of it.
     ///
-    /// A pool is let go of without the lock. Who asks again and again, as one after the other ends, begins where it was.
+    /// A pool is upgraded and dropped without the lock. `gone` remembers how far the last call came, so that to ask after
+    /// each end stays linear.
     pub(crate) fn has_children(&self) -> bool {
         let Some(below) = self.children.get() else { return false };
         let first = || {

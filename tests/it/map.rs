@@ -696,11 +696,13 @@ async fn unordered_gives_at_once_what_has_waited_for_its_turn() {
 #[cfg(feature = "stream")]
 mod streams {
     use aiodrive::{TaskGroup, map_stream};
+    use tokio::runtime::Handle;
     use tokio::sync::mpsc;
     use tokio_stream::wrappers::UnboundedReceiverStream;
     use tokio_stream::{Stream, StreamExt};
 
     use super::*;
+    use crate::support::{Log, running};
 
     #[apply(both)]
     async fn both_are_streams() {
@@ -757,6 +759,32 @@ mod streams {
             mapped.next().await.unwrap().unwrap();
             assert!(polled.load(Ordering::Relaxed) <= taken + 3, "polled ahead of {taken} results");
         }
+    }
+
+    /// In a blocking call, in which the map cannot be dropped.
+    #[apply(multi_thread)]
+    async fn a_map_that_was_aborted_gives_nothing_after_its_end() {
+        let ((send, receive), (begun, wait)) = (mpsc::unbounded_channel(), oneshot::channel());
+        let (pool, log) = (Pool::<BoxError>::builder().keep_open(true).build(), Log::default());
+        let said = log.clone();
+        pool.spawn_blocking(move || {
+            let items = UnboundedReceiverStream::new(receive);
+            let mut items = map_stream(2, items, async |_: u32| pending::<Result<(), BoxError>>().await);
+            send.send(1).unwrap();
+            Handle::current().block_on(async {
+                stays_pending(pin!(items.next())).await;
+                begun.send(()).unwrap();
+                for _ in 0..4 {
+                    send.send(2).unwrap();
+                    said.push(if items.next().await.is_some() { "cut off" } else { "none" });
+                }
+            });
+        });
+        let run = running(&pool);
+        wait.await.unwrap();
+        pool.abort();
+        run.await.unwrap().unwrap();
+        assert_eq!(log.events(), ["cut off", "cut off", "none", "none"]);
     }
 
     #[test]

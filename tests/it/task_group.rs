@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use aiodrive::{BoxError, Failure, LatchEvent, Pool, TaskError, TaskGroup, cancellation_token, race, shield, timeout};
+use aiodrive::{
+    BoxError, Failure, LatchEvent, Pool, TaskError, TaskGroup, TaskStopped, cancellation_token, race, shield, timeout,
+};
 use macro_rules_attribute::apply;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -934,4 +936,20 @@ async fn what_only_says_that_it_was_aborted_is_no_failure_of_a_shutdown() {
     });
     wait.await.unwrap();
     assert!(group.shutdown().await.is_empty());
+}
+
+#[apply(both)]
+async fn a_child_that_has_ended_before_a_shutdown_keeps_its_error_whatever_that_says() {
+    let (mut group, ended) = (group(), Count::default());
+    let counts = ended.clone();
+    group.spawn(async move {
+        counts.up();
+        Err(TaskStopped::Cancelled.into())
+    });
+    until(|| ended.get() == 1).await;
+    // Its end is known a moment later.
+    for _ in 0..1_000 {
+        yield_now().await;
+    }
+    assert_eq!(failures(&group.shutdown().await), ["error: task was cancelled"]);
 }
