@@ -154,7 +154,7 @@ impl<T> Shield<T> {
     /// Lets the enclosing scope wait until the output has been reported: nobody will take it any more. If that scope has
     /// ended, so has the work, and the scope that this is called from takes the report.
     fn hand_over(&self) {
-        let enclosing = self.enclosing.as_ref().and_then(|enclosing| enclosing.upgrade().or_else(Scope::current));
+        let enclosing = self.enclosing.as_ref().and_then(Scope::or_current);
         self.reporter.hand_over(enclosing);
     }
 }

@@ -21,12 +21,12 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinSet;
-use tokio::task::coop::{consume_budget, has_budget_remaining};
+use tokio::task::coop::{consume_budget, has_budget_remaining, unconstrained};
 
 use crate::error::{BoxError, TaskError, TaskInfo};
 use crate::scope::{
     Call, Cleanup, Current, GroupEnd, GroupInner, GroupMember, GroupOutput, OwnedTask, Reporter, Scope, ScopeKind,
-    TaskKey, TaskName, boxed_in_debug, poll_once,
+    TaskName, WeakCurrent, boxed_in_debug, poll_once,
 };
 
 /// Tasks whose results come as they complete.
@@ -106,10 +106,8 @@ pub struct TaskGroup<T, E = BoxError> {
     tasks: JoinSet<GroupOutput<T, E>>,
     shared: Arc<GroupInner>,
     call: Arc<Call>,
-    /// `None` if the group was made outside of everything.
-    enclosing: Option<Weak<Scope>>,
-    /// The task of the enclosing scope in which it was made, if that was one.
-    task: Option<TaskKey>,
+    /// Where the group was made; `None` outside of everything.
+    made_in: Option<WeakCurrent>,
     /// Of the children: invariant 1.
     scope: Weak<Scope>,
     /// Of children that were aborted, and that have not ended yet.
@@ -154,24 +152,16 @@ where
     /// One that is the inside of this function.
     #[track_caller]
     pub(crate) fn named(function: &'static str) -> Self {
-        let here = Current::get();
-        let enclosing = here.as_ref().map(|here| Arc::downgrade(&here.scope));
-        Self::within(enclosing, here.and_then(|here| here.key), function, Location::caller())
+        Self::within(WeakCurrent::get(), function, Location::caller())
     }
 
     /// The same, made in this scope and by this line.
-    fn within(
-        enclosing: Option<Weak<Scope>>,
-        task: Option<TaskKey>,
-        function: &'static str,
-        called_at: &'static Location<'static>,
-    ) -> Self {
+    fn within(made_in: Option<WeakCurrent>, function: &'static str, called_at: &'static Location<'static>) -> Self {
         Self {
             tasks: JoinSet::new(),
             shared: GroupInner::new(function, called_at),
             call: Call::new(function, called_at),
-            enclosing,
-            task,
+            made_in,
             scope: Weak::new(),
             aborted: Vec::new(),
             emptied: None,
@@ -411,9 +401,10 @@ where
         for kept in std::mem::take(&mut self.kept) {
             self.keep_failure(kept, was_aborted);
         }
-        // Those that have ended before.
-        while let Some(joined) = self.tasks.try_join_next() {
+        // Those that have ended before, each of them also without budget.
+        while let Some(joined) = unconstrained(poll_fn(|_| Poll::Ready(self.tasks.try_join_next()))).await {
             self.keep_failure(GroupEnd::new(joined, &self.shared), was_aborted);
+            consume_budget().await;
         }
         self.abort_all();
         while let Some(ended) = poll_fn(|cx| self.poll_joined(cx)).await {
@@ -469,7 +460,7 @@ where
 
     /// Leaves all children to the enclosing scope, as a drop does; this group then waits for no more than their end.
     pub(crate) fn start_over(&mut self) {
-        let mut successor = Self::within(self.enclosing.clone(), self.task, self.call.function, self.call.called_at);
+        let mut successor = Self::within(self.made_in.clone(), self.call.function, self.call.called_at);
         successor.aborted.clone_from(&self.aborted);
         successor.emptied = self.emptied.take();
         successor.aborted.push(self.scope.clone());
@@ -502,11 +493,8 @@ where
         if let Some(scope) = self.scope.upgrade() {
             return scope;
         }
-        let here = Current::get();
-        let gone = |enclosing: &Weak<Scope>| enclosing.strong_count() == 0;
-        if self.enclosing.as_ref().is_some_and(gone) {
-            self.enclosing = here.as_ref().map(|here| Arc::downgrade(&here.scope));
-            self.task = here.as_ref().and_then(|here| here.key);
+        if self.made_in.as_ref().is_some_and(WeakCurrent::has_ended) {
+            self.made_in = WeakCurrent::get();
         }
         if self.call.is_aborted() {
             // That was for children which have ended.
@@ -514,12 +502,12 @@ where
             self.abort_signal = None;
         }
         // The task that has made the group is aborted, and not one that only uses it in a destructor.
-        if Current::is_aborted() && here.is_some_and(|here| self.was_made_in(&here)) {
+        if Current::is_aborted() && self.made_in.as_ref().is_some_and(WeakCurrent::is_here) {
             self.call.abort();
         }
         let kind = ScopeKind::Group(Arc::clone(&self.call), self.cleanup.clone());
         // If the enclosing one is aborted, that aborts the call.
-        let scope = Scope::within_task(self.enclosing(), kind, |_| self.task);
+        let scope = Scope::within_task(self.enclosing(), kind, |_| self.made_in.as_ref()?.key);
         self.scope = Arc::downgrade(&scope);
         scope
     }
@@ -576,11 +564,7 @@ impl<T, E> TaskGroup<T, E> {
 
     /// The scope in which the group was made; if that has ended, the one that this is called from.
     fn enclosing(&self) -> Option<Arc<Scope>> {
-        self.enclosing.as_ref().and_then(|enclosing| enclosing.upgrade().or_else(Scope::current))
-    }
-
-    fn was_made_in(&self, here: &Current) -> bool {
-        here.key == self.task && self.enclosing.as_ref().is_some_and(|scope| scope.as_ptr() == Arc::as_ptr(&here.scope))
+        self.made_in.as_ref()?.scope()
     }
 
     /// Those that have not ended.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use aiodrive::{BoxError, Exit, OnFailure, Pool, PoolError, TaskInfo, shield, with_exit};
+use tokio_test::{assert_pending, task};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
@@ -273,6 +274,38 @@ fn how_often_it_warns_can_be_set() {
         });
         assert_eq!(lines.iter().filter(|line| line.starts_with("WARN")).count(), warnings, "{lines:?}");
     }
+}
+
+/// The thread that polls the pool has not entered the runtime, in which there are timers.
+#[test]
+fn a_pool_that_is_polled_outside_of_its_runtime_warns_too() {
+    let record = Record::default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    tracing::subscriber::with_default(Registry::default().with(record.clone()), || {
+        let pool = Pool::<BoxError>::builder().warn_every(Duration::ZERO).build();
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let (begun, wait) = std::sync::mpsc::channel();
+        pool.build_task().name("slow").spawn_blocking(move || {
+            begun.send(()).unwrap();
+            blocked.recv().ok();
+        });
+        let mut run = task::spawn(pool.clone().run());
+        {
+            let _entered = runtime.enter();
+            assert_pending!(run.poll());
+        }
+        wait.recv().unwrap();
+        pool.cancel();
+        let warned = || record.0.lock().unwrap().iter().any(|line| line.contains("still waits for tasks"));
+        while !warned() {
+            assert_pending!(run.poll());
+            std::thread::yield_now();
+        }
+        drop(release);
+        while run.poll().is_pending() {
+            std::thread::yield_now();
+        }
+    });
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::runtime::EnterGuard;
 use tokio::task::JoinSet;
-use tokio::time::{self, Instant};
+use tokio::time::{self, Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::depths::{Depth, Depths};
@@ -34,14 +34,14 @@ pub(super) async fn close<E: Send + 'static>(pool: Arc<Shared<E>>) {
         pool.abort_depth(depth);
         // The driver drops the body, if that is aborted, and goes on.
         poll_fn(|_| if pool.has_aborted_body() { Poll::Pending } else { Poll::Ready(()) }).await;
-        let joined = wait_empty(&pool, depth, &mut warning);
+        let joined = wait_empty(&pool, &mut warning, |depths| depths.get_mut(depth));
         if !has_ended(&pool, joined).await {
             pool.add_stuck(tasks_of(pool.abandon(depth)));
         }
         pool.remove(depth);
     }
     pool.abort_watchers(TaskKind::Aborter);
-    let joined = wait_unwatched(&pool, &mut warning);
+    let joined = wait_empty(&pool, &mut warning, Depths::watchers_mut);
     if !has_ended(&pool, joined).await {
         pool.add_stuck(pool.abandon_watchers());
     }
@@ -73,9 +73,14 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, time: Time,
     }
 }
 
-/// Waits until nothing runs at a depth, and tokio has done with its tasks: invariant 4 of [`shared`](super::shared).
-async fn wait_empty<E: Send + 'static>(pool: &Shared<E>, depth: i32, warning: &mut WaitWarning) {
-    let mut sets = wait(pool, warning, |cx| pool.poll_empty(cx, |depths| depths.get_mut(depth))).await;
+/// Waits until nothing runs in what `find` gives, a depth or the watchers, and tokio has done with its tasks: invariant 4
+/// of [`shared`](super::shared).
+async fn wait_empty<E: Send + 'static>(
+    pool: &Shared<E>,
+    warning: &mut WaitWarning,
+    find: impl Fn(&mut Depths) -> Option<&mut Depth>,
+) {
+    let mut sets = wait(pool, warning, |cx| pool.poll_empty(cx, &find)).await;
     poll_fn(|cx| poll_join(&mut sets, cx)).await;
 }
 
@@ -88,18 +93,13 @@ async fn wait<T, E: Send + 'static>(
     poll_fn(|cx| {
         let polled = poll(cx);
         if polled.is_pending() {
-            let _entered = pool.enter();
-            warning.poll(cx, pool.options.warn_every, &pool.trace, || tasks_of(pool.snapshot()));
+            let every = pool.options.warn_every;
+            let timer = || pool.timer(Instant::now().checked_add(every)?);
+            warning.poll(cx, every, timer, &pool.trace, || tasks_of(pool.snapshot()));
         }
         polled
     })
     .await
-}
-
-/// Waits until the last watcher, too, has been joined.
-async fn wait_unwatched<E: Send + 'static>(pool: &Shared<E>, warning: &mut WaitWarning) {
-    let mut sets = wait(pool, warning, |cx| pool.poll_empty(cx, Depths::watchers_mut)).await;
-    poll_fn(|cx| poll_join(&mut sets, cx)).await;
 }
 
 /// What a future returns, if it does so before a time is over. If `limit` is zero, the future is polled once. A
@@ -107,11 +107,7 @@ async fn wait_unwatched<E: Send + 'static>(pool: &Shared<E>, warning: &mut WaitW
 async fn within<E, F: Future>(pool: &Shared<E>, limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let Some(deadline) = Instant::now().checked_add(limit) else { return Some(future.await) };
-    let new_timer = || {
-        let _entered = pool.enter();
-        time::sleep_until(deadline)
-    };
-    let timer = (!limit.is_zero()).then(|| catch(new_timer).ok()).flatten();
+    let timer = if limit.is_zero() { None } else { pool.timer(deadline) };
     let mut timer = pin!(timer);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -180,6 +176,12 @@ impl<E> Shared<E> {
     /// Enters the runtime: whoever polls the pool may be outside of it. A thread that is ending cannot.
     fn enter(&self) -> Option<EnterGuard<'_>> {
         catch(|| Some(self.runtime.get()?.enter())).ok().flatten()
+    }
+
+    /// A timer of the runtime, if that has any, and has not shut down.
+    fn timer(&self, deadline: Instant) -> Option<Sleep> {
+        let _entered = self.enter();
+        catch(|| time::sleep_until(deadline)).ok()
     }
 }
 

@@ -214,6 +214,11 @@ impl Depths {
         !self.abandoned.is_empty()
     }
 
+    /// Whether something runs for which the pool has stopped waiting.
+    pub(super) fn has_stuck(&self) -> bool {
+        !self.is_unwatched() || self.abandoned.values().any(|depth| !depth.is_empty())
+    }
+
     /// The depths that are left.
     pub(super) fn all(&self) -> Vec<i32> {
         self.iter().map(|(depth, _)| depth).collect()

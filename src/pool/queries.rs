@@ -283,7 +283,7 @@ impl<E: Send + 'static> ErasedPool for Shared<E> {
 
     fn is_over(&self) -> bool {
         let inner = self.lock();
-        inner.phase == Phase::Closed && !inner.depths.has_abandoned()
+        inner.phase == Phase::Closed && !inner.depths.has_stuck()
     }
 
     fn child_ended(&self) {

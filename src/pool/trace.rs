@@ -16,7 +16,7 @@ mod on {
     use std::task::{Context, Poll};
     use std::time::Duration;
 
-    use tokio::time::{Instant, Sleep, sleep};
+    use tokio::time::{Instant, Sleep};
     use tracing::{Level, Span, debug, error, error_span, event_enabled, warn};
 
     use super::super::options::OnFailure;
@@ -252,13 +252,15 @@ mod on {
             &mut self,
             cx: &mut Context<'_>,
             every: Duration,
+            timer: impl FnOnce() -> Option<Sleep>,
             trace: &Trace<E>,
             tasks: impl Fn() -> Vec<TaskInfo>,
         ) {
             if matches!(self, Self::Idle) {
-                // A subscriber may panic when it is asked, and so does a runtime without timers.
-                let sleep = catch(|| event_enabled!(target: "aiodrive", Level::WARN).then(|| Box::pin(sleep(every))));
-                *self = sleep.ok().flatten().map_or(Self::Off, Self::Ticking);
+                // A subscriber may panic when it is asked.
+                let is_heard = catch(|| event_enabled!(target: "aiodrive", Level::WARN)).unwrap_or(false);
+                let timer = if is_heard { timer() } else { None };
+                *self = timer.map_or(Self::Off, |timer| Self::Ticking(Box::pin(timer)));
             }
             let Self::Ticking(sleep) = self else { return };
             match catch(|| sleep.as_mut().poll(cx)) {
@@ -286,6 +288,8 @@ mod off {
     use std::sync::Arc;
     use std::task::Context;
     use std::time::Duration;
+
+    use tokio::time::Sleep;
 
     use super::super::options::OnFailure;
     use crate::error::{ClosingReason, PanicPayload, TaskError, TaskInfo};
@@ -355,6 +359,7 @@ mod off {
             &mut self,
             _: &mut Context<'_>,
             _: Duration,
+            _: impl FnOnce() -> Option<Sleep>,
             _: &Trace<E>,
             _: impl Fn() -> Vec<TaskInfo>,
         ) {

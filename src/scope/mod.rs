@@ -37,7 +37,7 @@ pub(crate) use self::call::{
 };
 pub use self::erased_pool::NodeState;
 pub(crate) use self::erased_pool::{ErasedPool, Snapshot, TaskClass, TaskKey, TaskKind, TaskSnapshot};
-pub(crate) use self::scoped::{Completion, Current, Scoped, Then, boxed_in_debug};
+pub(crate) use self::scoped::{Completion, Current, Scoped, Then, WeakCurrent, boxed_in_debug};
 pub(crate) use self::unreported::{Cleanup, Reporter, Unreported};
 
 mod call;
@@ -146,6 +146,11 @@ impl Scope {
     /// The scope that this is called from.
     pub(crate) fn current() -> Option<Arc<Self>> {
         Current::get().map(|here| here.scope)
+    }
+
+    /// A scope, or the one that this is called from if that has ended.
+    pub(crate) fn or_current(scope: &Weak<Self>) -> Option<Arc<Self>> {
+        scope.upgrade().or_else(Self::current)
     }
 
     /// Waits until nothing is left below, once the caller has let go of the scope.

@@ -15,7 +15,7 @@
 
 use std::cell::Cell;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
@@ -185,6 +185,34 @@ pub(crate) struct Current {
     pub(crate) key: Option<TaskKey>,
 }
 
+/// The same, without holding the scope.
+#[derive(Clone)]
+pub(crate) struct WeakCurrent {
+    scope: Weak<Scope>,
+    pub(crate) key: Option<TaskKey>,
+}
+
+impl WeakCurrent {
+    /// Where this is called from, if that is in a scope.
+    pub(crate) fn get() -> Option<Self> {
+        Current::get().map(|here| Self { scope: Arc::downgrade(&here.scope), key: here.key })
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.scope.strong_count() == 0
+    }
+
+    /// The scope; if it has ended, the one that this is called from.
+    pub(crate) fn scope(&self) -> Option<Arc<Scope>> {
+        Scope::or_current(&self.scope)
+    }
+
+    /// Whether this is called from there.
+    pub(crate) fn is_here(&self) -> bool {
+        Current::get().is_some_and(|here| here.key == self.key && self.scope.as_ptr() == Arc::as_ptr(&here.scope))
+    }
+}
+
 impl Current {
     /// In a scope. If that is in place, as that of a `timeout`, the key is that of the task in which this is called.
     fn new(scope: Arc<Scope>) -> Self {
@@ -198,7 +226,7 @@ impl Current {
     }
 
     /// Where this is called from.
-    pub(crate) fn get() -> Option<Self> {
+    pub(super) fn get() -> Option<Self> {
         let current = CURRENT.try_with(|current| {
             let here = current.take();
             current.set(here.clone());

@@ -669,6 +669,16 @@ async fn what_ends_last_beside_a_deaf_daemon_ends_the_grace() {
         });
     });
     assert_eq!(kept.await, 1, "a nested pool that has closed, of which somebody has a handle");
+    let given_up = seconds_with_a_deaf_daemon(|pool| {
+        daemon(pool, async {
+            let inner: Pool = Pool::builder().abandon_after(Duration::ZERO).build();
+            inner.spawn(async { drop(shield(sleep(Duration::from_millis(500)))) });
+            inner.cancel_on(sleep(Duration::from_millis(100)));
+            assert_eq!(inner.clone().run().await.unwrap_err().stuck().len(), 1);
+            keep(inner).await
+        });
+    });
+    assert_eq!(given_up.await, 1, "the same, which had given up on a task");
     let queued = seconds_with_a_deaf_daemon(|pool| {
         pool.build_task().depth(-1).spawn(pending::<()>());
         pool.spawn(async {});

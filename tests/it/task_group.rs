@@ -953,3 +953,22 @@ async fn a_child_that_has_ended_before_a_shutdown_keeps_its_error_whatever_that_
     }
     assert_eq!(failures(&group.shutdown().await), ["error: task was cancelled"]);
 }
+
+#[apply(both)]
+async fn a_shutdown_gives_each_error_of_many_children_that_have_ended() {
+    const MANY: usize = 400;
+    let (mut group, ended) = (group(), Count::default());
+    for _ in 0..MANY {
+        let ended = ended.clone();
+        group.spawn(async move {
+            ended.up();
+            Err(TaskStopped::Cancelled.into())
+        });
+    }
+    until(|| ended.get() == MANY).await;
+    // Their ends are known a moment later.
+    for _ in 0..1_000 {
+        yield_now().await;
+    }
+    assert_eq!(group.shutdown().await.len(), MANY);
+}

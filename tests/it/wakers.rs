@@ -4,7 +4,7 @@ use std::future::{Future, pending};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use aiodrive::{BoxError, LatchEvent, OnFailure, Pool, PoolError, TaskStopped};
+use aiodrive::{BoxError, LatchEvent, OnFailure, Pool, PoolError, TaskStopped, cancellation_token};
 use macro_rules_attribute::apply;
 use tokio::task::{LocalSet, yield_now};
 
@@ -204,5 +204,40 @@ async fn a_waker_that_panics_as_the_last_task_ends_well_is_a_failure() {
     assert!(poll_with_bomb(run.as_mut()).is_pending());
     gate.set();
     until(|| pool.is_closed()).await;
+    assert_eq!(failures(run.await.unwrap_err().failures()), ["panic: in a waker"]);
+}
+
+/// As the last of a batch ends, whose memory is freed then, while it wakes the driver.
+#[apply(current_thread)]
+async fn a_waker_that_panics_as_a_batch_is_freed_takes_no_task_along() {
+    const BATCH: usize = 256;
+    let (pool, alive) = (Pool::<BoxError>::builder().grace(Duration::MAX).keep_open(true).build(), Alive::default());
+    let (first, last) = (LatchEvent::new(), LatchEvent::new());
+    for number in 0..BATCH + 44 {
+        let (counted, wait) = (alive.one(), if number < BATCH - 1 { first.wait_set() } else { last.wait_set() });
+        let stays = number >= BATCH;
+        pool.build_task().daemon().spawn(async move {
+            let _counted = counted;
+            cancellation_token().cancelled().await;
+            if stays {
+                pending::<()>().await;
+            }
+            wait.await;
+        });
+    }
+    let mut run = pin!(pool.clone().run());
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    turns(10).await;
+    pool.cancel();
+    assert!(poll_once(run.as_mut()).await.is_pending());
+    turns(10).await;
+    first.set();
+    until(|| alive.count() == 45).await;
+    assert!(poll_with_bomb(run.as_mut()).is_pending());
+    last.set();
+    until(|| alive.count() < 45).await;
+    turns(10).await;
+    assert_eq!(alive.count(), 44, "the others have their grace");
+    pool.abort();
     assert_eq!(failures(run.await.unwrap_err().failures()), ["panic: in a waker"]);
 }
