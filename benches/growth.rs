@@ -278,6 +278,7 @@ fn rows() -> Vec<Row> {
         row("handles that cancel a task with a pool in it", 250, cancelled_handles),
         row("starts", 250, starts),
         row("tracked futures", 250, tracked),
+        row("tracked futures that are dropped before their pool runs", 250, tracked_unrun),
         row("`cancel_on`s", 250, cancel_ons),
         row("waiters in `Pool::cancelled`", 250, waiters_cancelled),
         row("waiters in `idle`", 250, waiters_idle),
@@ -504,6 +505,21 @@ async fn tracked(n: usize) -> Cost {
     .await
 }
 
+async fn tracked_unrun(n: usize) -> Cost {
+    let pool: Pool = Pool::new();
+    let tracked: Vec<_> = (0..n).map(|_| tokio::spawn(pool.track_future(pending::<()>()))).collect();
+    let waiter = pool.clone();
+    let idle = tokio::spawn(async move { waiter.idle().await });
+    turns(2).await;
+    let meter = Meter::start();
+    for task in tracked {
+        task.abort();
+        task.await.expect_err("it was aborted");
+    }
+    idle.await.expect("it only waits");
+    meter.stop()
+}
+
 async fn cancel_ons(n: usize) -> Cost {
     whole(Pool::open(async |pool: Pool| {
         (0..n).for_each(|_| pool.cancel_on(pending::<()>()));
@@ -723,7 +739,8 @@ async fn planned_with_limit(n: usize) -> Cost {
 /// How often the futures of `ready` are polled.
 async fn producers(n: usize) -> Cost {
     let polls = Counter::default();
-    let cost = whole(Pool::builder().limit(2).open(async |pool: Pool| {
+    // With one slot, each end of a task leaves the pool idle.
+    let cost = whole(Pool::builder().limit(1).open(async |pool: Pool| {
         let produce = |_| {
             let (own, polls) = (pool.clone(), polls.clone());
             pool.build_task().daemon().spawn_with_handle(async move {

@@ -21,7 +21,7 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use tokio::task::JoinSet;
-use tokio::task::coop::{consume_budget, has_budget_remaining, unconstrained};
+use tokio::task::coop::{consume_budget, has_budget_remaining};
 
 use crate::error::{BoxError, TaskError, TaskInfo};
 use crate::scope::{
@@ -401,8 +401,8 @@ where
         for kept in std::mem::take(&mut self.kept) {
             self.keep_failure(kept, was_aborted);
         }
-        // Those that have ended before, each of them also without budget.
-        while let Some(joined) = unconstrained(poll_fn(|_| Poll::Ready(self.tasks.try_join_next()))).await {
+        // Those that have ended before. This spends no budget by itself.
+        while let Some(joined) = self.tasks.try_join_next() {
             self.keep_failure(GroupEnd::new(joined, &self.shared), was_aborted);
             consume_budget().await;
         }

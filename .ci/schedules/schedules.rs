@@ -793,22 +793,6 @@ fn a_task_that_was_accepted_is_polled_although_its_pool_begins_to_run() {
     });
 }
 
-/// Beside a daemon that listens to nothing, the end of a tracked one ends the grace.
-#[test]
-fn a_tracked_future_that_ends_is_gone_when_the_driver_looks() {
-    explore(|| {
-        let pool = Pool::<BoxError>::builder().grace(Duration::MAX).keep_open(true).build();
-        pool.build_task().daemon().spawn(pending::<()>());
-        let tracked = pool.build_task().daemon().track_future(async { 1 });
-        let (canceller, runner) = (pool.clone(), pool.clone());
-        let running = shuttle::thread::spawn(move || block_on(runner.run()).unwrap());
-        canceller.cancel();
-        let polling = shuttle::thread::spawn(move || block_on(tracked));
-        polling.join().unwrap().ok();
-        running.join().unwrap();
-    });
-}
-
 #[test]
 fn a_tracked_future_is_dropped_as_it_is_listed() {
     explore(|| {

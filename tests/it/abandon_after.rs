@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 use tokio_test::{assert_pending, assert_ready_err, task};
 
 use crate::support::{
-    Alive, LONG, Log, OnDrop, Slot, both, current_thread, fails, failures, multi_thread, panic_of, quiet_panic,
-    running, secs, stays_pending, until,
+    Alive, KINDS_IN_TURN, LONG, Log, OnDrop, Slot, both, current_thread, fails, failures, kinds_in_turn, multi_thread,
+    panic_of, quiet_panic, running, secs, stays_pending, until,
 };
 
 /// A `LocalSet` that nobody polls: what is spawned in it has no way to end, not even if it is aborted.
@@ -105,22 +105,12 @@ async fn tasks_without_a_grace_are_named_in_the_order_of_the_spawns_too_and_daem
     let (pool, swamp) = (impatient(secs(10)), Swamp::new());
     let mut running = task::spawn(pool.clone().run());
     assert_pending!(running.poll());
-    for (name, no_grace, daemon) in [
-        ("A", false, false),
-        ("daemon D", true, true),
-        ("B", false, false),
-        ("C", true, false),
-        ("daemon E", false, true),
-        ("F", false, false),
-        ("G", true, false),
-    ] {
+    kinds_in_turn(&pool).for_each(|task| {
         let _inside = swamp.0.enter();
-        let task = pool.build_task().name(name);
-        let task = if no_grace { task.no_grace() } else { task };
-        if daemon { task.daemon() } else { task }.spawn_local(pending::<()>());
-    }
+        task.spawn_local(pending::<()>());
+    });
     pool.cancel();
-    assert_eq!(names(running.await.unwrap_err().stuck()), ["A", "B", "C", "F", "G", "daemon D", "daemon E"]);
+    assert_eq!(names(running.await.unwrap_err().stuck()), KINDS_IN_TURN);
 }
 
 #[apply(current_thread)]

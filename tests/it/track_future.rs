@@ -1,6 +1,10 @@
 //! `track_future`: a future that is a member of its pool, and is polled by somebody else.
 
 use std::future::{pending, ready};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
+use std::thread;
 use std::time::Duration;
 
 use aiodrive::{BoxError, LatchEvent, Pool, TaskStopped};
@@ -10,8 +14,8 @@ use tokio::time::Instant;
 use tokio_test::{assert_pending, assert_ready, assert_ready_eq, task};
 
 use crate::support::{
-    Alive, Outcome, asked, both, current_thread, endless, poll_once, quiet_panic, secs, stays_pending, until,
-    with_grace,
+    Alive, Outcome, asked, both, current_thread, endless, multi_thread_runtime, poll_once, quiet_panic, secs,
+    stays_pending, until, watched, with_grace,
 };
 
 #[apply(both)]
@@ -214,4 +218,54 @@ async fn an_aborted_pool_waits_for_a_tracked_future_until_it_gives_up() {
     assert_eq!((pool.len(), alive.count()), (0, 1));
     assert_ready_eq!(tracked.poll(), Err(TaskStopped::Cancelled));
     assert_eq!(alive.count(), 0);
+}
+
+// ===== the driver, which is woken for its end =====
+
+/// Has another thread poll, and goes on when that has looked.
+struct Looks(Mutex<mpsc::Sender<mpsc::Sender<()>>>);
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        // While it polls, it has looked.
+        if thread::current().name() != Some("driver") {
+            let (looked, look) = mpsc::channel();
+            self.0.lock().unwrap().send(looked).ok();
+            look.recv().ok();
+        }
+    }
+}
+
+/// Beside a daemon that listens to nothing, the end of a tracked one ends the grace. It has to be gone by the time that
+/// the driver is told.
+#[test]
+fn a_tracked_daemon_is_gone_when_the_driver_looks() {
+    watched(|| {
+        let (runtime, begun) = (multi_thread_runtime(), LatchEvent::new());
+        let pool: Pool = with_grace(Duration::MAX).keep_open(true).build();
+        let begins = begun.clone();
+        pool.build_task().daemon().spawn(async move {
+            begins.set();
+            pending::<()>().await;
+        });
+        let tracked = pool.build_task().daemon().track_future(pending::<()>());
+        let (send, looks) = mpsc::channel();
+        let (handle, runner) = (runtime.handle().clone(), pool.clone());
+        let drive = move || {
+            let _entered = handle.enter();
+            let waker = Waker::from(Arc::new(Looks(Mutex::new(send))));
+            let (mut run, mut cx) = (pin!(runner.run()), Context::from_waker(&waker));
+            let mut polled = run.as_mut().poll(&mut cx);
+            while polled.is_pending() {
+                let looked = looks.recv().unwrap();
+                polled = run.as_mut().poll(&mut cx);
+                drop(looked);
+            }
+        };
+        let driver = thread::Builder::new().name("driver".to_owned()).spawn(drive).unwrap();
+        runtime.block_on(begun.wait_set());
+        pool.cancel();
+        drop(tracked);
+        driver.join().unwrap();
+    });
 }

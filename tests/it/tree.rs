@@ -13,7 +13,9 @@ use aiodrive::{
 use macro_rules_attribute::apply;
 use tokio::task::{LocalSet, yield_now};
 
-use crate::support::{LONG, OnDrop, both, current_thread, multi_thread, poll_once, until, watched};
+use crate::support::{
+    KINDS_IN_TURN, LONG, OnDrop, both, current_thread, kinds_in_turn, multi_thread, poll_once, until, watched,
+};
 
 /// A drawing without its places, of which the numbers of lines change with every test above.
 fn drawn(tree: &PoolTree) -> Vec<String> {
@@ -136,27 +138,12 @@ async fn tasks_are_drawn_in_the_order_in_which_they_will_close() {
 /// Before the pool runs, and after.
 #[apply(both)]
 async fn the_tasks_of_one_depth_are_drawn_in_the_order_of_their_spawns_whatever_they_are() {
-    let pool = Pool::<BoxError>::new();
-    for (name, no_grace, daemon) in [
-        ("A", false, false),
-        ("daemon D", true, true),
-        ("B", false, false),
-        ("C", true, false),
-        ("daemon E", false, true),
-        ("F", false, false),
-        ("G", true, false),
-        ("daemon H", true, true),
-        ("I", false, false),
-    ] {
-        let task = pool.build_task().name(name);
-        let task = if no_grace { task.no_grace() } else { task };
-        if daemon { task.daemon() } else { task }.spawn(pending::<()>());
-    }
-    let expected = ["A", "B", "C", "F", "G", "I", "daemon D", "daemon E", "daemon H"];
-    assert_eq!(task_names(&pool.tree()), expected, "planned");
+    let pool = Pool::new();
+    kinds_in_turn(&pool).for_each(|task| task.spawn(pending::<()>()));
+    assert_eq!(task_names(&pool.tree()), KINDS_IN_TURN, "planned");
     let mut run = std::pin::pin!(pool.clone().run());
     assert!(poll_once(run.as_mut()).await.is_pending());
-    assert_eq!(task_names(&pool.tree()), expected, "running");
+    assert_eq!(task_names(&pool.tree()), KINDS_IN_TURN, "running");
     pool.cancel();
     run.await.unwrap();
 }

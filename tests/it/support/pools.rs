@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use aiodrive::{BoxError, Pool, PoolBuilder, PoolError, cancellation_token};
+use aiodrive::{BoxError, Pool, PoolBuilder, PoolError, TaskBuilder, cancellation_token};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -115,4 +115,16 @@ pub async fn keep(value: impl Send + 'static) {
 /// So many, or a fifth of that where the code is not optimised, and takes ten times as long.
 pub const fn many(count: usize) -> usize {
     if cfg!(debug_assertions) { count / 5 } else { count }
+}
+
+/// The names of the tasks of [`kinds_in_turn`], in the order in which a pool shows them.
+pub const KINDS_IN_TURN: [&str; 9] = ["A", "B", "C", "F", "G", "I", "daemon D", "daemon E", "daemon H"];
+
+/// Tasks to be spawned at one depth, with a grace and without, and daemons in between.
+pub fn kinds_in_turn(pool: &Pool) -> impl Iterator<Item = TaskBuilder<'_>> {
+    ["A", "daemon D", "B", "C", "daemon E", "F", "G", "daemon H", "I"].into_iter().map(|name| {
+        let task = pool.build_task().name(name);
+        let task = if name.starts_with("daemon") { task.daemon() } else { task };
+        if ["daemon D", "C", "G", "daemon H"].contains(&name) { task.no_grace() } else { task }
+    })
 }

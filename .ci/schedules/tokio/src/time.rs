@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use pin_project::pin_project;
-pub use shuttle_tokio::time::{Duration, Instant, Sleep, error, sleep};
+pub use shuttle_tokio::time::{Duration, Instant, error, sleep};
 
 use self::error::Elapsed;
 
@@ -23,7 +23,7 @@ pub struct Timeout<F> {
 }
 
 #[derive(Debug)]
-pub struct SleepUntil(Clock);
+pub struct Sleep(Clock);
 
 #[derive(Debug)]
 enum Clock {
@@ -36,8 +36,8 @@ pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     Timeout { future, clock: Clock::new(deadline) }
 }
 
-pub fn sleep_until(deadline: Instant) -> SleepUntil {
-    SleepUntil(Clock::new(deadline))
+pub fn sleep_until(deadline: Instant) -> Sleep {
+    Sleep(Clock::new(deadline))
 }
 
 impl<F: Future> Future for Timeout<F> {
@@ -53,7 +53,7 @@ impl<F: Future> Future for Timeout<F> {
     }
 }
 
-impl Future for SleepUntil {
+impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
