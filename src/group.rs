@@ -15,8 +15,8 @@
 //!    hears of it there.
 //! 2. Until a function takes it, an output is an [`Unreported`]: wherever the call is dropped, its failure goes
 //!    outwards.
-//! 3. Thousands of branches are aborted, and freed, in batches, so that the neighbours get their turn in between. A call
-//!    that is dropped cannot wait, and aborts all at once.
+//! 3. Thousands of branches are aborted, and freed, in batches, so that the neighbours get their turn in between. A
+//!    call that is dropped cannot wait, and aborts all at once.
 
 use std::panic::Location;
 use std::pin::Pin;

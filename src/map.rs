@@ -397,9 +397,9 @@ where
     ///
     /// # Errors
     ///
-    /// With all failures in the order in which they came. In a blocking call, if the task around it was aborted, with an
-    /// error that [is cancelled](PoolError::is_cancelled). It hears of that only while an item is in flight, and not while
-    /// it waits for a source.
+    /// With all failures in the order in which they came. In a blocking call, if the task around it was aborted, with
+    /// an error that [is cancelled](PoolError::is_cancelled). It hears of that only while an item is in flight, and not
+    /// while it waits for a source.
     ///
     /// # Panics
     ///
@@ -442,8 +442,8 @@ where
         Ok(values.into_iter().filter_map(|slot| slot.ended.take().ok()).collect())
     }
 
-    /// Puts the values into the slots, which have no other use without order, until the first failure. That is kept in the
-    /// group.
+    /// Puts the values into the slots, which have no other use without order, until the first failure. That is kept in
+    /// the group.
     async fn collect_values(&mut self) -> Collected<E> {
         self.forget_order();
         while let Some(ended) = poll_fn(|cx| self.poll_any(cx)).await {

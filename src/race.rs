@@ -14,10 +14,9 @@ use crate::scope::{Rules, Unreported};
 
 /// Runs futures at the same time, as tasks, and yields the index and the output of the first to finish.
 ///
-/// `race` aborts the others, and is ready only when they have ended, with everything nested in them. It also aborts what
-/// the winner has left behind, such as a pool in its grace. An `Err` wins as
-/// an `Ok` does: to race for the first success, let a future that fails wait for ever, or collect with
-/// [`wait_all`](crate::wait_all()).
+/// `race` aborts the others, and is ready only when they have ended, with everything nested in them. It also aborts
+/// what the winner has left behind, such as a pool in its grace. An `Err` wins as an `Ok` does: to race for the first
+/// success, let a future that fails wait for ever, or collect with [`wait_all`](crate::wait_all()).
 ///
 /// The futures are spawned when `race` is called, on the runtime that it is called from. They come as a `Vec`, an array
 /// or a tuple of up to eight, all with the same output type.
@@ -37,8 +36,8 @@ use crate::scope::{Rules, Unreported};
 /// - When polled, with the panic of the winner, after the others have ended. The panic of another future is a
 ///   [cleanup failure](crate::PoolError::cleanup_failures) of the enclosing pool.
 /// - When polled, if the runtime of the futures has shut down before one could finish; or if the task in which it was
-///   called was aborted and could not be dropped: in a blocking call, or if it is awaited in a [`shield`](crate::shield())
-///   that it was called outside of.
+///   called was aborted and could not be dropped: in a blocking call, or if it is awaited in a
+///   [`shield`](crate::shield()) that it was called outside of.
 ///
 /// # Cancel safety
 ///

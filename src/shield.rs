@@ -26,8 +26,8 @@ use crate::scope::{Reporter, Rules, Scope, ScopeKind, Spawner, Unreported};
 /// The future is spawned when `shield` is called, on the runtime and in the [scope](crate::docs#a-scope) that it is
 /// called from. So call it inside the task, as in `pool.spawn(async { shield(work).await })`: in
 /// `pool.spawn(shield(work))` it is called by whoever spawns, and the pool that waits for it is the one around *that*,
-/// if there is one. In the same way, `shield(try_all(..))` calls [`try_all`](crate::try_all()) outside of the shielded work,
-/// and an abort reaches its branches: write `shield(async { try_all(..).await })`.
+/// if there is one. In the same way, `shield(try_all(..))` calls [`try_all`](crate::try_all()) outside of the shielded
+/// work, and an abort reaches its branches: write `shield(async { try_all(..).await })`.
 ///
 /// Unlike with a bare [`tokio::spawn`], the enclosing pool waits for it. If nobody awaits the `Shield`
 /// any more, a panic is one of the pool's [cleanup failures](crate::PoolError::cleanup_failures), and the output is
@@ -151,8 +151,8 @@ impl<T: Send + 'static> Shield<T> {
 }
 
 impl<T> Shield<T> {
-    /// Lets the enclosing scope wait until the output has been reported: nobody will take it any more. If that scope has
-    /// ended, so has the work, and the scope that this is called from takes the report.
+    /// Lets the enclosing scope wait until the output has been reported: nobody will take it any more. If that scope
+    /// has ended, so has the work, and the scope that this is called from takes the report.
     fn hand_over(&self) {
         let enclosing = self.enclosing.as_ref().and_then(Scope::or_current);
         self.reporter.hand_over(enclosing);

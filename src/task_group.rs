@@ -413,7 +413,8 @@ where
         self.kept.drain(..).filter_map(|failed| failed.take().err()).collect()
     }
 
-    /// Keeps a failure, and drops anything else. A child that was aborted may say that something in it has heard of that.
+    /// Keeps a failure, and drops anything else. A child that was aborted may say that something in it has heard of
+    /// that.
     fn keep_failure(&mut self, ended: GroupEnd<T, E>, was_aborted: bool) {
         if ended.is_failure() && !(was_aborted && ended.is_stop()) {
             self.kept.push_back(ended);

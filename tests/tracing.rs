@@ -458,8 +458,8 @@ impl<S: Subscriber> Layer<S> for PanicsAt {
     }
 }
 
-/// A subscriber is somebody's code. Its panic once took the failure along, and the slot of the task. Also at two calls of
-/// which the second comes while the first unwinds.
+/// A subscriber is somebody's code. Its panic once took the failure along, and the slot of the task. Also at two calls
+/// of which the second comes while the first unwinds.
 #[test]
 fn a_subscriber_that_panics_at_any_call_loses_nothing() {
     let calls: [&[&str]; 7] =

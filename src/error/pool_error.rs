@@ -158,8 +158,8 @@ impl<E> PoolError<E> {
         failures
     }
 
-    /// The first failure that the pool recorded. It is the one that closed the pool, if a failure did, unless a policy had
-    /// [collected](crate::OnFailure::Collect) others before.
+    /// The first failure that the pool recorded. It is the one that closed the pool, if a failure did, unless a policy
+    /// had [collected](crate::OnFailure::Collect) others before.
     ///
     /// # Examples
     ///
@@ -209,8 +209,8 @@ impl<E> PoolError<E> {
     }
 
     /// Whether there is no failure in it: the body was cut short by [`cancel`](crate::Pool::cancel), or because the
-    /// enclosing pool closes. (Or an [essential](crate::TaskBuilder::essential) task has ended, and a policy has discarded
-    /// that.)
+    /// enclosing pool closes. (Or an [essential](crate::TaskBuilder::essential) task has ended, and a policy has
+    /// discarded that.)
     ///
     /// # Examples
     ///

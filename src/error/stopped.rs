@@ -5,8 +5,8 @@ use std::fmt::{self, Debug};
 /// Why a [`TaskHandle`](crate::TaskHandle) has no value to give.
 ///
 /// It only marks what happened: the error or the panic itself is in the [`PoolError`](crate::PoolError) of the task's
-/// pool. So `?` can be used on a handle: once a pool is closing, a task or a body of it that returns a `TaskStopped` adds
-/// no failure, unless it is [`NotReady`](Self::NotReady). [Errors and
+/// pool. So `?` can be used on a handle: once a pool is closing, a task or a body of it that returns a `TaskStopped`
+/// adds no failure, unless it is [`NotReady`](Self::NotReady). [Errors and
 /// panics](crate::docs::errors_and_panics#what-is-no-failure) says what it is before that.
 ///
 /// # Examples
@@ -96,8 +96,8 @@ impl<F> Debug for SpawnError<F> {
 /// off, whatever their types.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub(crate) enum CancelledError {
-    /// Something was cancelled. It is no failure once the pool at which that arrives is closing, nor if the handle of the
-    /// task that passes it on has cancelled that task.
+    /// Something was cancelled. It is no failure once the pool at which that arrives is closing, nor if the handle of
+    /// the task that passes it on has cancelled that task.
     #[error("it was stopped")]
     Cancelled,
     /// A task has failed or panicked. It is no failure either if the pool at which that arrives has seen that.

@@ -453,7 +453,8 @@ impl<E: Send + 'static> Shared<E> {
         let (class, Some(key)) = (current.scope.class(), current.key) else { return };
         let mut inner = self.lock();
         let (entry, full) = inner.depths.task_ended(class, key);
-        // Those that are left in a closing pool may all wait for a turn that cannot come, or be daemons that hear nothing.
+        // Those that are left in a closing pool may all wait for a turn that cannot come, or be daemons that hear
+        // nothing.
         let news = inner.phase == Phase::Closing
             && (class.kind.is_daemon() || inner.depths.tasks_mut(class).is_some_and(|tasks| tasks.are_queued()));
         let driver = if news { inner.driver.take() } else { None };

@@ -238,9 +238,9 @@ impl<E: Send + 'static> Pool<E> {
 
     /// Cancels the pool at the first SIGINT or SIGTERM (on Windows, Ctrl-C or Ctrl-Break), and aborts it at the second.
     ///
-    /// It listens from this call on, or, if that is outside of a runtime, from the first poll of its watcher, soon after
-    /// the pool begins to run. It is a watcher like that of [`cancel_on`](Self::cancel_on). For anything else, such as a
-    /// message between the two, use [`ShutdownSignals`].
+    /// It listens from this call on, or, if that is outside of a runtime, from the first poll of its watcher, soon
+    /// after the pool begins to run. It is a watcher like that of [`cancel_on`](Self::cancel_on). For anything else,
+    /// such as a message between the two, use [`ShutdownSignals`].
     ///
     /// In a runtime without the I/O driver the watcher panics, which is a failure of the pool.
     ///

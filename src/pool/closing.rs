@@ -73,8 +73,8 @@ async fn wait_grace<E: Send + 'static>(pool: &Shared<E>, depth: i32, time: Time,
     }
 }
 
-/// Waits until nothing runs in what `find` gives, a depth or the watchers, and tokio has done with its tasks: invariant 4
-/// of [`shared`](super::shared).
+/// Waits until nothing runs in what `find` gives, a depth or the watchers, and tokio has done with its tasks: invariant
+/// 4 of [`shared`](super::shared).
 async fn wait_empty<E: Send + 'static>(
     pool: &Shared<E>,
     warning: &mut WaitWarning,
@@ -321,8 +321,8 @@ impl<E: 'static> Shared<E> {
         left
     }
 
-    /// Stops waiting for the watchers, and names those that are left; or the pool itself, if only something nested in them
-    /// is left.
+    /// Stops waiting for the watchers, and names those that are left; or the pool itself, if only something nested in
+    /// them is left.
     fn abandon_watchers(&self) -> Vec<TaskInfo> {
         let mut left = Snapshot::new(NodeState::Closing);
         let mut inner = self.lock();

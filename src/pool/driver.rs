@@ -99,8 +99,8 @@ impl<E: Into<BoxError> + Send + 'static> DriverState<E> {
     ///
     /// # Panics
     ///
-    /// Without a runtime, or without the timers that a setting takes, naming the line of the call; and with the panic of
-    /// a planned task that cannot be spawned.
+    /// Without a runtime, or without the timers that a setting takes, naming the line of the call; and with the panic
+    /// of a planned task that cannot be spawned.
     fn start(&mut self) -> Arc<Scope> {
         let (call, site) = self.call;
         let runtime = Reporter::new(call, site).runtime("polled");

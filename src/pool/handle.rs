@@ -408,8 +408,8 @@ impl HandleInner {
     }
 
     fn abort(&self) {
-        // What is nested in the task hears of it after tokio has. If tokio does not have the task yet, `spawned` will abort
-        // it.
+        // What is nested in the task hears of it after tokio has. If tokio does not have the task yet, `spawned` will
+        // abort it.
         let Some(task) = self.task.get() else { return };
         task.abort();
         self.closure.get().into_iter().for_each(AbortHandle::abort);

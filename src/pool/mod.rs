@@ -86,8 +86,8 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///   [policy](PoolBuilder::on_failure) discards it. A panic of the body is resumed.
 ///
 /// `Pool` itself is a handle, cheap to clone and to send. Tasks spawn further tasks with it, from any thread. A handle
-/// does not hold the pool open, unless the pool is [kept open](PoolBuilder::keep_open). Inside a task, [`Pool::current`] gets
-/// one.
+/// does not hold the pool open, unless the pool is [kept open](PoolBuilder::keep_open). Inside a task,
+/// [`Pool::current`] gets one.
 ///
 /// # How a pool closes
 ///
@@ -113,8 +113,8 @@ pub use self::tree::{NodeKind, PoolTree, TreeNode};
 ///
 /// Being cancelled is no failure. What a task returns from the poll during which the abort comes still counts; it is
 /// not polled again. If a task returns an error that only says it was cancelled (the `PoolError` of a cancelled nested
-/// pool, a `TaskStopped`, or the `TaskError` of an aborted task) while the pool closes, that is not counted as a failure.
-/// See [errors and panics](crate::docs::errors_and_panics#what-is-no-failure).
+/// pool, a `TaskStopped`, or the `TaskError` of an aborted task) while the pool closes, that is not counted as a
+/// failure. See [errors and panics](crate::docs::errors_and_panics#what-is-no-failure).
 ///
 /// Rust has no async destructors. Dropping the *outermost* `open` or `run` therefore cannot wait: the pool begins to
 /// close, and the runtime carries the closing on.

@@ -127,9 +127,9 @@ impl<E> Options<E> {
 /// [`TaskBuilder::on_failure`](crate::TaskBuilder::on_failure) for one task, and by
 /// [`PoolBuilder::on_cleanup_failure`](crate::PoolBuilder::on_cleanup_failure).
 ///
-/// In each case the failing task has ended, and its handle says so. The decision is about the other tasks, and about what
-/// the pool returns. Once the pool closes, `Cancel` and `Collect` do the same, with one exception: a pool that closes on the
-/// time of the task around it loses that time by `Cancel`.
+/// In each case the failing task has ended, and its handle says so. The decision is about the other tasks, and about
+/// what the pool returns. Once the pool closes, `Cancel` and `Collect` do the same, with one exception: a pool that
+/// closes on the time of the task around it loses that time by `Cancel`.
 ///
 /// # Examples
 ///

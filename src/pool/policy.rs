@@ -24,8 +24,8 @@ impl<E: 'static> Shared<E> {
         }
     }
 
-    /// Whether the error of the body says no more than that, and the pool knows why. A failure that was discarded does not
-    /// count: the pool would have nothing to say in the place of the body's value.
+    /// Whether the error of the body says no more than that, and the pool knows why. A failure that was discarded does
+    /// not count: the pool would have nothing to say in the place of the body's value.
     pub(super) fn body_only_stopped(&self, error: &E) -> bool {
         self.stop_in(error).is_some_and(|stop| self.is_closed() || stop == CancelledError::Failed && self.has_failed())
     }

@@ -15,8 +15,8 @@
 //!    same, at once. From the abort of a depth on, [`Shared::accepts`] is false for it. Its sets are taken and marked
 //!    under one lock; a thread that spawns into a set of them meanwhile sees the mark when it puts the set back.
 //! 3. A task records its failure before anybody learns that it has ended. So failures are in order of occurrence, and
-//!    the body cannot see a failure that closes the pool before that has begun. The exception is a waker that panics as it
-//!    is told of that end.
+//!    the body cannot see a failure that closes the pool before that has begun. The exception is a waker that panics as
+//!    it is told of that end.
 //! 4. The scope of a class of tasks ends when the last of them has dropped its future, recorded its end and left the
 //!    list, and the last of the nested pools and functions has ended. tokio publishes the end of a task a moment later.
 //!    So the driver waits for the scopes, and then for the sets.
@@ -64,11 +64,11 @@ pub(crate) struct Shared<E> {
     pub(super) has_body: AtomicBool,
     /// How many handles the users have.
     handles: AtomicUsize,
-    /// Notified when no task is left but daemons, when a planned future is dropped, when the pool starts, when it begins
-    /// to close, and when it has closed.
+    /// Notified when no task is left but daemons, when a planned future is dropped, when the pool starts, when it
+    /// begins to close, and when it has closed.
     changed: Notify,
-    /// Notified only when the pool has started, and when it begins to close. Thousands may wait here, and are not woken at
-    /// each end of a task.
+    /// Notified only when the pool has started, and when it begins to close. Thousands may wait here, and are not woken
+    /// at each end of a task.
     turned: Notify,
     pub(super) trace: Trace<E>,
     inner: Mutex<Inner<E>>,
@@ -91,8 +91,8 @@ pub(super) struct Inner<E> {
     /// They are on their way from there to the list.
     pub(super) admits_plans: bool,
     pub(super) depths: Depths,
-    /// Woken when the driver may have something to do: a scope has ended, the pool begins to close or loses its time, or
-    /// its last handle is gone.
+    /// Woken when the driver may have something to do: a scope has ended, the pool begins to close or loses its time,
+    /// or its last handle is gone.
     pub(super) driver: Option<Waker>,
     /// Made for the first who waits for the closing, cancelled when that begins, and kept: whether there is one says
     /// whether somebody can have heard of it.
@@ -262,8 +262,8 @@ impl<E> Shared<E> {
 
     /// The outermost pool around this one.
     pub(super) fn outermost(&self) -> Option<Arc<dyn ErasedPool>> {
-        // It walks under the lock instead of cloning the `Arc`: a clone would keep the enclosing scope alive for a moment,
-        // and its owner waits for its end.
+        // It walks under the lock instead of cloning the `Arc`: a clone would keep the enclosing scope alive for a
+        // moment, and its owner waits for its end.
         self.lock().enclosing.as_ref()?.outermost_pool()
     }
 
@@ -316,8 +316,8 @@ impl<E> Shared<E> {
         self.wait_until(&self.turned, |inner| inner.phase != Phase::Planned && !inner.admits_plans).await;
     }
 
-    /// Waits until the pool begins to close. Unlike [`wait_closing`](Self::wait_closing) it makes no token, so it does not
-    /// count as somebody who could have told a daemon.
+    /// Waits until the pool begins to close. Unlike [`wait_closing`](Self::wait_closing) it makes no token, so it does
+    /// not count as somebody who could have told a daemon.
     pub(super) async fn wait_refusing(&self) {
         self.wait_until(&self.turned, |inner| matches!(inner.phase, Phase::Closing | Phase::Closed)).await;
     }

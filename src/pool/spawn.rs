@@ -441,8 +441,8 @@ impl<E: Send + 'static> Pool<E> {
     /// # Cancel safety
     ///
     /// This method is cancel safe. If another branch of a `tokio::select!` completes first, it is guaranteed that no
-    /// slot has been taken. After its first poll, a call keeps its place in the queue until it is dropped. If it is kept
-    /// but no longer polled, those behind it wait, and a slot that was given to it stays unused.
+    /// slot has been taken. After its first poll, a call keeps its place in the queue until it is dropped. If it is
+    /// kept but no longer polled, those behind it wait, and a slot that was given to it stays unused.
     ///
     /// # Examples
     ///
@@ -528,9 +528,10 @@ impl<E: Send + 'static> Pool<E> {
 }
 
 impl<E: Send + 'static> TaskBuilder<'_, E> {
-    /// Makes a future that somebody else polls a member of the pool; see [`Pool::track_future`]. Of the settings, the name,
-    /// the depth, `daemon` and `no_grace` hold for it: its end is nobody's failure, so [`essential`](Self::essential) and
-    /// [`on_failure`](Self::on_failure) do nothing. A tracked daemon has its grace also if it cannot hear the signal.
+    /// Makes a future that somebody else polls a member of the pool; see [`Pool::track_future`]. Of the settings, the
+    /// name, the depth, `daemon` and `no_grace` hold for it: its end is nobody's failure, so
+    /// [`essential`](Self::essential) and [`on_failure`](Self::on_failure) do nothing. A tracked daemon has its grace
+    /// also if it cannot hear the signal.
     ///
     /// # Errors
     ///

@@ -247,8 +247,8 @@ impl TaskEnd<'_> {
         self.current.scope.report_outside(unreported);
     }
 
-    /// Tells whoever awaits the task, and then the pool: invariant 3 of [`shared`](super::shared). A waker or a value that
-    /// panics meanwhile is a failure, and so is the panic of a closure that was to give the task a span.
+    /// Tells whoever awaits the task, and then the pool: invariant 3 of [`shared`](super::shared). A waker or a value
+    /// that panics meanwhile is a failure, and so is the panic of a closure that was to give the task a span.
     fn finish<S, O, E>(self, sink: S, how: Result<(), TaskStopped>)
     where
         S: OutputSink<O, E>,

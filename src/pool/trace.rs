@@ -84,8 +84,8 @@ mod on {
             self.task_failed(failure, Some(|error| error.to_string()), decision);
         }
 
-        /// The text is made only if somebody listens: the macros see to that. A failure that is kept is marked also if a
-        /// subscriber panics: then stderr or the returned error has the failure, and no event.
+        /// The text is made only if somebody listens: the macros see to that. A failure that is kept is marked also if
+        /// a subscriber panics: then stderr or the returned error has the failure, and no event.
         fn task_failed<F: 'static>(&self, failure: &mut TaskError<F>, text: Option<TextOf<F>>, decision: OnFailure) {
             let is_discarded = decision == OnFailure::Discard;
             let was_told = !is_discarded && failure.tell();

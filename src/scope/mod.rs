@@ -1,8 +1,8 @@
 //! Who encloses whom: the chain of scopes that makes an owner wait for everything below it.
 //!
-//! A scope is made by each [`Pool`](crate::Pool) that runs, for its tasks of one [class](TaskClass), and by each call of a
-//! function that runs user code. The thread-local `scoped::CURRENT` names the innermost one, in the tasks of a scope as in
-//! its body, and the task.
+//! A scope is made by each [`Pool`](crate::Pool) that runs, for its tasks of one [class](TaskClass), and by each call
+//! of a function that runs user code. The thread-local `scoped::CURRENT` names the innermost one, in the tasks of a
+//! scope as in its body, and the task.
 //!
 //! # Invariants
 //!
@@ -471,8 +471,8 @@ impl Scope {
     /// Whether anything nested or tracked in here can still use its time. A pool that is over does not count, even if
     /// somebody has a handle of it.
     ///
-    /// A pool is upgraded and dropped without the lock. `gone` remembers how far the last call came, so that to ask after
-    /// each end stays linear.
+    /// A pool is upgraded and dropped without the lock. `gone` remembers how far the last call came, so that to ask
+    /// after each end stays linear.
     pub(crate) fn has_children(&self) -> bool {
         let Some(below) = self.children.get() else { return false };
         let first = || {

@@ -275,7 +275,8 @@ async fn a_pool_that_begins_in_a_blocking_closure_during_the_abort_is_aborted() 
         group.spawn(pending());
         assert!(runtime.block_on(group.next()).unwrap().is_err(), "it is aborted");
     });
-    // The abort drops this task first. Then it tells what is nested, to which the closure's pool may come before or after.
+    // The abort drops this task first. Then it tells what is nested, to which the closure's pool may come before or
+    // after.
     pool.spawn(async move {
         let _told = OnDrop::new(move || aborted.store(true, Ordering::SeqCst));
         pending::<()>().await

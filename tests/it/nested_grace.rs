@@ -233,7 +233,8 @@ async fn what_fans_out_has_the_time_of_the_task_around_it() {
     assert_eq!((by_pool.await, deep.await, by_function.await), (Ok(3), Ok(3), Ok(2)));
 }
 
-/// No task is left in the pool around, and nobody in it waits for a turn: what is nested there has its time all the same.
+/// No task is left in the pool around, and nobody in it waits for a turn: what is nested there has its time all the
+/// same.
 #[apply(current_thread)]
 async fn what_an_ended_task_has_handed_on_has_the_time_of_its_pool() {
     for outer in [None, Some(10)] {

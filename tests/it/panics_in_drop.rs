@@ -380,7 +380,8 @@ async fn a_part_of_an_error_can_be_had_although_the_rest_panics_as_it_is_dropped
     all.into_iter().for_each(std::mem::forget);
 }
 
-/// The panic of its destructor used to come out of the drop. `with_exit` drops it itself, where no runtime swallows that.
+/// The panic of its destructor used to come out of the drop. `with_exit` drops it itself, where no runtime swallows
+/// that.
 #[apply(both)]
 async fn an_error_that_nobody_is_left_to_tell_may_panic_in_its_destructor() {
     let body = async |_: &mut ()| Err::<(), _>(Explosive);

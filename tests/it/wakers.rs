@@ -122,8 +122,8 @@ async fn a_waker_that_panics_as_the_owner_is_dropped_keeps_nobody_alive() {
 
 /// Fills a pool with a task of a `LocalSet`, which is then polled with a bomb, and with three others; all of them wait.
 ///
-/// At the abort a pool used to take all wakers out, and to lose those that came after one that panicked: their tasks, and
-/// all who waited for them, stayed for ever.
+/// At the abort a pool used to take all wakers out, and to lose those that came after one that panicked: their tasks,
+/// and all who waited for them, stayed for ever.
 async fn with_a_bomb(
     pool: &Pool,
     alive: &Alive,

@@ -24,8 +24,8 @@ async fn a_pool_waits_for_everything_in_it(cell: Cell) {
     }
 }
 
-/// `idle` is ready when no task is left but daemons, none in the queue either. A closing that was handed on is no task any
-/// more.
+/// `idle` is ready when no task is left but daemons, none in the queue either. A closing that was handed on is no task
+/// any more.
 async fn idle_waits_for_tasks(cell: Cell) {
     let cell = cell.deaf();
     let inside = cell.clone();
